@@ -1,0 +1,208 @@
+/* nibble.h: quantize neural networks, run them, and know what it cost.
+ *
+ * Reading order: errors, context, tensors, quantizing, models, sessions, cost.
+ * Modules by hand: nn.h. Files and tokenizers: io.h.
+ * Writing your own scheme, layout, kernel, op or architecture: extend.h.
+ *
+ * Ownership in one line each
+ *   nib_X_new / _open / _load   caller owns; give back with nib_X_free (NULL is fine)
+ *   results of operations       the innermost open scope owns; nib_keep() hands to you
+ *   const pointers returned     borrowed; valid while the object they came from lives
+ * A context and everything made from it belong to one thread at a time, except a loaded
+ * model: it never changes while sessions run, and many contexts may share it. */
+#ifndef NIBBLE_H
+#define NIBBLE_H
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
+/* ---- errors: a call that makes returns NULL, a call that does returns a status ---- */
+typedef enum nib_status {              /* values are pinned: they cross the ABI */
+    NIB_OK = 0, NIB_END = 1,           /* END: a stream has nothing more; not an error */
+    NIB_E_ARGUMENT = -1, NIB_E_SHAPE = -2, NIB_E_DTYPE = -3, NIB_E_MEMORY = -4, NIB_E_IO = -5,
+    NIB_E_FORMAT = -6, NIB_E_UNSUPPORTED = -7, NIB_E_DEVICE = -8, NIB_E_FULL = -9, NIB_E_CANCELLED = -10,
+    NIB_E_DIFFERS = -11,
+} nib_status;
+
+typedef struct nib_error {
+    nib_status  status;
+    char        what[240];             /* "linear: x is [4, 96] but weight wants 128 columns" */
+    char        path[1024];            /* the file, or "" */
+    char        tensor[256];           /* the tensor or module, or "" */
+    int64_t     offset;                /* byte in that file, or -1 */
+    int         os_errno;              /* 0: not from the system */
+    const char *file; int line;        /* where in nibble it was raised */
+} nib_error;
+
+/* This thread's latest failure; success leaves it alone, so read it only after a call failed.
+ * A call handed the NULL of an earlier failure returns NULL and leaves the record as it is:
+ * one check after a chain is enough, and it names the cause. NULL therefore never means
+ * "absent": that is NIB_NONE. */
+const nib_error *nib_last_error(void);
+
+typedef struct nib_ctx nib_ctx;
+typedef struct nib_tensor nib_tensor;
+typedef struct nib_module nib_module;
+typedef struct nib_model nib_model;
+typedef struct nib_session nib_session;
+extern nib_tensor *const NIB_NONE;     /* an argument left out, such as a bias */
+
+/* ---- context: every option's zero is its default; size is sizeof the struct, or 0 ---- */
+typedef struct nib_ctx_options {
+    size_t   size;
+    int      threads;                  /* 0: one per physical core */
+    uint64_t seed;                     /* 0: 0x6e6962 */
+    size_t   memory_limit;             /* bytes; 0: none */
+    const char *isa;                   /* highest ISA to use, "avx2"; NULL: what the CPU has */
+    void  *user;                       /* handed to each function below */
+    void *(*alloc)(void *user, size_t size, size_t align); /* NULL: the C library */
+    void  (*dealloc)(void *user, void *ptr, size_t size);
+    void  (*log)(void *user, int level, const char *message);      /* NULL: silence */
+    bool  (*progress)(void *user, const char *what, double done, double total); /* false: cancel */
+} nib_ctx_options;
+
+nib_ctx   *nib_ctx_new(const nib_ctx_options *options);     /* NULL: all defaults */
+void       nib_ctx_free(nib_ctx *ctx);
+
+/* ---- tensors: dense, or quantized when they have a layout; one handle for both ---- */
+typedef enum nib_dtype {               /* an element, nothing else; values are stored in files */
+    NIB_F32 = 1, NIB_F16 = 2, NIB_BF16 = 3, NIB_F64 = 4, NIB_C64 = 5,
+    NIB_F8_E4M3FN = 8, NIB_F8_E5M2 = 9, NIB_F8_E4M3FNUZ = 10, NIB_F8_E5M2FNUZ = 11, NIB_F8_E8M0 = 12,
+    NIB_F6_E2M3 = 13, NIB_F6_E3M2 = 14, NIB_F4_E2M1 = 15,
+    NIB_I8 = 16, NIB_I16 = 17, NIB_I32 = 18, NIB_I64 = 19,
+    NIB_U8 = 24, NIB_U16 = 25, NIB_U32 = 26, NIB_U64 = 27, NIB_BOOL = 28,
+    NIB_I1 = 33, NIB_I2 = 34, NIB_I3 = 35, NIB_I4 = 36, NIB_I5 = 37, NIB_I6 = 38, NIB_I7 = 39,
+    NIB_U1 = 49, NIB_U2 = 50, NIB_U3 = 51, NIB_U4 = 52, NIB_U5 = 53, NIB_U6 = 54, NIB_U7 = 55,
+} nib_dtype;
+
+enum { NIB_MAX_DIMS = 8 };
+typedef struct nib_shape { int ndim; int64_t dim[NIB_MAX_DIMS]; } nib_shape;
+
+nib_tensor *nib_tensor_new(nib_ctx *ctx, nib_dtype dtype, nib_shape shape);
+nib_tensor *nib_tensor_wrap(nib_ctx *ctx, nib_dtype dtype, nib_shape shape, const void *data,
+                            void (*release)(void *user), void *user); /* e.g. an mmap */
+void        nib_tensor_free(nib_tensor *t);
+nib_dtype   nib_tensor_dtype(const nib_tensor *t);   /* the element seen from outside: F32, BF16 */
+nib_shape   nib_tensor_shape(const nib_tensor *t);   /* logical shape, whatever the packing */
+const char *nib_tensor_layout(const nib_tensor *t);  /* "dense", "int4.plain", "gguf.q4_0" */
+
+nib_tensor *nib_linear(const nib_tensor *x,          /* [..., in] */
+                       const nib_tensor *weight,     /* [out, in], dense or quantized */
+                       const nib_tensor *bias);      /* [out] or NIB_NONE  ->  [..., out] */
+nib_tensor *nib_dequantize(const nib_tensor *t);
+nib_tensor *nib_keep(nib_tensor *t);                 /* out of the scope, into your hands */
+size_t      nib_scope_begin(nib_ctx *ctx);
+void        nib_scope_end(nib_ctx *ctx, size_t mark);
+
+/* ---- quantizing: nib_quantize(root, NIB_INT4_WEIGHT_ONLY(.group_size = 32), NULL) ---- */
+typedef struct nib_scheme nib_scheme;                /* extend.h */
+typedef struct nib_config { const nib_scheme *scheme; size_t size; } nib_config; /* heads every config */
+extern const nib_config *const NIB_LEAVE;            /* in a rule: leave these modules float */
+
+typedef enum nib_algo { NIB_ALGO_DEFAULT = 0, NIB_ALGO_MINMAX, NIB_ALGO_MSE, NIB_ALGO_HQQ, NIB_ALGO_ABSMAX, NIB_ALGO_GPTQ } nib_algo;
+
+typedef struct nib_int4_weight_only {                /* one such struct per scheme */
+    nib_config  config;
+    int         group_size;            /* 32, 64, 128 or 256 columns share a scale; 0: 128 */
+    nib_algo    algo;                  /* how scale and zero point are chosen; 0: min and max */
+    const char *numerics;              /* "tinygemm" or "plain"; NULL: "plain" */
+    const char *eps;                   /* smallest scale: "v0.17" for the older; NULL: current torchao's */
+} nib_int4_weight_only;
+extern const nib_scheme nib_scheme_int4_weight_only;
+#define NIB_INT4_WEIGHT_ONLY(...) \
+    (&(nib_int4_weight_only){ .config = { &nib_scheme_int4_weight_only, sizeof(nib_int4_weight_only) }, __VA_ARGS__ }.config)
+
+/* Which modules. NULL or a zeroed select means every Linear but the output head. A weight that
+ * the scheme cannot take fails the call and names the layer, unless leave_unfit is set. */
+typedef bool nib_filter(const nib_module *module, const char *name, void *user);
+typedef struct nib_report_row {        /* one weight; strings borrowed */
+    const char *name, *scheme, *why_left; size_t bytes_before, bytes_after; double sqnr_db, max_error;
+} nib_report_row;
+typedef struct nib_report {
+    size_t size; int matched, quantized, left; size_t bytes_before, bytes_after;
+    void (*row)(void *user, const nib_report_row *row); void *user;   /* NULL: totals only */
+} nib_report;
+typedef struct nib_select {
+    size_t      size;
+    const char *include, *exclude;     /* globs over dotted names, '*' crosses dots: "model.layers.*.mlp.*" */
+    nib_filter *filter; void *user;    /* asked about what the globs let through */
+    bool        head, leave_unfit;
+    nib_report *report;                /* filled when not NULL */
+} nib_select;
+
+/* All or nothing: on failure the model is as it was. Matching no module at all is a failure. */
+nib_status nib_quantize(nib_module *root, const nib_config *config, const nib_select *select);
+
+typedef struct nib_rule { const char *glob; const nib_config *config; } nib_rule; /* first match wins */
+nib_status nib_quantize_rules(nib_module *root, const nib_rule *rules, size_t n, const nib_select *select);
+nib_tensor *nib_quantize_tensor(const nib_tensor *weight, const nib_config *config);
+
+/* The same from file to file, as a stream, in bounded memory; and the proof that a file is what it says. */
+typedef struct nib_file_options {
+    size_t size;
+    const char *format;                /* "torchao", "quanto", "native"; NULL: that of the schemes' system */
+    const char *nonfinite;             /* "error", "keep", "zero"; NULL: "error" */
+    bool dry_run, resume, overwrite;
+} nib_file_options;
+nib_status nib_quantize_file(nib_ctx *ctx, const char *from, const char *to, const nib_rule *rules, size_t n,
+                             const nib_select *select, const nib_file_options *options);
+nib_status nib_verify_file(nib_ctx *ctx, const char *path, const char *source, nib_report *report); /* NIB_E_DIFFERS */
+
+nib_config *nib_config_parse(const char *text);      /* "int4_weight_only:group_size=32" */
+void        nib_config_free(nib_config *config);     /* only for parsed ones */
+
+/* ---- models: loaded once, shared read-only ---- */
+typedef struct nib_load_options {
+    size_t size;
+    nib_dtype dtype;                   /* of float weights; 0: as in the file */
+    const nib_config *quantize;        /* quantize a float model while loading */
+    bool no_mmap;
+} nib_load_options;
+nib_model  *nib_model_load(nib_ctx *ctx, const char *path, const nib_load_options *options); /* folder */
+nib_status  nib_model_save(const nib_model *model, const char *path, const char *format);
+void        nib_model_free(nib_model *model);
+nib_module *nib_model_root(nib_model *model);        /* borrowed; change it before the first session */
+
+/* ---- sessions: one conversation each; n of them advance together and read the weights once ---- */
+typedef struct nib_session_options {
+    size_t      size;
+    int         max_tokens;            /* 0: what the model allows */
+    float       temperature;           /* 0: greedy */
+    float       top_p, min_p, repetition_penalty;
+    int         top_k;
+    uint64_t    seed;
+    bool        ignore_eos;
+} nib_session_options;
+nib_session *nib_session_new(nib_ctx *ctx, const nib_model *model, const nib_session_options *options);
+nib_status   nib_session_feed(nib_session *s, const int32_t *tokens, size_t n);
+nib_status   nib_session_next(nib_session *s, int32_t *token);       /* NIB_OK, NIB_END or an error */
+nib_status   nib_sessions_step(nib_session *const *s, size_t n, int32_t *tokens);
+const float *nib_session_logits(const nib_session *s, size_t *count); /* borrowed until the next step */
+void         nib_session_free(nib_session *s);       /* a failed session refuses calls with the same cause */
+
+/* ---- knowing what it cost ---- */
+typedef struct nib_eval {
+    size_t size;
+    const char *protocol; int context; const nib_model *reference;          /* in; zero: the task's default */
+    double perplexity, perplexity_error, bits_per_byte, kl_mean, kl_p99, same_top, acc, acc_norm, acc_error;
+    int64_t tokens;
+} nib_eval;
+nib_status  nib_eval_file(nib_ctx *ctx, const nib_model *model, const char *task, const char *file, nib_eval *eval);
+nib_status  nib_profile_begin(nib_ctx *ctx);
+nib_status  nib_profile_end(nib_ctx *ctx, void (*row)(void *user, const char *op, int64_t calls, double ms, double bytes), void *user);
+const char *nib_list(const char *kind, size_t i, const char **doc); /* "scheme", "format", "arch", "kernel"; NULL: no more */
+const char *nib_version(void);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,42 @@
+/* mem.h: every allocation of the library passes here.
+ *
+ * Frees give the size back, so the account is exact without headers on blocks. A seam belongs
+ * to a context; NULL stands for the process's own, used where no context is at hand (errors,
+ * parsing a config). Blocks are aligned to 64 bytes: a cache line, and the widest vector. */
+#ifndef NIB_BASE_MEM_H
+#define NIB_BASE_MEM_H
+#include <nibble/nibble.h>
+#include <stdatomic.h>
+
+enum { NIB_MEM_ALIGN = 64 };
+
+typedef struct nib_mem {
+    void *user;
+    void *(*alloc)(void *user, size_t size, size_t align); /* NULL: the C library */
+    void (*dealloc)(void *user, void *ptr, size_t size);
+    size_t limit;                          /* bytes; 0: none */
+    atomic_size_t used, peak;
+} nib_mem;
+
+/* Uninitialised bytes; a size of 0 gives a valid pointer to nothing. NULL raises NIB_E_MEMORY. */
+void *nib_mem_alloc(nib_mem *mem, size_t size);
+void *nib_mem_alloc_zero(nib_mem *mem, size_t size);
+
+/* Room for `count` things of `size` bytes each, zeroed; raises when the product overflows. */
+void *nib_mem_alloc_array(nib_mem *mem, size_t count, size_t size);
+
+/* Move to a block of `size` bytes; on failure the old block is left alone and NULL returned. */
+void *nib_mem_realloc(nib_mem *mem, void *ptr, size_t old_size, size_t size);
+
+void nib_mem_free(nib_mem *mem, void *ptr, size_t size); /* ptr NULL is fine */
+
+char *nib_mem_strdup(nib_mem *mem, const char *text); /* give back with nib_mem_strfree */
+void  nib_mem_strfree(nib_mem *mem, char *text);
+
+size_t nib_mem_used(const nib_mem *mem);
+size_t nib_mem_peak(const nib_mem *mem);
+
+/* For tests, process-wide: let `n` more allocations succeed, then fail one, or with `forever`
+ * every one; a negative n switches it off. Returns how many were asked for since the last call. */
+long nib_mem_fail_after(long n, bool forever);
+#endif

@@ -1,0 +1,3 @@
+#include <nibble/nibble.h>
+
+const char *nib_version(void) { return NIB_VERSION; }
