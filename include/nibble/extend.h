@@ -1,14 +1,41 @@
+/* extend.h: write your own scheme, layout, op or mode. Not ABI-stable.
+ *
+ * Each is one const struct of data and functions in a file of its own, named in a list:
+ *   scheme   floats -> codes             src/quant/scheme_list.h
+ *   layout   codes <-> bytes             src/quant/layout_list.h
+ *   op       tensors -> tensors          src/op/op_list.h, its implementations in impl_list.h
+ *   mode     watches or answers ops and modules while it is pushed on a context */
 #ifndef NIBBLE_EXTEND_H
 #define NIBBLE_EXTEND_H
 #include <nibble/nibble.h>
-typedef enum nib_field_type { NIB_FIELD_INT, NIB_FIELD_FLOAT, NIB_FIELD_BOOL, NIB_FIELD_ENUM, NIB_FIELD_NAME } nib_field_type;
-typedef struct nib_field {             /* one option, described once, used everywhere */
-    const char *name; size_t offset; nib_field_type type;
-    double fallback, min, max;         /* fallback: what zero stands for */
-    const char *const *names, *doc;    /* enum spellings, NULL-ended; one sentence */
+#ifdef __cplusplus
+extern "C" {
+#endif
+#if defined(__GNUC__)
+#pragma GCC visibility push(default)
+#endif
+
+/* ---- fields: one option, described once; parsed, printed, checked and documented from here ---- */
+typedef enum nib_field_type {
+    NIB_FIELD_INT,                     /* int */
+    NIB_FIELD_FLOAT,                   /* float */
+    NIB_FIELD_BOOL,                    /* bool */
+    NIB_FIELD_ENUM,                    /* int, an index into names; names[0] is the default */
+    NIB_FIELD_NAME,                    /* const char *, one of names or NULL for names[0] */
+} nib_field_type;
+
+typedef struct nib_field {
+    const char *name;                  /* as written: "group_size" */
+    size_t offset;                     /* in the struct that holds it */
+    nib_field_type type;
+    double fallback, min, max;         /* numbers: what zero stands for, and the range */
+    const double *among; int namong;   /* numbers: the only values allowed; NULL: the range */
+    const char *const *names;          /* ENUM and NAME: the spellings, ended by NULL */
+    const char *doc;                   /* one sentence */
 } nib_field;
 #define NIB_FIELD(T, member, ...) { .name = #member, .offset = offsetof(T, member), __VA_ARGS__ }
 
+/* ---- codes: what a quantized matrix is, apart from the bytes that hold it ---- */
 typedef enum nib_zero {                /* what the zero means; files and conversions depend on it */
     NIB_ZERO_NONE = 0,                 /* w = s q */
     NIB_ZERO_POINT,                    /* w = s (q - z), z an integer in code units */
@@ -16,60 +43,123 @@ typedef enum nib_zero {                /* what the zero means; files and convers
     NIB_ZERO_MID,                      /* w = s (q - mid) + z, mid = 2^(bits-1) (tinygemm) */
 } nib_zero;
 
-typedef struct nib_qdesc {             /* all that must be known to read codes back */
+/* All that must be known to read codes back. A tensor of any rank is a matrix here: [rows, cols]
+ * with rows the output channels (experts and channels of a stack of linears multiplied) and cols
+ * everything that one output sums over. Block [block_rows, block_cols] shares one scale; blocks
+ * lie in a grid of ceil(rows / block_rows) x ceil(cols / block_cols), row-major. */
+typedef struct nib_qdesc {
     nib_dtype code;                    /* NIB_U4, NIB_I8, NIB_F8_E4M3FN ... */
-    nib_dtype scale_dtype, zero_dtype; /* what a file stores */
-    nib_dtype math;                    /* the dtype in which dequantizing rounds */
+    nib_dtype scale_dtype, zero_dtype; /* what a file stores; 0 where there is no zero */
+    nib_dtype math;                    /* each step of dequantizing rounds to this; also the dtype
+                                          that the weight had and has again when dequantized */
     nib_zero  zero_kind;
-    nib_shape shape, block;            /* block [1, 32]: 32 columns share one scale */
+    nib_shape shape;                   /* of the weight, whatever its rank */
+    int64_t   rows, cols, block_rows, block_cols;
     float     outer;                   /* second-level scale (NVFP4); 0: none */
 } nib_qdesc;
 
-typedef struct nib_codes {             /* codes of some rows, before packing: the common currency */
+/* Codes of some rows before packing: the common currency of schemes, layouts and conversions.
+ * desc.rows is the number of rows held here; block_rows > rows means that they share a block. */
+typedef struct nib_codes {
     nib_qdesc desc;
-    void  *q; int code_bytes;          /* 1, or 2 for large codebooks; row-major */
-    float *scale, *zero;               /* one per block; values exact in the dtypes above */
+    void  *q; int code_bytes;          /* [rows, cols]; 1 byte each (signed codes as int8_t, f8 as
+                                          bits), or 2 for large codebooks */
+    float *scale, *zero;               /* one per block; values exact in the dtypes of desc */
 } nib_codes;
 
+/* ---- layouts: bytes of a file, or of a kernel ---- */
 enum { NIB_MAX_PARTS = 6 };
-typedef struct nib_part { const char *suffix; nib_dtype dtype; nib_shape shape; } nib_part;
-typedef struct nib_layout {            /* bytes: of a file, or of a kernel */
-    const char *name;
-    int        (*parts)(const nib_qdesc *desc, nib_part parts[NIB_MAX_PARTS]); /* each mapped where it lies */
-    nib_status (*pack)(void *const part[], const nib_codes *rows, int64_t row);  /* any rows, in any order */
-    nib_status (*unpack)(nib_codes *rows, void *const part[], const nib_qdesc *desc, int64_t row); /* exact inverse */
-    int        (*bands)(const nib_qdesc *desc); /* distant row ranges that share bytes (quanto int4: 2, int2: 4), to be
-                                                   streamed together; NULL: 1 */
+typedef struct nib_part {
+    const char *suffix;                /* "qdata", "scale": names are built by the file format */
+    nib_dtype dtype; nib_shape shape;
+    int  row_dim;                      /* the dimension that follows the weight's rows (0, or 1 for
+                                          a transposed part); -1: all rows share this part */
+    bool banded;                       /* bytes hold one row of every band (see bands) */
+} nib_part;
+
+typedef struct nib_layout {
+    const char *name, *doc;
+    /* True when this layout can hold such codes exactly. */
+    bool (*holds)(const nib_qdesc *desc);
+    /* Dtype and shape of each part; returns how many. Sizes are known before work begins. */
+    int  (*parts)(const nib_qdesc *desc, nib_part parts[NIB_MAX_PARTS]);
+    /* Whole parts of the matrix codes->desc describes. Rows of a larger matrix are packed as a
+     * matrix of their own: the bytes then are a run of each part along its row_dim. Where bands(desc)
+     * is B > 1, `codes` hold B equal runs of rows, one from each B-th of the matrix, in order; a
+     * banded part's bytes are then one run, and any other part's B runs. */
+    void (*pack)(void *const part[], const nib_codes *codes);
+    /* Rows [row, row + codes->desc.rows) of the whole matrix that desc describes; inverse of pack. */
+    void (*unpack)(nib_codes *codes, const void *const part[], const nib_qdesc *desc, int64_t row);
+    /* How many distant runs of rows share bytes: 1, quanto int4 2, int2 4; 0: not separable, all
+     * rows must be packed at once. NULL: 1. */
+    int  (*bands)(const nib_qdesc *desc);
 } nib_layout;
 
+/* ---- schemes ---- */
 typedef enum nib_act_when { NIB_ACT_NONE = 0, NIB_ACT_DYNAMIC, NIB_ACT_STATIC } nib_act_when;
-typedef struct nib_act {               /* how a module's input or output is quantized; lives on the module */
+typedef struct nib_act {               /* how a module's input or output is quantized */
     nib_act_when when; nib_dtype dtype; bool symmetric; nib_shape block; float scale; int32_t zero;
 } nib_act;
 
-typedef struct nib_site { const char *kind, *name; nib_shape shape; nib_dtype dtype; } nib_site;
-typedef struct nib_stats nib_stats;    /* what a first pass over the rows, or calibration, left */
+typedef struct nib_site {              /* where a weight stands */
+    const char *kind;                  /* "linear", "experts" (a stack of linears), "conv2d" */
+    const char *name;                  /* dotted, without .weight; for messages */
+    nib_shape shape; nib_dtype dtype;  /* of the weight: F32, F16 or BF16 */
+} nib_site;
+
+typedef struct nib_stats {             /* what a first pass over the rows left; zeroed before it */
+    bool any; float min, max;
+} nib_stats;
+
+/* Rows [row, row + n) of a weight as a dense tensor [n, cols] in the weight's dtype, and its codes
+ * with q, scale and zero allocated by the caller. `whole` schemes always get all rows. */
 struct nib_scheme {
-    const char *name, *doc, *system;   /* system: whose default file format and numerics */
+    const char *name, *doc;
+    const char *system;                /* "torchao", "quanto", "native": default format */
+    const char *const *aliases;        /* pairs {spelling, what it stands for}, ended by NULL:
+                                          "qint4", "quanto:weights=qint4" */
     size_t config_size; const nib_field *fields; int nfields;
-    bool whole;                        /* needs all rows at once (HQQ); false: rows stream */
-    nib_status (*plan)(const nib_config *c, const nib_site *site, nib_qdesc *weight, nib_act *in, nib_act *out);
-    nib_status (*measure)(const nib_config *c, nib_stats *stats, const nib_tensor *rows);       /* optional first pass */
-    nib_status (*quantize)(const nib_config *c, const nib_stats *stats, const nib_tensor *rows, nib_codes *out);
+    /* Optional: contradictions between fields; ranges are checked already. */
+    nib_status (*check)(const nib_config *c);
+    /* What the codes will be. Fails with NIB_E_SHAPE or NIB_E_DTYPE when the weight does not fit. */
+    nib_status (*plan)(const nib_config *c, const nib_site *site, nib_qdesc *weight, nib_act *in,
+                       nib_act *out);
+    bool       (*whole)(const nib_config *c);      /* needs all rows at once (HQQ); NULL: false */
+    /* Optional first pass, any runs of rows in any order. */
+    nib_status (*measure)(const nib_config *c, nib_stats *stats, const nib_tensor *rows);
+    nib_status (*quantize)(const nib_config *c, const nib_stats *stats, const nib_tensor *rows,
+                           nib_codes *out);
 };
 
-typedef struct nib_call_args nib_call_args;
-typedef struct nib_op {                /* backward stands beside forward in the op's file */
+/* ---- ops ---- */
+enum { NIB_MAX_INPUTS = 8, NIB_MAX_ATTRS = 12, NIB_MAX_OUTPUTS = 4 };
+typedef union nib_attr { int64_t i; double d; const char *s; } nib_attr;
+typedef struct nib_op nib_op;
+typedef struct nib_call_args {
+    nib_ctx *ctx; const nib_op *op;
+    int nin, nattr, nout;
+    const nib_tensor *in[NIB_MAX_INPUTS];  /* the schema's Tensor arguments in order; NIB_NONE: absent */
+    nib_attr attr[NIB_MAX_ATTRS];          /* its other arguments in order, all of them */
+    nib_tensor *out[NIB_MAX_OUTPUTS];      /* made by the door from `shape`, owned by the open scope */
+} nib_call_args;
+
+struct nib_op {                        /* backward stands beside forward in the op's file */
+    const char *name;                  /* "linear" */
     const char *schema;                /* ATen's text: arguments, defaults, views, mutations */
+    int nout;
+    /* Checks the arguments and gives shape and dtype of each output. */
     nib_status (*shape)(const nib_call_args *args, nib_shape *out, nib_dtype *dtype);
-    nib_status (*backward)(const nib_call_args *args);
-} nib_op;
+    nib_status (*backward)(const nib_call_args *args); /* NULL: a tape refuses the op by name */
+};
 typedef struct nib_impl {              /* one row of impl_list.h; the first that accepts runs */
-    const nib_op *op; const char *device; const char *layouts; /* "x:dense w:int4.*" */
-    bool       (*accepts)(const nib_call_args *args);
+    const nib_op *op; const char *device; const char *layouts; /* "x:dense w:int4.*", for people */
+    bool       (*accepts)(const nib_call_args *args);          /* NULL: always */
     nib_status (*run)(const nib_call_args *args);
 } nib_impl;
-typedef struct nib_mode {              /* stacked on a context; off inside its own functions */
+
+/* ---- modes: stacked on a context; a mode is off inside its own functions ---- */
+typedef struct nib_mode {              /* any function may be NULL */
+    const char *name;
     bool       (*before_op)(void *self, const nib_op *op, nib_call_args *args); /* true: answered in its place */
     nib_status (*after_op)(void *self, const nib_op *op, nib_call_args *args);  /* may replace results */
     nib_status (*enter_module)(void *self, nib_module *module, nib_tensor **input);
@@ -77,4 +167,11 @@ typedef struct nib_mode {              /* stacked on a context; off inside its o
 } nib_mode;
 nib_status nib_mode_push(nib_ctx *ctx, const nib_mode *mode, void *self);
 nib_status nib_mode_pop(nib_ctx *ctx);
+
+#if defined(__GNUC__)
+#pragma GCC visibility pop
+#endif
+#ifdef __cplusplus
+}
+#endif
 #endif

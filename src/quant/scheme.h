@@ -1,0 +1,30 @@
+/* scheme.h: the registry of schemes, and configs as text. */
+#ifndef NIB_QUANT_SCHEME_H
+#define NIB_QUANT_SCHEME_H
+#include <nibble/extend.h>
+
+#include "base/text_util.h"
+#include "tensor/tensor.h"
+
+const nib_scheme *nib_scheme_find(const char *name);   /* by name or alias; NULL when unknown */
+const nib_scheme *nib_scheme_at(size_t i);             /* in list order; NULL: no more */
+
+/* "int4_weight_only:group_size=32": options that differ from their defaults, in field order;
+ * nib_config_parse reads it back to an equal config. */
+void nib_config_print(const nib_config *config, nib_text *out);
+
+/* A copy to keep, since callers' configs live only during the call. Give back with nib_config_free. */
+nib_config *nib_config_copy(const nib_config *config);
+
+/* Ranges and contradictions of a config that a caller filled by hand; names the field. */
+nib_status nib_config_check(const nib_config *config);
+
+/* Fields with their zero resolved to what it stands for. */
+int64_t     nib_field_int(const nib_field *field, const void *config);
+double      nib_field_float(const nib_field *field, const void *config);
+const char *nib_field_name(const nib_field *field, const void *config);
+
+/* A dense matrix in memory through plan, measure and quantize to codes (allocated; caller frees). */
+nib_status nib_scheme_codes(const nib_config *config, const nib_site *site, const nib_tensor *weight,
+                            nib_codes *out);
+#endif

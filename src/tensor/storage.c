@@ -1,0 +1,43 @@
+#include "tensor/storage.h"
+
+nib_storage *nib_storage_new(nib_mem *mem, size_t size) {
+    nib_storage *s = nib_mem_alloc_zero(mem, sizeof *s);
+    if (!s) return NULL;
+    s->data = nib_mem_alloc(mem, size);
+    if (!s->data) {
+        nib_mem_free(mem, s, sizeof *s);
+        return NULL;
+    }
+    s->mem = mem;
+    s->size = size;
+    atomic_init(&s->refs, 1);
+    return s;
+}
+
+nib_storage *nib_storage_lend(nib_mem *mem, const void *data, size_t size,
+                              void (*release)(void *user), void *user) {
+    nib_storage *s = nib_mem_alloc_zero(mem, sizeof *s);
+    if (!s) return NULL;
+    s->mem = mem;
+    s->data = (unsigned char *)(uintptr_t)data;  /* `constant` keeps the promise of const */
+    s->size = size;
+    s->lent = s->constant = true;
+    s->release = release;
+    s->user = user;
+    atomic_init(&s->refs, 1);
+    return s;
+}
+
+nib_storage *nib_storage_retain(nib_storage *s) {
+    if (s) atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);
+    return s;
+}
+
+void nib_storage_release(nib_storage *s) {
+    if (!s || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1) return;
+    if (!s->lent)
+        nib_mem_free(s->mem, s->data, s->size);
+    else if (s->release)
+        s->release(s->user);
+    nib_mem_free(s->mem, s, sizeof *s);
+}

@@ -1,0 +1,28 @@
+/* storage.h: refcounted bytes: owned, or lent with a function to give them back. */
+#ifndef NIB_TENSOR_STORAGE_H
+#define NIB_TENSOR_STORAGE_H
+#include <nibble/nibble.h>
+#include <stdatomic.h>
+
+#include "base/mem.h"
+
+typedef struct nib_storage {
+    atomic_int refs;
+    nib_mem *mem;
+    unsigned char *data;
+    size_t size;
+    bool lent, constant;               /* lent: release gives it back; constant: never written */
+    void (*release)(void *user);
+    void *user;
+    int64_t version;                   /* counts mutations, for views that a tape has recorded */
+} nib_storage;
+
+nib_storage *nib_storage_new(nib_mem *mem, size_t size);       /* uninitialised */
+
+/* Bytes of somebody else, such as a mapped file. On failure `release` is not called. */
+nib_storage *nib_storage_lend(nib_mem *mem, const void *data, size_t size,
+                              void (*release)(void *user), void *user);
+
+nib_storage *nib_storage_retain(nib_storage *s);
+void         nib_storage_release(nib_storage *s);              /* NULL is fine */
+#endif

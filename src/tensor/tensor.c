@@ -1,0 +1,194 @@
+#include "tensor/tensor.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/error.h"
+#include "tensor/context.h"
+#include "tensor/dtype.h"
+
+static nib_tensor none = { .scope_index = -1 };
+nib_tensor *const NIB_NONE = &none;
+
+static bool shape_valid(nib_dtype dtype, const nib_shape *shape, int64_t *count, size_t *bytes) {
+    if (shape->ndim < 0 || shape->ndim > NIB_MAX_DIMS) return false;
+    return !nib_shape_count(shape, count) && !nib_dtype_bytes(dtype, *count, bytes);
+}
+
+static nib_tensor *header_new(nib_ctx *ctx, nib_dtype dtype, nib_shape shape) {
+    nib_tensor *t = nib_mem_alloc_zero(&ctx->mem, sizeof *t);
+    if (!t) return NULL;
+    atomic_init(&t->refs, 1);
+    t->ctx = ctx;
+    t->scope_index = -1;
+    t->dtype = dtype;
+    t->shape = shape;
+    int64_t stride = 1;
+    for (int i = shape.ndim - 1; i >= 0; i--) {
+        t->stride[i] = stride;
+        stride *= shape.dim[i] ? shape.dim[i] : 1;
+    }
+    return t;
+}
+
+nib_tensor *nib_tensor_over(nib_ctx *ctx, nib_dtype dtype, nib_shape shape, nib_storage *storage,
+                            size_t offset) {
+    if (!ctx || !storage) return NULL;
+    char text[96];
+    int64_t count;
+    size_t bytes, end;
+    if (!nib_dtype_bits(dtype))
+        return NIB_RAISE_NULL(NIB_E_DTYPE, "%d is no dtype", (int)dtype);
+    if (!shape_valid(dtype, &shape, &count, &bytes))
+        return NIB_RAISE_NULL(NIB_E_SHAPE, "shape %s is not valid",
+                              nib_shape_text(&shape, text, sizeof text));
+    if (nib_add_size(offset, bytes, &end) || end > storage->size)
+        return NIB_RAISE_NULL(NIB_E_SHAPE, "shape %s of %s needs %zu bytes from %zu, storage has %zu",
+                              nib_shape_text(&shape, text, sizeof text), nib_dtype_name(dtype), bytes,
+                              offset, storage->size);
+    nib_tensor *t = header_new(ctx, dtype, shape);
+    if (!t) return NULL;
+    t->nparts = 1;
+    t->part[0] = nib_storage_retain(storage);
+    t->part_offset[0] = offset;
+    return t;
+}
+
+nib_tensor *nib_tensor_new(nib_ctx *ctx, nib_dtype dtype, nib_shape shape) {
+    if (!ctx) return NULL;
+    char text[96];
+    int64_t count;
+    size_t bytes;
+    if (!nib_dtype_bits(dtype))
+        return NIB_RAISE_NULL(NIB_E_DTYPE, "%d is no dtype", (int)dtype);
+    if (!shape_valid(dtype, &shape, &count, &bytes))
+        return NIB_RAISE_NULL(NIB_E_SHAPE, "shape %s is not valid",
+                              nib_shape_text(&shape, text, sizeof text));
+    nib_storage *storage = nib_storage_new(&ctx->mem, bytes);
+    if (!storage) return NULL;
+    nib_tensor *t = nib_tensor_over(ctx, dtype, shape, storage, 0);
+    nib_storage_release(storage);
+    return t;
+}
+
+nib_tensor *nib_tensor_wrap(nib_ctx *ctx, nib_dtype dtype, nib_shape shape, const void *data,
+                            void (*release)(void *user), void *user) {
+    if (!ctx || !data) return NULL;
+    int64_t count;
+    size_t bytes;
+    char text[96];
+    if (!shape_valid(dtype, &shape, &count, &bytes))
+        return NIB_RAISE_NULL(NIB_E_SHAPE, "shape %s is not valid",
+                              nib_shape_text(&shape, text, sizeof text));
+    nib_storage *storage = nib_storage_lend(&ctx->mem, data, bytes, NULL, NULL);
+    if (!storage) return NULL;
+    nib_tensor *t = nib_tensor_over(ctx, dtype, shape, storage, 0);
+    if (t) {
+        storage->release = release;        /* only a tensor that was made gives the bytes back */
+        storage->user = user;
+    }
+    nib_storage_release(storage);
+    return t;
+}
+
+nib_tensor *nib_tensor_quantized(nib_ctx *ctx, const nib_layout *layout, const nib_qdesc *desc,
+                                 nib_storage *const part[], const size_t part_offset[]) {
+    if (!ctx || !layout) return NULL;
+    nib_part parts[NIB_MAX_PARTS];
+    const int n = layout->parts(desc, parts);
+    nib_tensor *t = header_new(ctx, desc->math, desc->shape);
+    if (!t) return NULL;
+    t->layout = layout;
+    t->desc = *desc;
+    for (int i = 0; i < n; i++) {
+        int64_t count;
+        size_t bytes, end;
+        if (!shape_valid(parts[i].dtype, &parts[i].shape, &count, &bytes) ||
+            nib_add_size(part_offset[i], bytes, &end) || end > part[i]->size) {
+            nib_tensor_free(t);
+            return NIB_RAISE_NULL(NIB_E_SHAPE, "part %s of a %s tensor does not fit its %zu bytes",
+                                  parts[i].suffix, layout->name, part[i]->size);
+        }
+        t->part[i] = nib_storage_retain(part[i]);
+        t->part_offset[i] = part_offset[i];
+        t->nparts = i + 1;
+    }
+    return t;
+}
+
+nib_tensor *nib_tensor_retain(const nib_tensor *t) {
+    nib_tensor *shared = (nib_tensor *)(uintptr_t)t;
+    if (t && t != NIB_NONE) atomic_fetch_add_explicit(&shared->refs, 1, memory_order_relaxed);
+    return shared;
+}
+
+void nib_tensor_free(nib_tensor *t) {
+    if (!t || t == NIB_NONE) return;
+    if (atomic_fetch_sub_explicit(&t->refs, 1, memory_order_acq_rel) != 1) return;
+    if (t->scope_index >= 0) t->ctx->owned[t->scope_index] = NULL;
+    for (int i = 0; i < t->nparts; i++) nib_storage_release(t->part[i]);
+    nib_mem_free(&t->ctx->mem, t, sizeof *t);
+}
+
+nib_dtype   nib_tensor_dtype(const nib_tensor *t) { return t ? t->dtype : (nib_dtype)0; }
+nib_shape   nib_tensor_shape(const nib_tensor *t) { return t ? t->shape : (nib_shape){ 0 }; }
+const char *nib_tensor_layout(const nib_tensor *t) {
+    return !t ? NULL : t->layout ? t->layout->name : "dense";
+}
+
+const void *nib_tensor_part(const nib_tensor *t, int i) {
+    return t->part[i]->data + t->part_offset[i];
+}
+
+void *nib_tensor_data_mut(nib_tensor *t) {
+    if (!t) return NULL;
+    if (t->part[0]->constant)
+        return NIB_RAISE_NULL(NIB_E_ARGUMENT, "this tensor wraps data that must not change; copy it first");
+    t->part[0]->version++;
+    return t->part[0]->data + t->part_offset[0];
+}
+
+int64_t nib_tensor_count(const nib_tensor *t) {
+    int64_t count = 1;
+    for (int i = 0; i < t->shape.ndim; i++) count *= t->shape.dim[i];
+    return count;
+}
+
+size_t nib_tensor_bytes(const nib_tensor *t) {
+    size_t sum = 0, bytes;
+    if (!t->layout) return nib_dtype_bytes(t->dtype, nib_tensor_count(t), &bytes) ? 0 : bytes;
+    nib_part parts[NIB_MAX_PARTS];
+    const int n = t->layout->parts(&t->desc, parts);
+    for (int i = 0; i < n; i++) {
+        int64_t count;
+        if (shape_valid(parts[i].dtype, &parts[i].shape, &count, &bytes)) sum += bytes;
+    }
+    return sum;
+}
+
+bool nib_tensor_contiguous(const nib_tensor *t) {
+    int64_t stride = 1;
+    for (int i = t->shape.ndim - 1; i >= 0; i--) {
+        if (t->shape.dim[i] != 1 && t->stride[i] != stride) return false;
+        stride *= t->shape.dim[i];
+    }
+    return true;
+}
+
+bool nib_shape_equal(const nib_shape *a, const nib_shape *b) {
+    if (a->ndim != b->ndim) return false;
+    for (int i = 0; i < a->ndim; i++)
+        if (a->dim[i] != b->dim[i]) return false;
+    return true;
+}
+
+const char *nib_shape_text(const nib_shape *shape, char *text, size_t room) {
+    size_t at = 0;
+    const int n = shape->ndim < 0 ? 0 : shape->ndim > NIB_MAX_DIMS ? NIB_MAX_DIMS : shape->ndim;
+    at += (size_t)snprintf(text, room, "[");
+    for (int i = 0; i < n && at < room; i++)
+        at += (size_t)snprintf(text + at, room - at, i ? ", %lld" : "%lld", (long long)shape->dim[i]);
+    if (at < room) snprintf(text + at, room - at, "]");
+    return text;
+}
