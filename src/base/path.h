@@ -1,0 +1,70 @@
+/* path.h: names of files, what lies under a name, and folders. */
+#ifndef NIB_BASE_PATH_H
+#define NIB_BASE_PATH_H
+#include <nibble/nibble.h>
+
+#include "base/mem.h"
+
+/* "dir/name", or "name" alone when dir is "" or ".". Give back with nib_mem_strfree. */
+char *nib_path_join(nib_mem *mem, const char *dir, const char *name);
+
+/* The folder that holds it: "a/b" -> "a", "b" -> ".", "/b" -> "/". nib_mem_strfree. */
+char *nib_path_parent(nib_mem *mem, const char *path);
+
+const char *nib_path_base(const char *path); /* after the last '/', borrowed */
+
+/* A plain name: not empty, no '/', no NUL, neither "." nor "..". What a file may name inside its
+ * own folder. */
+bool nib_path_is_plain(const char *name);
+
+typedef enum nib_path_kind {
+    NIB_PATH_NONE, /* nothing is there */
+    NIB_PATH_FILE,
+    NIB_PATH_FOLDER,
+    NIB_PATH_OTHER, /* a device, pipe, socket */
+    NIB_PATH_LINK,  /* a symbolic link, whatever it points to */
+} nib_path_kind;
+
+/* What is under this name. With `follow` a symbolic link counts as what it points to (a dangling
+ * one as nothing). Fails: NIB_E_IO when it cannot be known, such as for lack of rights. */
+nib_status nib_path_look(const char *path, bool follow, nib_path_kind *kind);
+
+/* True when both names lead to one and the same file or folder (device and inode), through links
+ * or not; false when either does not exist. */
+nib_status nib_path_same(const char *a, const char *b, bool *same);
+
+/* True when `path` is `folder` or lies somewhere below it, links resolved. `path` need not exist,
+ * the folder that holds it must. */
+nib_status nib_path_inside(const char *path, const char *folder, bool *inside);
+
+/* Bytes that an unprivileged process can still write on the file system of `path`. */
+nib_status nib_path_free_bytes(const char *path, size_t *bytes);
+
+nib_status nib_path_unlink(const char *path);
+nib_status nib_path_rename(const char *from, const char *to);
+
+/* ---- folders ---- */
+typedef struct nib_dir_entry {
+    char *name;
+    nib_path_kind kind; /* links followed */
+    size_t size;        /* of a file, bytes */
+} nib_dir_entry;
+
+typedef struct nib_dir_list {
+    nib_mem *mem;
+    nib_dir_entry *entries; /* by name, bytewise */
+    size_t count, room;
+} nib_dir_list;
+
+/* What lies in a folder, without "." and "..". On failure the list is empty; free it either way. */
+nib_status nib_dir_read(nib_mem *mem, const char *path, nib_dir_list *list);
+const nib_dir_entry *nib_dir_find(const nib_dir_list *list, const char *name); /* NULL: not there */
+void nib_dir_list_free(nib_dir_list *list);
+
+nib_status nib_dir_make(const char *path); /* fails when something is there already */
+nib_status nib_dir_sync(const char *path); /* renames inside become lasting */
+
+/* Remove a folder and the files in it. A folder that holds folders is refused before anything is
+ * removed: no caller here ever makes one. */
+nib_status nib_dir_remove(nib_mem *mem, const char *path);
+#endif
