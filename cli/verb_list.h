@@ -1,0 +1,2 @@
+/* verb_list.h: the verbs in the order in which help shows them; X(name) is cmd_<name>.c. */
+X(report)
