@@ -1,0 +1,135 @@
+/* kernel.h: every kernel, one typed slot each, its contract above it.
+ *
+ * A kernel is a function on pointers and sizes: it cannot fail, allocates nothing and keeps
+ * nothing. Unless a contract says more:
+ *   - any element count is fine, 0 included; ragged tails are part of the kernel
+ *   - pointers need the alignment of their element only, `void *` none at all
+ *   - outputs overlap no input; nothing is read or written outside the shapes given
+ *   - float results are defined to the bit by docs/numerics.md, the same for every instruction
+ *     set; only which NaN a NaN is may differ
+ * `ref/` holds the judges: plain C that reads like the formula. Other sets override some slots.
+ *
+ * Legend: M rows, N channels (outputs), K reduced, G group size, d head dimension. */
+#ifndef NIB_KERNEL_KERNEL_H
+#define NIB_KERNEL_KERNEL_H
+#include <nibble/nibble.h>
+
+#include "base/cpu.h"
+
+enum {
+    NIB_PANEL = 16,           /* channels that lie side by side in a packed weight */
+    NIB_ATTENTION_BLOCK = 64, /* tokens that one partial result of attention covers */
+};
+
+typedef struct nib_kernels {
+    /* ---- widening and narrowing, n elements; base/halffloat.h value by value ---- */
+    void (*f16_to_f32)(float *out, const void *x, size_t n);
+    void (*bf16_to_f32)(float *out, const void *x, size_t n);
+    void (*f32_to_f16)(void *out, const float *x, size_t n);
+    void (*f32_to_bf16)(void *out, const float *x, size_t n);
+    void (*f32_to_e4m3fn)(uint8_t *out, const float *x, size_t n);
+    void (*f32_to_e5m2)(uint8_t *out, const float *x, size_t n);
+    void (*f32_to_e4m3fnuz)(uint8_t *out, const float *x, size_t n);
+    /* out[i] = table[x[i]]: widens any 8-bit code; the caller makes the table. */
+    void (*table_to_f32)(float *out, const uint8_t *x, size_t n, const float table[256]);
+
+    /* ---- f32 product with packed weights ---- */
+    /* Lay K columns of up to 16 rows of a weight side by side, missing channels as zeros.
+     *   w      [n <= 16, K], rows ldw apart   ->   panel [K, 16] */
+    void (*pack_f32)(float *panel, const float *w, int64_t ldw, int64_t n, int64_t K);
+    /* y[m, n] = chain over ascending k of fma(x[m, k], w[n, k], acc), acc starting from 0, or
+     * from y[m, n] when `accumulate`: K may be done in blocks, in order, with the same bits.
+     *   x [M, K] rows ldx apart; panels [ceil(N / 16)] of [K, 16], panel_stride floats apart;
+     *   y [M, N] rows ldy apart: only its N columns are touched. K = 0 gives zeros. */
+    void (*gemm_f32)(float *y, int64_t ldy, const float *x, int64_t ldx, const float *panels,
+                     int64_t panel_stride, int64_t M, int64_t N, int64_t K, bool accumulate);
+
+    /* ---- reductions: 16 lanes, element i in lane i mod 16, then a tree ---- */
+    float (*dot_f32)(const float *x, const float *y, size_t n);
+    float (*sum_f32)(const float *x, size_t n);
+    float (*sum_squares_f32)(const float *x, size_t n);
+
+    /* ---- ranges of groups: x [groups, G] contiguous, G >= 1, one result a group ---- */
+    /* Order is that of the real line with -0 before +0. A group that holds a NaN gives NaN, so
+     * a group is finite exactly if its results are. */
+    void (*minmax_f32)(float *min, float *max, const float *x, int64_t groups, int64_t G);
+    void (*absmax_f32)(float *out, const float *x, int64_t groups, int64_t G);
+
+    /* ---- rounding to integer codes: x [groups, G] contiguous, one scale and zero a group ----
+     * `math` is NIB_F32, NIB_BF16 or NIB_F16: the result of every float step is rounded to it.
+     * rne: to the nearest integer, ties to even. qmin and qmax lie in [-128, 255], |zero| <= 512;
+     * codes are stored as the low byte. A NaN gives the byte 0. `zero` NULL stands for zeros. */
+    /* q = clamp(rne(x * inverse) + zero, qmin, qmax) */
+    void (*quantize_scaled)(uint8_t *q, const float *x, int64_t groups, int64_t G,
+                            const float *inverse, const int32_t *zero, int qmin, int qmax,
+                            nib_dtype math);
+    /* q = clamp(rne((x - shift) / scale) + zero, qmin, qmax); shift NULL: rne(x / scale) */
+    void (*quantize_divided)(uint8_t *q, const float *x, int64_t groups, int64_t G,
+                             const float *shift, const float *scale, const int32_t *zero, int qmin,
+                             int qmax, nib_dtype math);
+    /* q = narrow(clamp(x / scale, -limit, limit)) to `format`: NIB_F8_E4M3FN, NIB_F8_E5M2 or
+     * NIB_F8_E4M3FNUZ. 0 / 0 counts as +0; another NaN keeps the sign of x. */
+    void (*quantize_f8)(uint8_t *q, const float *x, int64_t groups, int64_t G, const float *scale,
+                        float limit, nib_dtype format, nib_dtype math);
+
+    /* ---- back to floats: q, out [groups, G]; each float step rounded to `math` ---- */
+    /* out = (q - zero) * scale, q - zero exact. q is int8 when `is_signed`, else uint8. */
+    void (*dequantize_scaled)(float *out, const uint8_t *q, int64_t groups, int64_t G,
+                              bool is_signed, const float *scale, const int32_t *zero,
+                              nib_dtype math);
+    /* out = q * scale + add, two steps */
+    void (*dequantize_shifted)(float *out, const uint8_t *q, int64_t groups, int64_t G,
+                               bool is_signed, const float *scale, const float *add,
+                               nib_dtype math);
+
+    /* ---- two 4-bit codes a byte, even element in the low half ---- */
+    /* n codes, one a byte (upper bits ignored) -> (n + 1) / 2 bytes, a missing last code 0. */
+    void (*pack_u4)(uint8_t *out, const uint8_t *codes, size_t n);
+    void (*unpack_u4)(uint8_t *codes, const uint8_t *bytes, size_t n);
+
+    /* ---- elementwise; out may be x itself ---- */
+    void (*exp_f32)(float *out, const float *x, size_t n);
+    void (*tanh_f32)(float *out, const float *x, size_t n);
+    void (*sigmoid_f32)(float *out, const float *x, size_t n);
+    void (*silu_f32)(float *out, const float *x, size_t n); /* x * sigmoid(x) */
+    /* silu(gate) * up; out may be either */
+    void (*silu_mul_f32)(float *out, const float *gate, const float *up, size_t n);
+
+    /* ---- rows of a transformer ---- */
+    /* out = x * (1 / sqrt(mean(x^2) + epsilon)) * weight; weight NULL: ones. out may be x. */
+    void (*rms_norm_f32)(float *out, const float *x, const float *weight, size_t n, float epsilon);
+    /* out = (x - mean) / sqrt(variance + epsilon) * weight + bias; either may be NULL. out may be
+     * x. */
+    void (*layer_norm_f32)(float *out, const float *x, const float *weight, const float *bias,
+                           size_t n, float epsilon);
+    /* x = exp(x - max) / sum, in place; all -inf gives NaN, n = 0 nothing. */
+    void (*softmax_f32)(float *x, size_t n);
+    /* Rotate pairs (x[i], x[i + half]) by the angle whose cos[i], sin[i] are given, in place. */
+    void (*rope_f32)(float *x, const float *cos, const float *sin, size_t half);
+    /* One query against up to 64 tokens: the part of a softmax that these tokens are.
+     *   q [d]; k, v [tokens, d] rows ldk, ldv apart; 1 <= tokens <= NIB_ATTENTION_BLOCK
+     *   ->  out [d] = sum of p_t v_t, *max = the largest score, *sum = sum of p_t,
+     *       with score_t = dot(q, k_t) * scale and p_t = exp(score_t - *max) */
+    void (*attention_block_f32)(float *out, float *max, float *sum, const float *q, const float *k,
+                                int64_t ldk, const float *v, int64_t ldv, int64_t tokens, int64_t d,
+                                float scale);
+    /* Fold the part (part_max, part_sum, part [d]) of the next block into (max, sum, out [d]),
+     * which starts as (-inf, 0, zeros). After the last block the caller multiplies out by 1 / sum.
+     */
+    void (*attention_merge_f32)(float *out, float *max, float *sum, const float *part,
+                                float part_max, float part_sum, int64_t d);
+} nib_kernels;
+
+/* One file of kernels: what it is called, what it needs of the machine, which slots it fills. */
+typedef struct nib_kernel_set {
+    const char *name;
+    uint32_t needs; /* NIB_CPU_* */
+    void (*install)(nib_kernels *kernels);
+} nib_kernel_set;
+
+/* Fill every slot with the last set in kernel_list.h that a machine of `features` can run. */
+void nib_kernels_fill(nib_kernels *kernels, uint32_t features);
+
+/* Set i of kernel_list.h, plainest first; NULL when there are no more. */
+const nib_kernel_set *nib_kernel_set_at(size_t i);
+#endif
