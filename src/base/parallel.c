@@ -132,6 +132,12 @@ nib_pool *nib_pool_new(nib_mem *mem, int threads) {
 
     sigset_t all, old;
     sigfillset(&all);
+    /* ... but faults of the worker itself, which a blocked signal would turn into sudden death:
+     * a program may answer a mapped file that was cut under it. */
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGSEGV);
+    sigdelset(&all, SIGFPE);
+    sigdelset(&all, SIGILL);
     pthread_sigmask(SIG_SETMASK, &all, &old); /* workers inherit it; signals are the caller's */
     while (pool->started < pool->room &&
            pthread_create(&pool->worker[pool->started], NULL, work, pool) == 0)
