@@ -67,7 +67,7 @@ static inline float ref_tanh(float x) {
         p = fmaf(p, z, -0x1.b806a4p-5f);
         p = fmaf(p, z, 0x1.1105a2p-3f);
         p = fmaf(p, z, -0x1.55552cp-2f);
-        return fmaf(x * z, p, x);
+        return copysignf(fmaf(a * z, p, a), x);
     }
     return copysignf(1.0f - 2.0f / (ref_exp(a + a) + 1.0f), x);
 }

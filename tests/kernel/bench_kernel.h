@@ -1,0 +1,150 @@
+/* bench_kernel.h: time and throughput of the slots that one kernel set fills, beside the judges'.
+ * Each line: slot, shape, median and best of the runs, GB/s of what is read and written, GFLOP/s.
+ */
+#ifndef NIB_TESTS_KERNEL_BENCH_KERNEL_H
+#define NIB_TESTS_KERNEL_BENCH_KERNEL_H
+#include <time.h>
+
+#include "kernel/kernel.h"
+#include "test.h"
+
+enum {
+    BENCH_RUNS = 15,
+    BENCH_N = 1 << 20,
+    BENCH_K = 4096,
+    BENCH_CHANNELS = 4096,
+    BENCH_ROWS = 512
+};
+
+typedef struct bench {
+    const nib_kernels *k;
+    float *x, *w, *y;
+    uint8_t *q;
+} bench;
+
+static inline double bench_seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t); /* own time: neighbours do not count */
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static inline int bench_order(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+#define BENCH(label, bytes, flops, call)                                                           \
+    do {                                                                                           \
+        double t_[BENCH_RUNS];                                                                     \
+        for (int r_ = 0; r_ < BENCH_RUNS; r_++) {                                                  \
+            const double begin_ = bench_seconds();                                                 \
+            call;                                                                                  \
+            t_[r_] = bench_seconds() - begin_;                                                     \
+        }                                                                                          \
+        qsort(t_, BENCH_RUNS, sizeof(double), bench_order);                                        \
+        const double median_ = t_[BENCH_RUNS / 2];                                                 \
+        printf("  %-34s %9.3f ms (best %9.3f) %7.2f GB/s %7.1f GFLOP/s\n", label, median_ * 1e3,   \
+               t_[0] * 1e3, (double)(bytes) / median_ * 1e-9, (double)(flops) / median_ * 1e-9);   \
+    } while (0)
+
+static inline void bench_slots(const bench *b, const nib_kernels *ref) {
+    const nib_kernels *k = b->k;
+    const double n = BENCH_N, M = BENCH_ROWS, K = BENCH_K, N = BENCH_CHANNELS;
+    float inverse[BENCH_N / 32], scale[BENCH_N / 32], low[BENCH_N / 32];
+    for (int g = 0; g < BENCH_N / 32; g++) inverse[g] = 60, scale[g] = 1.0f / 60, low[g] = -1;
+    const bool all = k == ref;
+#define IF(slot) if (all || k->slot != ref->slot)
+    IF(bf16_to_f32) BENCH("bf16_to_f32, 1 Mi", 6 * n, 0, k->bf16_to_f32(b->y, b->x, BENCH_N));
+    IF(f16_to_f32) BENCH("f16_to_f32, 1 Mi", 6 * n, 0, k->f16_to_f32(b->y, b->x, BENCH_N));
+    IF(f32_to_bf16) BENCH("f32_to_bf16, 1 Mi", 6 * n, 0, k->f32_to_bf16(b->y, b->x, BENCH_N));
+    IF(f32_to_e4m3fn) BENCH("f32_to_e4m3fn, 1 Mi", 5 * n, 0, k->f32_to_e4m3fn(b->q, b->x, BENCH_N));
+    IF(table_to_f32)
+    BENCH("table_to_f32, 1 Mi", 5 * n, 0, k->table_to_f32(b->y, b->q, BENCH_N, b->w));
+    IF(dot_f32) BENCH("dot_f32, 4096", 8 * K, 2 * K, b->y[0] = k->dot_f32(b->x, b->w, BENCH_K));
+    IF(minmax_f32)
+    BENCH("minmax_f32, groups of 32", 4 * n, 0,
+          k->minmax_f32(b->y, b->y + BENCH_N / 32, b->x, BENCH_N / 32, 32));
+    IF(absmax_f32)
+    BENCH("absmax_f32, rows of 4096", 4 * n, 0, k->absmax_f32(b->y, b->x, BENCH_N / 4096, 4096));
+    IF(quantize_scaled) {
+        BENCH("quantize_scaled f32, groups of 32", 5 * n, 0,
+              k->quantize_scaled(b->q, b->x, BENCH_N / 32, 32, inverse, NULL, -128, 127, NIB_F32));
+        BENCH("quantize_scaled bf16, rows of 4096", 5 * n, 0,
+              k->quantize_scaled(b->q, b->x, BENCH_N / 4096, 4096, inverse, NULL, -128, 127,
+                                 NIB_BF16));
+    }
+    IF(quantize_divided)
+    BENCH("quantize_divided bf16, 128", 5 * n, 0,
+          k->quantize_divided(b->q, b->x, BENCH_N / 128, 128, low, scale, NULL, 0, 15, NIB_BF16));
+    IF(quantize_f8)
+    BENCH("quantize_f8 e4m3fn f32, 4096", 5 * n, 0,
+          k->quantize_f8(b->q, b->x, BENCH_N / 4096, 4096, scale, 448, NIB_F8_E4M3FN, NIB_F32));
+    IF(dequantize_scaled)
+    BENCH("dequantize_scaled f32, 4096", 5 * n, 0,
+          k->dequantize_scaled(b->y, b->q, BENCH_N / 4096, 4096, true, scale, NULL, NIB_F32));
+    IF(pack_u4) BENCH("pack_u4, 1 Mi", 1.5 * n, 0, k->pack_u4((uint8_t *)b->y, b->q, BENCH_N));
+    IF(unpack_u4)
+    BENCH("unpack_u4, 1 Mi", 1.5 * n, 0, k->unpack_u4((uint8_t *)b->y, b->q, BENCH_N));
+    IF(exp_f32) BENCH("exp_f32, 1 Mi", 8 * n, 0, k->exp_f32(b->y, b->x, BENCH_N));
+    IF(silu_mul_f32)
+    BENCH("silu_mul_f32, 1 Mi", 12 * n, 0, k->silu_mul_f32(b->y, b->x, b->w, BENCH_N));
+    IF(softmax_f32) BENCH("softmax_f32, 4096", 8 * K, 0, k->softmax_f32(b->y, BENCH_K));
+    IF(rms_norm_f32)
+    BENCH("rms_norm_f32, 4096", 12 * K, 0, k->rms_norm_f32(b->y, b->x, b->w, BENCH_K, 1e-5f));
+    IF(attention_block_f32) {
+        float max, sum;
+        BENCH("attention_block_f32, 64 of 128", 64 * 128 * 8.0, 64 * 128 * 4.0,
+              k->attention_block_f32(b->y, &max, &sum, b->x, b->w, 128, b->w + 8192, 128, 64, 128,
+                                     0.1f));
+    }
+    IF(pack_f32)
+    BENCH("pack_f32, 16 of 4096", 16 * 8 * K, 0, k->pack_f32(b->y, b->x, BENCH_K, 16, BENCH_K));
+    IF(gemm_f32) {
+        const int64_t stride = BENCH_K * 16;
+        BENCH("gemm_f32 1x4096x4096", 4 * N * K, 2 * N * K,
+              k->gemm_f32(b->y, BENCH_CHANNELS, b->x, BENCH_K, b->w, stride, 1, BENCH_CHANNELS,
+                          BENCH_K, false));
+        BENCH("gemm_f32 1x256x512 (in L2)", 4 * 256 * 512, 2 * 256 * 512,
+              k->gemm_f32(b->y, 512, b->x, 256, b->w, 256 * 16, 1, 512, 256, false));
+        if (all) return; /* the judge would take minutes */
+        BENCH("gemm_f32 4x4096x4096", 4 * N * K, 8 * N * K,
+              k->gemm_f32(b->y, BENCH_CHANNELS, b->x, BENCH_K, b->w, stride, 4, BENCH_CHANNELS,
+                          BENCH_K, false));
+        BENCH("gemm_f32 512x4096x4096", 4 * (N * K + M * K + M * N), 2 * M * N * K,
+              k->gemm_f32(b->y, BENCH_CHANNELS, b->x, BENCH_K, b->w, stride, BENCH_ROWS,
+                          BENCH_CHANNELS, BENCH_K, false));
+    }
+#undef IF
+}
+
+static inline int bench_sets(const char *name) {
+    const size_t big = (size_t)BENCH_CHANNELS * BENCH_K;
+    bench b = {.x = malloc(big), .w = malloc(big * 4), .y = malloc(big), .q = malloc(BENCH_N)};
+    nib_kernels ref, some;
+    nib_kernels_fill(&ref, 0);
+    int found = 0;
+    if (!b.x || !b.w || !b.y || !b.q) return 1;
+    uint64_t seed = 1;
+    for (size_t i = 0; i < big / 4; i++) b.x[i] = test_uniform(&seed), b.y[i] = 0;
+    for (size_t i = 0; i < big; i++) b.w[i] = b.x[i % (big / 4)];
+    memset(b.q, 77, BENCH_N);
+    printf("machine level %s; own CPU time, one thread, %d runs\n",
+           nib_cpu_level(nib_cpu_features()), BENCH_RUNS);
+    for (size_t i = 0; nib_kernel_set_at(i); i++) {
+        const nib_kernel_set *set = nib_kernel_set_at(i);
+        if (strcmp(name, "ref") == 0 ? i > 0 : set->needs == 0) continue;
+        if (strcmp(name, "all") != 0 && strcmp(name, "ref") != 0 && strcmp(name, set->name) != 0)
+            continue;
+        if (set->needs & ~nib_cpu_features()) continue;
+        some = ref;
+        set->install(&some);
+        b.k = strcmp(name, "ref") == 0 ? &ref : &some;
+        printf("%s\n", strcmp(name, "ref") == 0 ? "ref" : set->name);
+        bench_slots(&b, &ref);
+        found++;
+    }
+    if (!found) fprintf(stderr, "no set named %s runs here\n", name);
+    free(b.x), free(b.w), free(b.y), free(b.q);
+    return !found;
+}
+#endif

@@ -1,0 +1,432 @@
+/* checkkernel.c: every kernel set that this machine can run against the judges in ref/, exactly.
+ *
+ * Ragged sizes, unaligned pointers, pages without access on both sides of every buffer, ugly
+ * numbers. `checkkernel --bench NAME` times the slots that set NAME fills (`all` for every set). */
+#include "bench_kernel.h"
+#include "guarded.h"
+#include "kernel/kernel.h"
+
+static nib_kernels ref, got; /* the judges; the judges with one set installed over them */
+static const nib_kernel_set *now;
+static guarded in1, in2, in3, in4, out1, out2;
+static uint64_t seed;
+
+static const size_t sizes[] = {0,  1,  2,  3,  7,  8,  9,  15, 16,  17,  23,  24,  25,   31,
+                               32, 33, 47, 48, 49, 63, 64, 65, 100, 127, 128, 129, 1000, 1027};
+enum { SIZES = sizeof(sizes) / sizeof(sizes[0]), MOST = 1100 };
+
+#define FOR_SIZES(n)  for (size_t s_ = 0, n; s_ < SIZES && (n = sizes[s_], true); s_++)
+#define CHANGED(slot) (got.slot != ref.slot)
+#define DIFFERS(slot, ...)                                                                         \
+    do {                                                                                           \
+        print_error("%s: %s: ", now->name, #slot);                                                 \
+        FAIL_AT(__VA_ARGS__);                                                                      \
+    } while (0)
+
+/* Copy of x that ends at the guard page (even n) or begins at it (odd n), after `gap` bytes. */
+static void *place(guarded g, const void *x, size_t size, size_t gap) {
+    void *p = (size / 4) % 2 ? guarded_at_start(g, gap) : guarded_at_end(g, size, gap);
+    if (size) memcpy(p, x, size);
+    return p;
+}
+
+static const float *ugly(guarded g, size_t n, int kind) {
+    static float x[1 << 16];
+    ugly_fill(x, n, kind, &seed);
+    return place(g, x, n * 4, 0);
+}
+
+static void same_floats(void **state_, const char *slot, const float *a, const float *want,
+                        size_t n, int kind) {
+    const int64_t at = floats_differ(a, want, n);
+    if (at >= 0)
+        FAIL_AT("%s: %s: n %zu, kind %d, element %d: got %a, want %a", now->name, slot, n, kind,
+                (int)at, (double)a[at], (double)want[at]);
+}
+
+/* One output of n elements from one float input, both kinds of numbers, each size. */
+#define CHECK_NARROW(slot, type, gap)                                                              \
+    if (CHANGED(slot))                                                                             \
+        for (int kind = 0; kind < UGLY_KINDS; kind++) FOR_SIZES(n) {                               \
+                type want[MOST];                                                                   \
+                const float *x = ugly(in1, n, kind);                                               \
+                unsigned char *y = guarded_at_end(out1, n * sizeof(type), gap);                    \
+                ref.slot(want, x, n);                                                              \
+                got.slot((void *)y, x, n);                                                         \
+                for (size_t i = 0; i < n * sizeof(type); i++)                                      \
+                    if (y[i] != ((unsigned char *)want)[i])                                        \
+                        DIFFERS(slot, "n %zu, kind %d, byte %zu of x %a: %02x, want %02x", n,      \
+                                kind, i, (double)x[i / sizeof(type)], y[i],                        \
+                                ((unsigned char *)want)[i]);                                       \
+                CHECK(!guarded_spilled(out1, y, n * sizeof(type)));                                \
+            }
+#define CHECK_WIDEN(slot)                                                                          \
+    if (CHANGED(slot)) {                                                                           \
+        static uint16_t codes[1 << 16];                                                            \
+        static float want[1 << 16], y[1 << 16];                                                    \
+        for (int i = 0; i < 1 << 16; i++) codes[i] = (uint16_t)i;                                  \
+        ref.slot(want, codes, 1 << 16);                                                            \
+        got.slot(y, codes, 1 << 16);                                                               \
+        same_floats(state_, #slot, y, want, 1 << 16, 0);                                           \
+        FOR_SIZES(n) {                                                                             \
+            const size_t gap = n % 3; /* odd addresses too */                                      \
+            const void *x = place(in1, codes + 15000, n * 2, gap);                                 \
+            float *z = guarded_at_end(out1, n * 4, 0);                                             \
+            ref.slot(want, x, n);                                                                  \
+            got.slot(z, x, n);                                                                     \
+            same_floats(state_, #slot, z, want, n, 0);                                             \
+            CHECK(!guarded_spilled(out1, z, n * 4));                                               \
+        }                                                                                          \
+    }
+
+static void check_conversions(void **state_) {
+    CHECK_WIDEN(f16_to_f32)
+    CHECK_WIDEN(bf16_to_f32)
+    CHECK_NARROW(f32_to_f16, uint16_t, 1)
+    CHECK_NARROW(f32_to_bf16, uint16_t, 1)
+    CHECK_NARROW(f32_to_e4m3fn, uint8_t, 0)
+    CHECK_NARROW(f32_to_e5m2, uint8_t, 0)
+    CHECK_NARROW(f32_to_e4m3fnuz, uint8_t, 0)
+    if (CHANGED(table_to_f32)) {
+        float table[256], want[MOST];
+        ugly_fill(table, 256, 7, &seed);
+        FOR_SIZES(n) {
+            const uint8_t *x = (const uint8_t *)ugly(in1, (n + 3) / 4, 7);
+            float *y = guarded_at_end(out1, n * 4, 0);
+            ref.table_to_f32(want, x, n, table);
+            got.table_to_f32(y, x, n, table);
+            same_floats(state_, "table_to_f32", y, want, n, 0);
+            CHECK(!guarded_spilled(out1, y, n * 4));
+        }
+    }
+}
+
+/* Every f32 of a few binades, so that each rounding of each narrow format is met. */
+static void check_narrow_densely(void **state_) {
+    enum { N = 1 << 16 };
+    static float x[N];
+    static uint8_t want[N], y[N];
+    if (!CHANGED(f32_to_e4m3fn)) return;
+    for (uint32_t sign = 0; sign < 2; sign++) {
+        for (uint32_t top = 0x30; top < 0x48; top++) { /* 2^-31 .. 2^17, 16 bits of each */
+            for (uint32_t i = 0; i < N; i++) {
+                const uint32_t low = i & 0xff;
+                const uint32_t bits = sign << 31 | top << 24 | (i >> 8) << 16 |
+                                      (low < 128 ? low << 9 | (low & 1) : 0xff00u | low);
+                memcpy(&x[i], &bits, 4);
+            }
+            ref.f32_to_e4m3fn(want, x, N);
+            got.f32_to_e4m3fn(y, x, N);
+            CHECK_BYTES(y, want, N);
+            ref.f32_to_e5m2(want, x, N);
+            got.f32_to_e5m2(y, x, N);
+            CHECK_BYTES(y, want, N);
+            ref.f32_to_e4m3fnuz(want, x, N);
+            got.f32_to_e4m3fnuz(y, x, N);
+            CHECK_BYTES(y, want, N);
+        }
+    }
+}
+
+static void one_gemm(void **state_, int64_t M, int64_t N, int64_t K, bool accumulate, int kind) {
+    const int64_t ldx = K + 3, ldy = N + 2, panels = (N + 15) / 16, stride = K * 16 + 48;
+    const size_t xs = (size_t)((M - 1) * ldx + K), ys = (size_t)((M - 1) * ldy + N);
+    const size_t ws = (size_t)((panels - 1) * stride + K * 16);
+    const float *x = ugly(in1, xs, kind), *w = ugly(in2, ws, kind), *before = ugly(in3, ys, kind);
+    float *y = place(out1, before, ys * 4, 0), *want = place(out2, before, ys * 4, 0);
+    ref.gemm_f32(want, ldy, x, ldx, w, stride, M, N, K, accumulate);
+    got.gemm_f32(y, ldy, x, ldx, w, stride, M, N, K, accumulate);
+    const int64_t at = floats_differ(y, want, ys);
+    if (at >= 0)
+        DIFFERS(gemm_f32, "M %d N %d K %d, accumulate %d, kind %d: y[%d, %d] is %a, want %a",
+                (int)M, (int)N, (int)K, accumulate, kind, (int)(at / ldy), (int)(at % ldy),
+                (double)y[at], (double)want[at]);
+    CHECK(!guarded_spilled(out1, y, ys * 4));
+}
+
+static void check_gemm(void **state_) {
+    static const int64_t rows[] = {1, 2, 3, 4, 5, 6, 7, 11, 12, 13};
+    static const int64_t channels[] = {1, 8, 15, 16, 17, 31, 32, 33, 64, 65, 80};
+    static const int64_t depths[] = {0, 1, 2, 9, 64};
+    if (CHANGED(gemm_f32)) {
+        for (size_t m = 0; m < sizeof(rows) / sizeof(rows[0]); m++)
+            for (size_t n = 0; n < sizeof(channels) / sizeof(channels[0]); n++)
+                for (size_t k = 0; k < sizeof(depths) / sizeof(depths[0]); k++)
+                    for (int accumulate = 0; accumulate < 2; accumulate++)
+                        one_gemm(state_, rows[m], channels[n], depths[k], accumulate,
+                                 (int)((m + n + k) % UGLY_KINDS));
+        for (int64_t k = 1; k <= 257; k++) one_gemm(state_, 1 + k % 7, 33, k, k % 2, 0);
+        one_gemm(state_, 97, 33, 259, false, 6);
+        one_gemm(state_, 6, 16, 1025, true, 6);
+    }
+    if (CHANGED(pack_f32)) {
+        for (int64_t n = 0; n <= 16; n++) {
+            for (int64_t K = 0; K < 40; K++) {
+                float want[40 * 16];
+                const int64_t ldw = K + 1;
+                const float *w = ugly(in1, n ? (size_t)((n - 1) * ldw + K) : 0, 6);
+                float *y = guarded_at_end(out1, (size_t)K * 64, 0);
+                ref.pack_f32(want, w, ldw, n, K);
+                got.pack_f32(y, w, ldw, n, K);
+                same_floats(state_, "pack_f32", y, want, (size_t)K * 16, (int)n);
+                CHECK(!guarded_spilled(out1, y, (size_t)K * 64));
+            }
+        }
+    }
+}
+
+static void check_reductions(void **state_) {
+    for (int kind = 0; kind < UGLY_KINDS; kind++) {
+        FOR_SIZES(n) {
+            const float *x = ugly(in1, n, kind), *z = ugly(in2, n, kind);
+            float want[3] = {ref.dot_f32(x, z, n), ref.sum_f32(x, n), ref.sum_squares_f32(x, n)};
+            float have[3] = {got.dot_f32(x, z, n), got.sum_f32(x, n), got.sum_squares_f32(x, n)};
+            same_floats(state_, "dot, sum, sum_squares", have, want, 3, kind);
+        }
+    }
+    if (!CHANGED(minmax_f32)) return;
+    for (int kind = 0; kind < UGLY_KINDS; kind++) {
+        for (int64_t G = 1; G < 70; G++) {
+            const int64_t groups = 1 + G % 5;
+            float want[5], low[5];
+            const float *x = ugly(in1, (size_t)(groups * G), kind);
+            float *have = guarded_at_end(out1, (size_t)groups * 4, 0);
+            ref.absmax_f32(want, x, groups, G);
+            got.absmax_f32(have, x, groups, G);
+            same_floats(state_, "absmax_f32", have, want, (size_t)groups, kind);
+            float *high = guarded_at_end(out2, (size_t)groups * 4, 0);
+            got.minmax_f32(have, high, x, groups, G);
+            ref.minmax_f32(low, want, x, groups, G);
+            same_floats(state_, "minmax_f32 max", high, want, (size_t)groups, kind);
+            same_floats(state_, "minmax_f32 min", have, low, (size_t)groups, kind);
+        }
+    }
+}
+
+static const nib_dtype maths[] = {NIB_F32, NIB_BF16, NIB_F16};
+
+static void same_codes(void **state_, const char *slot, const uint8_t *y, const uint8_t *want,
+                       size_t n, int kind, int math) {
+    for (size_t i = 0; i < n; i++)
+        if (y[i] != want[i])
+            FAIL_AT("%s: %s: n %zu, kind %d, math %d, element %zu: %d, want %d", now->name, slot, n,
+                    kind, math, i, y[i], want[i]);
+    CHECK(!guarded_spilled(out1, y, n));
+}
+
+static void check_quantizing(void **state_) {
+    static const int ranges[][2] = {{-128, 127}, {0, 255}, {0, 15}, {-8, 7}, {0, 3}};
+    static const nib_dtype formats[] = {NIB_F8_E4M3FN, NIB_F8_E5M2, NIB_F8_E4M3FNUZ};
+    static const float limits[] = {448, 57344, 240};
+    if (!CHANGED(quantize_scaled)) return;
+    for (int round = 0; round < 4000; round++) {
+        const int64_t groups = (int64_t)(test_random(&seed) % 4);
+        const int64_t G = 1 + (int64_t)(test_random(&seed) % 70);
+        const int kind = (int)(test_random(&seed) % UGLY_KINDS);
+        const nib_dtype math = maths[round % 3];
+        const int *range = ranges[test_random(&seed) % 5], which = (int)(test_random(&seed) % 3);
+        const size_t n = (size_t)(groups * G);
+        uint8_t want[300];
+        float factor[4], shift[4];
+        int32_t zero[4];
+        for (int g = 0; g < 4; g++) {
+            factor[g] = ldexpf(test_uniform(&seed), (int)(test_random(&seed) % 12) - 6);
+            if (test_random(&seed) % 16 == 0) factor[g] = 0;
+            if (test_random(&seed) % 8 == 0) factor[g] = 1; /* meets the ties of kind 5 */
+            shift[g] = test_random(&seed) % 4 ? test_uniform(&seed) : 0.5f;
+            zero[g] = range[0] + (int)(test_random(&seed) % (uint64_t)(range[1] - range[0] + 1));
+        }
+        const float *x = ugly(in1, n, kind), *f = place(in2, factor, (size_t)groups * 4, 0);
+        const float *s = round % 5 ? place(in3, shift, (size_t)groups * 4, 0) : NULL;
+        const int32_t *z = round % 7 ? place(in4, zero, (size_t)groups * 4, 0) : NULL;
+        uint8_t *q = guarded_at_end(out1, n, 0);
+        ref.quantize_scaled(want, x, groups, G, f, z, range[0], range[1], math);
+        got.quantize_scaled(q, x, groups, G, f, z, range[0], range[1], math);
+        same_codes(state_, "quantize_scaled", q, want, n, kind, (int)math);
+        ref.quantize_divided(want, x, groups, G, s, f, z, range[0], range[1], math);
+        got.quantize_divided(q, x, groups, G, s, f, z, range[0], range[1], math);
+        same_codes(state_, "quantize_divided", q, want, n, kind, (int)math);
+        ref.quantize_f8(want, x, groups, G, f, limits[which], formats[which], math);
+        got.quantize_f8(q, x, groups, G, f, limits[which], formats[which], math);
+        same_codes(state_, "quantize_f8", q, want, n, kind, (int)math);
+
+        float back[300];
+        float *y = guarded_at_end(out2, n * 4, 0);
+        ref.dequantize_scaled(back, q, groups, G, round % 2, f, z, math);
+        got.dequantize_scaled(y, q, groups, G, round % 2, f, z, math);
+        same_floats(state_, "dequantize_scaled", y, back, n, (int)math);
+        ref.dequantize_shifted(back, q, groups, G, round % 2, f, s ? s : f, math);
+        got.dequantize_shifted(y, q, groups, G, round % 2, f, s ? s : f, math);
+        same_floats(state_, "dequantize_shifted", y, back, n, (int)math);
+        CHECK(!guarded_spilled(out2, y, n * 4));
+    }
+}
+
+static void check_nibbles(void **state_) {
+    if (!CHANGED(pack_u4)) return;
+    FOR_SIZES(n) {
+        uint8_t want[MOST];
+        const uint8_t *codes = (const uint8_t *)ugly(in1, (n + 3) / 4, 7);
+        uint8_t *y = guarded_at_end(out1, (n + 1) / 2, 0);
+        ref.pack_u4(want, codes, n);
+        got.pack_u4(y, codes, n);
+        same_codes(state_, "pack_u4", y, want, (n + 1) / 2, 0, 0);
+        const uint8_t *bytes = place(in2, want, (n + 1) / 2, 0);
+        y = guarded_at_end(out1, n, 0);
+        ref.unpack_u4(want, bytes, n);
+        got.unpack_u4(y, bytes, n);
+        same_codes(state_, "unpack_u4", y, want, n, 0, 0);
+    }
+}
+
+static void check_elementwise(void **state_) {
+    static const float scales[] = {1, 10, 120};
+    for (int kind = 0; kind < UGLY_KINDS + 3; kind++) {
+        FOR_SIZES(n) {
+            float want[MOST], x[MOST], up[MOST];
+            ugly_fill(x, n, kind < UGLY_KINDS ? kind : 0, &seed);
+            ugly_fill(up, n, 0, &seed);
+            for (size_t i = 0; i < n && kind >= UGLY_KINDS; i++) x[i] *= scales[kind - UGLY_KINDS];
+                /* in place: the output is the input */
+#define CHECK_IN_PLACE(slot)                                                                       \
+    if (CHANGED(slot)) {                                                                           \
+        float *y = place(out1, x, n * 4, 0);                                                       \
+        ref.slot(want, x, n);                                                                      \
+        got.slot(y, y, n);                                                                         \
+        same_floats(state_, #slot, y, want, n, kind);                                              \
+        CHECK(!guarded_spilled(out1, y, n * 4));                                                   \
+    }
+            CHECK_IN_PLACE(exp_f32)
+            CHECK_IN_PLACE(tanh_f32)
+            CHECK_IN_PLACE(sigmoid_f32)
+            CHECK_IN_PLACE(silu_f32)
+            if (CHANGED(silu_mul_f32)) {
+                const float *u = place(in1, up, n * 4, 0);
+                float *y = place(out1, x, n * 4, 0);
+                ref.silu_mul_f32(want, x, u, n);
+                got.silu_mul_f32(y, y, u, n);
+                same_floats(state_, "silu_mul_f32", y, want, n, kind);
+                CHECK(!guarded_spilled(out1, y, n * 4));
+            }
+            if (CHANGED(softmax_f32)) {
+                float *y = place(out1, x, n * 4, 0);
+                memcpy(want, x, n * 4);
+                ref.softmax_f32(want, n);
+                got.softmax_f32(y, n);
+                same_floats(state_, "softmax_f32", y, want, n, kind);
+                CHECK(!guarded_spilled(out1, y, n * 4));
+            }
+        }
+    }
+}
+
+static void check_norms(void **state_) {
+    if (!CHANGED(rms_norm_f32)) return;
+    for (int kind = 0; kind < UGLY_KINDS; kind++) {
+        FOR_SIZES(n) {
+            float want[MOST];
+            const float *x = ugly(in1, n, kind);
+            const float *w = n % 3 ? ugly(in2, n, 0) : NULL, *b = n % 2 ? ugly(in3, n, 0) : NULL;
+            float *y = guarded_at_end(out1, n * 4, 0);
+            ref.rms_norm_f32(want, x, w, n, 1e-5f);
+            got.rms_norm_f32(y, x, w, n, 1e-5f);
+            same_floats(state_, "rms_norm_f32", y, want, n, kind);
+            ref.layer_norm_f32(want, x, w, b, n, 1e-5f);
+            got.layer_norm_f32(y, x, w, b, n, 1e-5f);
+            same_floats(state_, "layer_norm_f32", y, want, n, kind);
+            CHECK(!guarded_spilled(out1, y, n * 4));
+
+            const size_t half = n / 2;
+            const float *c = ugly(in2, half, 0), *s = ugly(in3, half, 0);
+            y = place(out1, x, half * 8, 0);
+            memcpy(want, x, half * 8);
+            ref.rope_f32(want, c, s, half);
+            got.rope_f32(y, c, s, half);
+            same_floats(state_, "rope_f32", y, want, half * 2, kind);
+            CHECK(!guarded_spilled(out1, y, half * 8));
+        }
+    }
+}
+
+static void check_attention(void **state_) {
+    if (!CHANGED(attention_block_f32)) return;
+    for (int round = 0; round < 600; round++) {
+        const int64_t d = 1 + round % 130, tokens = 1 + (int64_t)(test_random(&seed) % 64);
+        const int64_t ldk = d + round % 3, ldv = d + round % 5;
+        const int kind = round % 3 ? 0 : round % 7;
+        float want[140], want_max, want_sum, max, sum;
+        const float *q = ugly(in1, (size_t)d, kind == 3 ? 0 : kind);
+        const float *k = ugly(in2, (size_t)((tokens - 1) * ldk + d), kind);
+        const float *v = ugly(in3, (size_t)((tokens - 1) * ldv + d), kind);
+        float *y = guarded_at_end(out1, (size_t)d * 4, 0);
+        ref.attention_block_f32(want, &want_max, &want_sum, q, k, ldk, v, ldv, tokens, d, 0.125f);
+        got.attention_block_f32(y, &max, &sum, q, k, ldk, v, ldv, tokens, d, 0.125f);
+        same_floats(state_, "attention_block_f32", y, want, (size_t)d, kind);
+        same_floats(state_, "attention_block_f32 max", &max, &want_max, 1, kind);
+        same_floats(state_, "attention_block_f32 sum", &sum, &want_sum, 1, kind);
+
+        const float part_max = want_max + test_uniform(&seed), part_sum = 3.0f;
+        const float *part = ugly(in1, (size_t)d, 0);
+        ref.attention_merge_f32(want, &want_max, &want_sum, part, part_max, part_sum, d);
+        got.attention_merge_f32(y, &max, &sum, part, part_max, part_sum, d);
+        same_floats(state_, "attention_merge_f32", y, want, (size_t)d, kind);
+        same_floats(state_, "attention_merge_f32 max", &max, &want_max, 1, kind);
+        same_floats(state_, "attention_merge_f32 sum", &sum, &want_sum, 1, kind);
+        CHECK(!guarded_spilled(out1, y, (size_t)d * 4));
+    }
+}
+
+TEST(every_slot_has_a_judge) {
+    nib_kernels_fill(&ref, 0);
+    void (*slot[sizeof(nib_kernels) / sizeof(void (*)(void))])(void);
+    _Static_assert(sizeof(slot) == sizeof(nib_kernels), "slots are function pointers only");
+    memcpy(slot, &ref, sizeof(ref));
+    for (size_t i = 0; i < sizeof(slot) / sizeof(slot[0]); i++)
+        if (!slot[i]) FAIL_AT("slot %zu of nib_kernels is filled by no ref set", i);
+}
+
+TEST(every_set_of_this_machine_equals_the_judges_bit_for_bit) {
+    nib_kernels_fill(&ref, 0);
+    for (size_t i = 0; (now = nib_kernel_set_at(i)); i++) {
+        if (now->needs == 0) continue;
+        if (now->needs & ~nib_cpu_features()) {
+            print_message("skipped: %s needs what this machine lacks\n", now->name);
+            continue;
+        }
+        got = ref;
+        now->install(&got);
+        if (memcmp(&got, &ref, sizeof(ref)) == 0) FAIL_AT("%s fills no slot", now->name);
+        seed = test_seed();
+        check_conversions(state_);
+        check_narrow_densely(state_);
+        check_gemm(state_);
+        check_reductions(state_);
+        check_quantizing(state_);
+        check_nibbles(state_);
+        check_elementwise(state_);
+        check_norms(state_);
+        check_attention(state_);
+        print_message("%s equals ref\n", now->name);
+    }
+}
+
+TEST(a_mask_lowers_the_machine) {
+    nib_kernels all, none;
+    nib_kernels_fill(&all, nib_cpu_features());
+    nib_kernels_fill(&none, 0);
+    CHECK_INT(all.gemm_f32 != none.gemm_f32, (nib_cpu_features() & NIB_CPU_AVX2) != 0);
+}
+
+int main(int argc, char **argv) {
+    if (argc == 3 && strcmp(argv[1], "--bench") == 0) return bench_sets(argv[2]);
+    guarded *all[] = {&in1, &in2, &in3, &in4, &out1, &out2};
+    for (int i = 0; i < 6; i++) *all[i] = guarded_new(1 << 18);
+    const struct CMUnitTest tests[] = {
+        RUNS(every_slot_has_a_judge),
+        RUNS(every_set_of_this_machine_equals_the_judges_bit_for_bit),
+        RUNS(a_mask_lowers_the_machine),
+    };
+    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
+    for (int i = 0; i < 6; i++) guarded_free(*all[i]);
+    return failed;
+}
