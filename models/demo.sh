@@ -1,0 +1,101 @@
+#!/bin/sh
+# The demonstration behind ./x demo: the embedded model quantized many ways, each way verified,
+# measured and made to speak. NIB_CLI is the command; results go to demo-out/.
+set -eu
+cd "$(dirname -- "$0")/.."
+nibble=${NIB_CLI:-build/nibble}
+model=models/kjv-llama
+out=demo-out
+began=$(date +%s)
+
+# Bytes of held-out text that make 8,192 tokens in windows of 512, as models/README.md counts it.
+heldout_bytes=29500
+schemes='
+int8_weight_only
+float8_weight_only
+int4_weight_only:group_size=32
+int4_weight_only:group_size=32,algo=hqq
+intx_weight_only:bits=3,granularity=group,group_size=32
+qint8
+qfloat8
+qint4
+qint2
+'
+
+say() { printf '%s\n' "$*"; }
+rm -rf "$out"
+mkdir -p "$out/float.results"
+
+# ---- the text to measure on -------------------------------------------------------------------
+text="$out/heldout.txt"
+if models/make/heldout.sh >"$out/heldout.all" 2>"$out/heldout.err"; then
+    head -c "$heldout_bytes" "$out/heldout.all" >"$text"
+    say "Measuring on the first $heldout_bytes bytes of chapters that the model never saw."
+else
+    text=''
+    say "No held-out text, so no perplexity and no KL: $(cat "$out/heldout.err")"
+fi
+rm -f "$out/heldout.all" "$out/heldout.err"
+
+# ---- one row of the table ---------------------------------------------------------------------
+measure() { # FOLDER RESULTS SCHEME
+    bytes=$(cat "$1"/*.safetensors | wc -c)
+    printf '{"scheme": "%s", "bytes": %s}\n' "$3" "$((bytes))" >"$2/row.json"
+    if [ -n "$text" ]; then
+        "$nibble" eval "$1" --perplexity "$text" --protocol full --reference "$model" --json -q >"$2/eval.json"
+    fi
+    "$nibble" generate "$1" -p "And the Lord said" -n 100 --greedy --ignore-eos --json -q >"$2/generate.json"
+}
+
+rows="$out/float.results"
+say "float"
+printf '{"bits_per_weight": 16}\n' >"$rows/quantize.json"
+measure "$model" "$rows" "float (bf16)"
+
+for scheme in $schemes; do
+    name=$(printf '%s' "$scheme" | tr ':,=' '-')
+    results="$out/$name.results"
+    mkdir "$results"
+    say "$scheme"
+    "$nibble" quantize "$model" -o "$out/$name" --scheme "$scheme" --json -q >"$results/quantize.json"
+    "$nibble" verify "$out/$name" --source "$model" --json -q >"$results/verify.json"
+    measure "$out/$name" "$results" "$scheme"
+    rows="$rows $results"
+done
+
+# ---- the report -------------------------------------------------------------------------------
+set -- -c 'scheme=row.scheme' -c 'bits/weight=quantize.bits_per_weight:2' -c 'MB=row.bytes:2/1e6'
+[ -z "$text" ] || set -- "$@" -c 'perplexity=eval.perplexity:3' -c 'KL=eval.kl_mean:4'
+set -- "$@" -c 'tokens/s=generate.tokens_per_second:0' -c 'SQNR dB=quantize.sqnr_db:1'
+
+sample() { # FOLDER: a greedy continuation in lines of 46 columns
+    "$nibble" generate "$1" -p "And the Lord said unto" -n 80 --greedy --ignore-eos -q | fold -s -w 46
+}
+{
+    # shellcheck disable=SC2086
+    "$nibble" report $rows "$@" --format "${DEMO_FORMAT:-plain}"
+} >"$out/table.txt"
+sample "$model" >"$out/float.txt"
+sample "$out/int4_weight_only-group_size-32" >"$out/int4.txt"
+{
+    say "nibble $("$nibble" --version | cut -d' ' -f2), model $model"
+    [ -z "$text" ] ||
+        say "perplexity and KL (against the float model) on the held-out text $text"
+    say ''
+    cat "$out/table.txt"
+    say ''
+    say 'Each was verified: deriving every tensor again gave the same bytes.'
+    say ''
+    say 'Greedy, after "And the Lord said unto":'
+    say ''
+    { say 'float'; say '-----'; cat "$out/float.txt"; } >"$out/left"
+    { say 'int4, groups of 32'; say '------------------'; cat "$out/int4.txt"; } >"$out/right"
+    pr -m -t -w 100 "$out/left" "$out/right"
+} >"$out/report.txt"
+rm -f "$out/left" "$out/right" "$out/table.txt" "$out/float.txt" "$out/int4.txt"
+
+say ''
+cat "$out/report.txt"
+say ''
+say "Quantized models: $out/<scheme>/   results: $out/<scheme>.results/   this report: $out/report.txt"
+say "Took $(($(date +%s) - began)) s. Next: build/nibble quantize YOUR-MODEL -o OUT --scheme int4_weight_only:group_size=32"
