@@ -40,7 +40,8 @@ typedef enum nib_zero {                /* what the zero means; files and convers
     NIB_ZERO_NONE = 0,                 /* w = s q */
     NIB_ZERO_POINT,                    /* w = s (q - z), z an integer in code units */
     NIB_ZERO_SHIFT,                    /* w = s q - z, z in weight units (quanto) */
-    NIB_ZERO_MID,                      /* w = s (q - mid) + z, mid = 2^(bits-1) (tinygemm) */
+    NIB_ZERO_MID,                      /* w = s (q - mid) + z, mid = (qmin + qmax + 1) / 2: 8 for u4
+                                          (tinygemm), 0 for i4 (torchao's plain int4) */
 } nib_zero;
 
 /* All that must be known to read codes back. A tensor of any rank is a matrix here: [rows, cols]
@@ -64,21 +65,26 @@ typedef struct nib_codes {
     nib_qdesc desc;
     void  *q; int code_bytes;          /* [rows, cols]; 1 byte each (signed codes as int8_t, f8 as
                                           bits), or 2 for large codebooks */
-    float *scale, *zero;               /* one per block; values exact in the dtypes of desc */
+    float *scale, *zero;               /* one per block; values exact in the dtypes of desc; zero is
+                                          NULL where zero_kind is NIB_ZERO_NONE */
 } nib_codes;
 
 /* ---- layouts: bytes of a file, or of a kernel ---- */
 enum { NIB_MAX_PARTS = 6 };
 typedef struct nib_part {
     const char *suffix;                /* "qdata", "scale": names are built by the file format */
-    nib_dtype dtype; nib_shape shape;
-    int  row_dim;                      /* the dimension that follows the weight's rows (0, or 1 for
-                                          a transposed part); -1: all rows share this part */
+    nib_dtype dtype; nib_shape shape;  /* a weight of rank > 2 is a stack of matrices: every part then
+                                          begins with the weight's leading dimensions (1s if shared) */
+    int  row_dim;                      /* the dimension that follows the rows of one matrix, counted
+                                          after the leading ones (0, or 1 for a transposed part);
+                                          -1: all rows share this part */
+    int  row_unit;                     /* rows that one index of row_dim stands for; 0 is 1. Runs of
+                                          rows begin at multiples of it */
     bool banded;                       /* bytes hold one row of every band (see bands) */
 } nib_part;
 
 typedef struct nib_layout {
-    const char *name, *doc;
+    const char *name, *doc;            /* name: that of its file, "int4_plain" */
     /* True when this layout can hold such codes exactly. */
     bool (*holds)(const nib_qdesc *desc);
     /* Dtype and shape of each part; returns how many. Sizes are known before work begins. */
@@ -94,6 +100,44 @@ typedef struct nib_layout {
      * rows must be packed at once. NULL: 1. */
     int  (*bands)(const nib_qdesc *desc);
 } nib_layout;
+
+/* ---- the steps by themselves, on dense matrices and codes in the caller's memory ----
+ * codes->desc says what is wanted: dtypes, blocks, shape (all rows of w: desc.rows = rows of w). The
+ * arithmetic is torchao 0.18's: every step of choosing rounds to the dtype of w, quantizing to that
+ * of w and scale together (f32 when they differ), dequantizing to desc.math. */
+typedef enum nib_mapping {
+    NIB_MAP_SYMMETRIC = 0,             /* s = max(-min, max) / ((qmax - qmin) / 2), zero 0 */
+    NIB_MAP_ASYMMETRIC,                /* s = (max - min) / (qmax - qmin), zero = qmin - rne(min / s);
+                                          min <= 0 <= max is forced, so that 0.0 has a code */
+    NIB_MAP_SYMMETRIC_NO_CLIPPING,     /* s = max(min / qmin, max / qmax), zero 0 */
+    NIB_MAP_MIN_TO_MAX,                /* s = (max - min) / (qmax - qmin), zero = min + s mid, a float */
+    NIB_MAP_ABSMAX,                    /* s = max |w| / largest finite code; float codes, no zero */
+} nib_mapping;
+
+/* Fill codes->scale and codes->zero from w, a dense float [rows, cols] matrix.
+ *   eps   the smallest scale; ABSMAX has none, and a block of zeros then has scale 0
+ * Fails: NIB_E_SHAPE, NIB_E_DTYPE when w and desc disagree, NIB_E_ARGUMENT when the mapping gives
+ * another kind of zero than desc says. */
+nib_status nib_choose_qparams(const nib_tensor *w, nib_mapping mapping, float eps,
+                              nib_codes *codes);
+
+/* Fill codes->q from w and the scale and zero in codes. NIB_ZERO_NONE and POINT multiply by the
+ * rounded reciprocal of the scale, MID and float codes divide. Ties go to even, NaN to code 0
+ * (integers) or NaN (floats), 0 / 0 to code 0. NIB_ZERO_SHIFT: rne((w + z) / s). */
+nib_status nib_quantize_block(const nib_tensor *w, nib_codes *codes);
+
+/* [rows, cols] floats, each exact in desc.math. */
+nib_status nib_dequantize_block(const nib_codes *codes, float *out);
+
+/* The parts that such codes have in a layout, by name. Raises NIB_E_UNSUPPORTED for codes that the
+ * layout cannot hold, NIB_E_ARGUMENT for an unknown name. */
+nib_status nib_layout_parts(const char *layout, const nib_qdesc *desc, nib_part parts[NIB_MAX_PARTS],
+                            int *count);
+
+/* All rows into parts of those sizes, and rows [row, row + codes->desc.rows) back. */
+nib_status nib_pack(const char *layout, const nib_codes *codes, void *const part[]);
+nib_status nib_unpack(const char *layout, const nib_qdesc *desc, const void *const part[],
+                      int64_t row, nib_codes *codes);
 
 /* ---- schemes ---- */
 typedef enum nib_act_when { NIB_ACT_NONE = 0, NIB_ACT_DYNAMIC, NIB_ACT_STATIC } nib_act_when;

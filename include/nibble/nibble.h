@@ -107,16 +107,50 @@ extern const nib_config *const NIB_LEAVE;            /* in a rule: leave these m
 
 typedef enum nib_algo { NIB_ALGO_DEFAULT = 0, NIB_ALGO_MINMAX, NIB_ALGO_MSE, NIB_ALGO_HQQ, NIB_ALGO_ABSMAX, NIB_ALGO_GPTQ } nib_algo;
 
-typedef struct nib_int4_weight_only {                /* one such struct per scheme */
+/* One such struct a scheme; options left zero are torchao's defaults. docs/schemes.md has all. */
+typedef struct nib_int8_weight_only {
+    nib_config  config;
+    const char *granularity;           /* "row", "group" or "tensor" share a scale; NULL: "row" */
+    int         group_size;            /* columns of a group, dividing them all; 0: 128 */
+} nib_int8_weight_only;
+extern const nib_scheme nib_scheme_int8_weight_only;
+#define NIB_INT8_WEIGHT_ONLY(...) \
+    (&(nib_int8_weight_only){ .config = { &nib_scheme_int8_weight_only, sizeof(nib_int8_weight_only) }, __VA_ARGS__ }.config)
+
+typedef struct nib_int4_weight_only {
     nib_config  config;
     int         group_size;            /* 32, 64, 128 or 256 columns share a scale; 0: 128 */
-    nib_algo    algo;                  /* how scale and zero point are chosen; 0: min and max */
-    const char *numerics;              /* "tinygemm" or "plain"; NULL: "plain" */
+    nib_algo    algo;                  /* how scale and zero point are chosen: MINMAX or HQQ */
+    const char *numerics;              /* "tinygemm" or "plain"; NULL: "plain". HQQ needs tinygemm */
     const char *eps;                   /* smallest scale: "v0.17" for the older; NULL: current torchao's */
 } nib_int4_weight_only;
 extern const nib_scheme nib_scheme_int4_weight_only;
 #define NIB_INT4_WEIGHT_ONLY(...) \
     (&(nib_int4_weight_only){ .config = { &nib_scheme_int4_weight_only, sizeof(nib_int4_weight_only) }, __VA_ARGS__ }.config)
+
+typedef struct nib_intx_weight_only {
+    nib_config  config;
+    int         bits;                  /* 1 to 8; 0: 8 */
+    const char *granularity;           /* "row" or "group"; NULL: "row" */
+    int         group_size;            /* 0: 128 */
+    const char *mapping;               /* "symmetric", "asymmetric", "symmetric_no_clipping_err" */
+    nib_algo    algo;                  /* MINMAX, or HQQ: symmetric, only the scale is chosen */
+    const char *scale_dtype;           /* "f32", "f16", "bf16"; NULL: the weight's */
+    const char *eps;                   /* as above */
+} nib_intx_weight_only;
+extern const nib_scheme nib_scheme_intx_weight_only;
+#define NIB_INTX_WEIGHT_ONLY(...) \
+    (&(nib_intx_weight_only){ .config = { &nib_scheme_intx_weight_only, sizeof(nib_intx_weight_only) }, __VA_ARGS__ }.config)
+
+typedef struct nib_float8_weight_only {
+    nib_config  config;
+    const char *dtype;                 /* "e4m3fn" or "e5m2"; NULL: "e4m3fn" */
+    const char *granularity;           /* "row", "tensor" or "group"; NULL: "row" */
+    int         group_size;            /* 0: 128 */
+} nib_float8_weight_only;
+extern const nib_scheme nib_scheme_float8_weight_only;
+#define NIB_FLOAT8_WEIGHT_ONLY(...) \
+    (&(nib_float8_weight_only){ .config = { &nib_scheme_float8_weight_only, sizeof(nib_float8_weight_only) }, __VA_ARGS__ }.config)
 
 /* Which modules. NULL or a zeroed select means every Linear but the output head. A weight that
  * the scheme cannot take fails the call and names the layer, unless leave_unfit is set. */

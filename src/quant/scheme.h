@@ -9,8 +9,11 @@
 const nib_scheme *nib_scheme_find(const char *name);   /* by name or alias; NULL when unknown */
 const nib_scheme *nib_scheme_at(size_t i);             /* in list order; NULL: no more */
 
+/* What an alias stands for, "quanto:weights=qint4" for "qint4"; NULL when it is none. */
+const char *nib_scheme_alias(const char *name);
+
 /* "int4_weight_only:group_size=32": options that differ from their defaults, in field order;
- * nib_config_parse reads it back to an equal config. */
+ * nib_config_parse reads it back to an equal config. NIB_LEAVE is "leave". */
 void nib_config_print(const nib_config *config, nib_text *out);
 
 /* A copy to keep, since callers' configs live only during the call. Give back with nib_config_free. */
@@ -19,7 +22,8 @@ nib_config *nib_config_copy(const nib_config *config);
 /* Ranges and contradictions of a config that a caller filled by hand; names the field. */
 nib_status nib_config_check(const nib_config *config);
 
-/* Fields with their zero resolved to what it stands for. */
+/* Fields with their zero resolved to what it stands for. `config` is the whole struct that
+ * the field's offset counts in. */
 int64_t     nib_field_int(const nib_field *field, const void *config);
 double      nib_field_float(const nib_field *field, const void *config);
 const char *nib_field_name(const nib_field *field, const void *config);

@@ -1,0 +1,95 @@
+/* primitives.c: the steps of quantizing by themselves, checked for callers outside. */
+#include "base/error.h"
+#include "quant/codes.h"
+#include "quant/layouts.h"
+#include "quant/qparams.h"
+#include "tensor/dtype.h"
+
+static nib_status codes_check(const nib_codes *codes) {
+    if (!codes) return NIB_E_ARGUMENT;
+    NIB_TRY(nib_qdesc_check(&codes->desc));
+    if (!codes->q || !codes->scale || (!codes->zero && codes->desc.zero_kind != NIB_ZERO_NONE))
+        return NIB_RAISE(NIB_E_ARGUMENT,
+                         "codes need memory for q and scale, and for zero if they have one");
+    if (codes->code_bytes != 1 || nib_dtype_bits(codes->desc.code) > 8)
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "codes of %d bytes have no primitives",
+                         codes->code_bytes);
+    return NIB_OK;
+}
+
+nib_status nib_choose_qparams(const nib_tensor *w, nib_mapping mapping, float eps,
+                              nib_codes *codes) {
+    static const nib_zero kinds[] = {NIB_ZERO_NONE, NIB_ZERO_POINT, NIB_ZERO_NONE, NIB_ZERO_MID,
+                                     NIB_ZERO_NONE};
+    NIB_TRY(codes_check(codes));
+    NIB_TRY(nib_rows_check(w, codes));
+    if ((unsigned)mapping > NIB_MAP_ABSMAX)
+        return NIB_RAISE(NIB_E_ARGUMENT, "%d is no mapping", (int)mapping);
+    const bool whole = codes->desc.block_rows > 1;
+    if (kinds[mapping] != codes->desc.zero_kind &&
+        !(kinds[mapping] == NIB_ZERO_NONE && codes->desc.zero_kind == NIB_ZERO_POINT))
+        return NIB_RAISE(NIB_E_ARGUMENT, "mapping %d gives another kind of zero than kind %d",
+                         (int)mapping, (int)codes->desc.zero_kind);
+    if ((mapping == NIB_MAP_ABSMAX) == nib_qdesc_integer(&codes->desc))
+        return NIB_RAISE(NIB_E_ARGUMENT, "mapping %d does not go with %s codes", (int)mapping,
+                         nib_dtype_name(codes->desc.code));
+    if (whole &&
+        (codes->desc.block_rows < codes->desc.rows || codes->desc.block_cols < codes->desc.cols))
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "blocks of several rows must hold the whole matrix");
+    nib_stats stats = {0};
+    if (whole) nib_stats_add(&stats, w);
+    const nib_qrule rule = {.mapping = mapping, .eps = eps};
+    nib_affine_rows(&rule, false, &stats, w, codes); /* makes codes too; they cost little */
+    return NIB_OK;
+}
+
+nib_status nib_quantize_block(const nib_tensor *w, nib_codes *codes) {
+    NIB_TRY(codes_check(codes));
+    NIB_TRY(nib_rows_check(w, codes));
+    nib_affine_rows(&(nib_qrule){0}, true, NULL, w, codes);
+    return NIB_OK;
+}
+
+nib_status nib_dequantize_block(const nib_codes *codes, float *out) {
+    NIB_TRY(codes_check(codes));
+    nib_codes_dequantize(codes, out);
+    return NIB_OK;
+}
+
+static nib_status layout_of(const char *name, const nib_qdesc *desc, const nib_layout **layout) {
+    *layout = nib_layout_find(name);
+    if (!*layout)
+        return NIB_RAISE(NIB_E_ARGUMENT, "there is no layout \"%.60s\"", name ? name : "");
+    NIB_TRY(nib_qdesc_check(desc));
+    if ((*layout)->holds(desc)) return NIB_OK;
+    return NIB_RAISE(NIB_E_UNSUPPORTED, "layout %s cannot hold %s codes with scales of %s", name,
+                     nib_dtype_name(desc->code), nib_dtype_name(desc->scale_dtype));
+}
+
+nib_status nib_layout_parts(const char *name, const nib_qdesc *desc, nib_part parts[NIB_MAX_PARTS],
+                            int *count) {
+    const nib_layout *layout;
+    NIB_TRY(layout_of(name, desc, &layout));
+    *count = layout->parts(desc, parts);
+    return NIB_OK;
+}
+
+nib_status nib_pack(const char *name, const nib_codes *codes, void *const part[]) {
+    const nib_layout *layout;
+    NIB_TRY(codes_check(codes));
+    NIB_TRY(layout_of(name, &codes->desc, &layout));
+    layout->pack(part, codes);
+    return NIB_OK;
+}
+
+nib_status nib_unpack(const char *name, const nib_qdesc *desc, const void *const part[],
+                      int64_t row, nib_codes *codes) {
+    const nib_layout *layout;
+    NIB_TRY(codes_check(codes));
+    NIB_TRY(layout_of(name, desc, &layout));
+    if (row < 0 || row > desc->rows - codes->desc.rows || codes->desc.cols != desc->cols)
+        return NIB_RAISE(NIB_E_SHAPE, "rows %lld to %lld of a matrix with %lld", (long long)row,
+                         (long long)(row + codes->desc.rows), (long long)desc->rows);
+    layout->unpack(codes, part, desc, row);
+    return NIB_OK;
+}

@@ -1,0 +1,88 @@
+#include "quant/scheme.h"
+
+#include <string.h>
+
+#include "base/error.h"
+#include "quant/codes.h"
+#include "quant/layouts.h"
+#include "quant/qparams.h"
+#include "tensor/context.h"
+
+#define X(name) extern const nib_scheme nib_scheme_##name;
+#include "quant/scheme_list.h"
+#undef X
+
+#define X(name) &nib_scheme_##name,
+static const nib_scheme *const schemes[] = {
+#include "quant/scheme_list.h"
+    NULL,
+};
+#undef X
+
+const nib_scheme *nib_scheme_at(size_t i) {
+    return i < sizeof schemes / sizeof *schemes ? schemes[i] : NULL;
+}
+
+const char *nib_scheme_alias(const char *name) {
+    for (size_t i = 0; schemes[i]; i++)
+        for (const char *const *a = schemes[i]->aliases; a && *a; a += 2)
+            if (strcmp(a[0], name) == 0) return a[1];
+    return NULL;
+}
+
+const nib_scheme *nib_scheme_find(const char *name) {
+    for (size_t i = 0; name && schemes[i]; i++) {
+        if (strcmp(schemes[i]->name, name) == 0) return schemes[i];
+        for (const char *const *a = schemes[i]->aliases; a && *a; a += 2)
+            if (strcmp(a[0], name) == 0) return schemes[i];
+    }
+    return NULL;
+}
+
+/* ---- a matrix in memory, through a scheme ---- */
+
+static nib_status quantize_rows(const nib_config *config, const nib_tensor *matrix,
+                                nib_codes *out) {
+    const nib_scheme *s = config->scheme;
+    nib_stats stats = {0};
+    if (s->measure) NIB_TRY(s->measure(config, &stats, matrix));
+    return s->quantize(config, &stats, matrix, out);
+}
+
+nib_status nib_scheme_codes(const nib_config *config, const nib_site *site,
+                            const nib_tensor *weight, nib_codes *out) {
+    *out = (nib_codes){0};
+    if (!config || !weight) return NIB_E_ARGUMENT;
+    if (weight->layout || !nib_tensor_contiguous(weight))
+        return NIB_RAISE(NIB_E_ARGUMENT, "%s: only a dense, contiguous weight can be quantized",
+                         site->name);
+    nib_qdesc desc;
+    nib_act in = {0}, outgoing = {0};
+    NIB_TRY(nib_config_check(config));
+    NIB_TRY(config->scheme->plan(config, site, &desc, &in, &outgoing));
+    nib_tensor *matrix = nib_tensor_reshape(weight, (nib_shape){2, {desc.rows, desc.cols}});
+    if (!matrix) return NIB_E_MEMORY;
+    nib_mem *mem = nib_ctx_mem(weight->ctx);
+    nib_status status = nib_codes_alloc(mem, &desc, out);
+    if (status == NIB_OK) {
+        status = quantize_rows(config, matrix, out);
+        if (status != NIB_OK) nib_codes_free(mem, out);
+    }
+    nib_tensor_free(matrix);
+    return status;
+}
+
+nib_tensor *nib_quantize_tensor(const nib_tensor *weight, const nib_config *config) {
+    if (!weight || !config) return NULL;
+    if (config == NIB_LEAVE)
+        return NIB_RAISE_NULL(NIB_E_ARGUMENT,
+                              "\"leave\" says to keep a weight float, nothing to do");
+    const nib_site site = {
+        .kind = "linear", .name = "weight", .shape = weight->shape, .dtype = weight->dtype};
+    nib_codes codes;
+    NIB_TRY_NULL(nib_scheme_codes(config, &site, weight, &codes));
+    const nib_layout *layout = nib_layout_for(&codes.desc);
+    nib_tensor *t = layout ? nib_pack_tensor(weight->ctx, layout, &codes) : NULL;
+    nib_codes_free(nib_ctx_mem(weight->ctx), &codes);
+    return nib_scope_own(weight->ctx, t);
+}
