@@ -12,11 +12,12 @@
  * no  none        6                            6
  *
  * Rounding is to nearest, ties to even. The fnuz kinds have one zero, without a sign. e8m0 drops
- * the sign, and a tie goes up unless the f32 is denormal, as in torch. torch casts no f6 and no
- * f4; they are as torchao's _f32_to_floatx_unpacked gives them, which does not define NaN. A bf16
- * NaN is what torch's vector copy writes; its scalar copy writes 7fc0. Sources: OCP 8-bit Floating
- * Point Specification 1.0; OCP Microscaling Formats 1.0; for fnuz "8-bit Numerical Formats for
- * Deep Neural Networks", 2022. Everything is integer arithmetic: no flags, no rounding mode. */
+ * the sign and rounds a tie up; below 2^-126 it rounds up all that is over 2^-127, as torch does.
+ * torch casts no f6 and no f4; they are as torchao's _f32_to_floatx_unpacked gives them, which does
+ * not define NaN. A bf16 NaN is what torch's vector copy writes; its scalar copy writes 7fc0.
+ * Sources: OCP 8-bit Floating Point Specification 1.0; OCP Microscaling Formats 1.0; for fnuz
+ * "8-bit Numerical Formats for Deep Neural Networks", 2022. Everything is integer arithmetic: no
+ * flags, no rounding mode. */
 #ifndef NIB_BASE_HALFFLOAT_H
 #define NIB_BASE_HALFFLOAT_H
 #include <stdint.h>
@@ -117,12 +118,12 @@ static inline uint8_t nib_f32_to_f8_e5m2(float x) {
 }
 
 static inline float nib_f8_e4m3fnuz_to_f32(uint8_t code) {
-    if (code == 0x80) return nib_bits_f32(0xffc00000u);
+    if (code == 0x80) return nib_bits_f32(0x7f800001u);
     return nib_with_sign(nib_widen_magnitude(code & 0x7fu, 3, 8), code >> 7);
 }
 
 static inline float nib_f8_e5m2fnuz_to_f32(uint8_t code) {
-    if (code == 0x80) return nib_bits_f32(0xffc00000u);
+    if (code == 0x80) return nib_bits_f32(0x7f800001u);
     return nib_with_sign(nib_widen_magnitude(code & 0x7fu, 2, 16), code >> 7);
 }
 
