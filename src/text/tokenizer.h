@@ -1,0 +1,53 @@
+/* tokenizer.h: the parts of a tokenizer, in the order in which text passes them. */
+#ifndef NIB_TEXT_TOKENIZER_H
+#define NIB_TEXT_TOKENIZER_H
+#include <nibble/io.h>
+#include <stdatomic.h>
+
+#include "text/added_tokens.h"
+#include "text/bpe.h"
+#include "text/normalizer.h"
+#include "text/pieces.h"
+#include "text/postprocessor.h"
+#include "text/pretokenizer.h"
+#include "text/token_decoder.h"
+
+enum { NIB_ROLES = 4 }; /* bos, eos, unk, pad */
+extern const char *const nib_token_roles[NIB_ROLES];
+
+/* What encoding and decoding write while they work. */
+typedef struct nib_text_work {
+    nib_mem *mem;
+    nib_matcher *matcher;
+    nib_bpe_work *bpe;
+    nib_text normal, spare_normal;
+    nib_pieces pieces, spare_pieces;
+} nib_text_work;
+
+struct nib_tokenizer {
+    nib_mem *mem;
+    nib_normalizer normalizer;
+    nib_added_tokens added;
+    nib_pretokenizer pretokenizer;
+    nib_bpe bpe;
+    nib_postprocessor post;
+    nib_token_decoder decoder;
+    size_t size;              /* highest id + 1, added tokens included */
+    int32_t roles[NIB_ROLES]; /* ids, -1 where none is named */
+    /* One work space waits here between calls; a thread that finds none makes its own, and the
+     * last to finish leaves one. */
+    _Atomic(nib_text_work *) work;
+};
+
+/* Fill a zeroed tokenizer from a tokenizer.json, or from the tokenizer_config.json beside it. */
+nib_status nib_tokenizer_read(nib_tokenizer *t, const json_t *root);
+nib_status nib_tokenizer_read_roles(nib_tokenizer *t, const json_t *config);
+
+/* The piece of an id as it goes into the decoder: of an added token that is looked for in normal
+ * text, its normal form. NULL when the id has none, or is special and those are skipped. */
+const char *nib_tokenizer_decoded_piece(const nib_tokenizer *t, int32_t id, bool skip_special,
+                                        size_t *length);
+
+nib_text_work *nib_text_work_take(const nib_tokenizer *t); /* NULL: no memory */
+void nib_text_work_give(const nib_tokenizer *t, nib_text_work *work);
+#endif
