@@ -8,6 +8,8 @@
 #include "text/tokenizer.h"
 
 const char *const nib_token_roles[NIB_ROLES] = {"bos", "eos", "unk", "pad"};
+static const char *const role_keys[NIB_ROLES] = {"bos_token", "eos_token", "unk_token",
+                                                 "pad_token"};
 
 static nib_status read_model(nib_tokenizer *t, const json_t *root) {
     json_t *model = NULL;
