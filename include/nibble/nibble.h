@@ -59,7 +59,8 @@ typedef struct nib_ctx_options {
     int      threads;                  /* 0: one per physical core */
     uint64_t seed;                     /* 0: 0x6e6962 */
     size_t   memory_limit;             /* bytes; 0: none */
-    const char *isa;                   /* highest ISA to use, "avx2"; NULL: what the CPU has */
+    const char *isa;                   /* highest ISA to use, "avx2"; NULL: NIB_ISA in the
+                                          environment, or what the CPU has */
     void  *user;                       /* handed to each function below */
     void *(*alloc)(void *user, size_t size, size_t align); /* NULL: the C library */
     void  (*dealloc)(void *user, void *ptr, size_t size);

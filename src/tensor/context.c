@@ -1,5 +1,6 @@
 #include "tensor/context.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -24,12 +25,21 @@ nib_ctx *nib_ctx_new(const nib_ctx_options *options) {
     ctx->user = o.user;
     ctx->log = o.log;
     ctx->progress = o.progress;
+    uint32_t mask;
+    if (nib_cpu_parse(o.isa ? o.isa : getenv("NIB_ISA"), &mask) < NIB_OK) goto fail;
+    nib_kernels_fill(&ctx->kernels, nib_cpu_features() & mask);
+    ctx->pool = nib_pool_new(&ctx->mem, o.threads);
+    if (!ctx->pool) goto fail;
     return ctx;
+fail:
+    nib_ctx_free(ctx);
+    return NULL;
 }
 
 void nib_ctx_free(nib_ctx *ctx) {
     if (!ctx) return;
     nib_scope_end(ctx, 0);
+    nib_pool_free(ctx->pool);
     nib_mem_free(&ctx->mem, ctx->owned, ctx->owned_room * sizeof *ctx->owned);
     nib_mem mem = { .user = ctx->mem.user, .alloc = ctx->mem.alloc, .dealloc = ctx->mem.dealloc };
     nib_mem_free(&mem, ctx, sizeof *ctx);

@@ -5,6 +5,8 @@
 #include <nibble/extend.h>
 
 #include "base/mem.h"
+#include "base/parallel.h"
+#include "kernel/kernel.h"
 
 enum { NIB_MAX_MODES = 16 };
 typedef struct nib_pushed_mode {
@@ -15,6 +17,8 @@ typedef struct nib_pushed_mode {
 
 struct nib_ctx {
     nib_mem mem;
+    nib_pool *pool;
+    nib_kernels kernels;               /* for this machine, as far as the options allow */
     uint64_t seed;
     void *user;
     void (*log)(void *user, int level, const char *message);

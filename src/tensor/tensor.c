@@ -168,6 +168,7 @@ size_t nib_tensor_bytes(const nib_tensor *t) {
 }
 
 bool nib_tensor_contiguous(const nib_tensor *t) {
+    if (nib_tensor_count(t) == 0) return true;
     int64_t stride = 1;
     for (int i = t->shape.ndim - 1; i >= 0; i--) {
         if (t->shape.dim[i] != 1 && t->stride[i] != stride) return false;

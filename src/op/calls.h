@@ -1,0 +1,51 @@
+/* calls.h: the ops as C functions. Results belong to the innermost open scope; NULL in, NULL out.
+ *
+ * Legend: M rows (tokens), D model width, H query heads, Hk key heads, d head size, T cache length. */
+#ifndef NIB_OP_CALLS_H
+#define NIB_OP_CALLS_H
+#include "op/op.h"
+
+/* Rows of a weight: out[m, :] = weight[indices[m], :].
+ *   weight [V, D] dense or quantized, indices [M] i32  ->  [M, D] f32 */
+nib_tensor *nib_embedding(const nib_tensor *weight, const nib_tensor *indices);
+
+/* x / sqrt(mean(x^2) + eps) * weight over the last dimension.
+ *   x [..., D] f32, weight [D] f32, f16 or bf16  ->  [..., D] f32
+ * Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019. */
+nib_tensor *nib_rms_norm(const nib_tensor *x, const nib_tensor *weight, double eps);
+
+/* a + b, the same shape, f32. */
+nib_tensor *nib_add(const nib_tensor *a, const nib_tensor *b);
+
+/* silu(gate) * up, the same shape, f32; silu(x) = x / (1 + exp(-x)). */
+nib_tensor *nib_silu_mul(const nib_tensor *gate, const nib_tensor *up);
+
+/* Turn the pairs (j, j + d/2) of each head by position * inv_freq[j], results times `scale`.
+ *   x [M, heads * d] f32, positions [M] i32, inv_freq [d/2] f32  ->  [M, heads * d] f32
+ * Su et al., "RoFormer", 2021, in the half-split form of Hugging Face checkpoints. */
+nib_tensor *nib_rope(const nib_tensor *x, const nib_tensor *positions, const nib_tensor *inv_freq,
+                     int64_t heads, double scale);
+
+/* Write rows of K or V into a cache at positions start, start + 1, ... (a mutation of `cache`).
+ *   cache [Hk, T, d] f32, rows [M, Hk * d] f32  ->  nothing */
+nib_status nib_kv_append(nib_tensor *cache, const nib_tensor *rows, int64_t start);
+
+/* Causal attention of M rows at positions start, start + 1, ... over a cache that already holds
+ * their keys and values. Row m sees positions max(0, p - window + 1) .. p, p = start + m;
+ * window 0: no limit. Query head h uses key head h / (H / Hk).
+ *   q [M, H * d] f32, k and v [Hk, T, d] f32  ->  [M, H * d] f32 */
+nib_tensor *nib_attention(const nib_tensor *q, const nib_tensor *k, const nib_tensor *v,
+                          int64_t heads, int64_t start, int64_t window, double scale);
+
+/* How to choose a token from logits. */
+typedef struct nib_sampling {
+    float temperature;                 /* 0: the largest logit, lowest id first among equals */
+    float top_p, min_p, repetition_penalty; /* 0: off */
+    int   top_k;                       /* 0: off */
+} nib_sampling;
+
+/* One token from one row of logits, with the numbers random(seed, step).
+ *   logits [V] f32, seen [n] i32: ids that the repetition penalty counts, or NIB_NONE  ->  [1] i32 */
+nib_tensor *nib_sample(const nib_tensor *logits, const nib_tensor *seen,
+                       const nib_sampling *sampling, uint64_t seed, int64_t step);
+#endif

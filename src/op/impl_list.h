@@ -1,0 +1,8 @@
+X(add_f32)
+X(attention_f32)
+X(embedding_any)
+X(kv_append_f32)
+X(linear_any)
+X(rms_norm_f32)
+X(rope_f32)
+X(silu_mul_f32)

@@ -1,0 +1,48 @@
+/* op_embedding.c: rows of a weight of any layout. */
+#include "base/error.h"
+#include "op/calls.h"
+#include "quant/layouts.h"
+#include "tensor/context.h"
+
+static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
+    const nib_tensor *w = args->in[0], *indices = args->in[1];
+    char text[96];
+    if (w->shape.ndim != 2 || indices->shape.ndim != 1 || indices->dtype != NIB_I32)
+        return NIB_RAISE(NIB_E_SHAPE, "embedding: weight is %s, want two dimensions and a list of i32",
+                         nib_shape_text(&w->shape, text, sizeof text));
+    *out = (nib_shape){ 2, { indices->shape.dim[0], w->shape.dim[1] } };
+    *dtype = NIB_F32;
+    return NIB_OK;
+}
+
+const nib_op nib_op_embedding = {
+    .name = "embedding", .nout = 1, .shape = shape,
+    .schema = "aten::embedding(Tensor weight, Tensor indices, SymInt padding_idx=-1, "
+              "bool scale_grad_by_freq=False, bool sparse=False) -> Tensor",
+};
+
+static nib_status run(const nib_call_args *args) {
+    const nib_tensor *w = args->in[0], *indices = args->in[1];
+    const int64_t M = indices->shape.dim[0], V = w->shape.dim[0], D = w->shape.dim[1];
+    const int32_t *index = nib_tensor_data(indices);
+    float *y = nib_tensor_data_mut(args->out[0]);
+    for (int64_t m = 0; m < M; m++)
+        if (index[m] < 0 || index[m] >= V)
+            return NIB_RAISE(NIB_E_ARGUMENT, "embedding: index %d at %lld, the table has %lld rows",
+                             (int)index[m], (long long)m, (long long)V);
+    const size_t size = nib_rows_scratch_size(w, 1);
+    void *scratch = nib_mem_alloc(&args->ctx->mem, size);
+    if (!scratch) return nib_last_error()->status;
+    for (int64_t m = 0; m < M; m++) nib_rows_to_f32(w, index[m], 1, y + m * D, scratch);
+    nib_mem_free(&args->ctx->mem, scratch, size);
+    return NIB_OK;
+}
+
+const nib_impl nib_impl_embedding_any = { .op = &nib_op_embedding, .device = "cpu",
+                                          .layouts = "weight:any, indices:i32", .run = run };
+
+nib_tensor *nib_embedding(const nib_tensor *weight, const nib_tensor *indices) {
+    if (!weight || !indices) return NULL;
+    return nib_call_one(indices->ctx, &nib_op_embedding, 2, (const nib_tensor *[]){ weight, indices }, 3,
+                        (nib_attr[]){ { .i = -1 }, { .i = 0 }, { .i = 0 } });
+}

@@ -1,0 +1,8 @@
+X(add)
+X(attention)
+X(embedding)
+X(kv_append)
+X(linear)
+X(rms_norm)
+X(rope)
+X(silu_mul)
