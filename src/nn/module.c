@@ -116,10 +116,11 @@ nib_tensor *nib_module_forward(nib_module *m, nib_tensor *x) {
     if (!m || !x) return NULL;
     if (!m->kind->forward)
         return NIB_RAISE_NULL(NIB_E_UNSUPPORTED, "a %s has no forward of its own", m->kind->name);
-    NIB_TRY_NULL(nib_modes_enter_module(m->ctx, m, &x));
+    nib_ctx *ctx = x->ctx;             /* of the caller: the tree may be shared by several */
+    NIB_TRY_NULL(nib_modes_enter_module(ctx, m, &x));
     nib_tensor *y = m->kind->forward(m, x);
     if (!y) return NULL;
-    NIB_TRY_NULL(nib_modes_leave_module(m->ctx, m, &y));
+    NIB_TRY_NULL(nib_modes_leave_module(ctx, m, &y));
     return y;
 }
 

@@ -17,6 +17,10 @@ nib_tensor *nib_rms_norm(const nib_tensor *x, const nib_tensor *weight, double e
 /* a + b, the same shape, f32. */
 nib_tensor *nib_add(const nib_tensor *a, const nib_tensor *b);
 
+/* Tensors one after another along the first dimension; the others are equal. At most
+ * NIB_MAX_INPUTS, f32. */
+nib_tensor *nib_cat(const nib_tensor *const tensors[], size_t count);
+
 /* silu(gate) * up, the same shape, f32; silu(x) = x / (1 + exp(-x)). */
 nib_tensor *nib_silu_mul(const nib_tensor *gate, const nib_tensor *up);
 
