@@ -1,4 +1,4 @@
-/* io.h: files and text: tokenizers.
+/* io.h: files and text: tensors in files, tokenizers.
  *
  * Same conventions as nibble.h: makers return NULL, doers a status, and nib_last_error tells. */
 #ifndef NIBBLE_IO_H
@@ -10,6 +10,59 @@ extern "C" {
 #if defined(__GNUC__)
 #pragma GCC visibility push(default)
 #endif
+
+/* ==== tensors in files, one at a time =============================================== */
+
+/* ---- reading: a Hugging Face folder or a .safetensors file ---- */
+typedef struct nib_tensor_info {       /* one tensor as the file has it; strings borrowed */
+    const char *name;
+    nib_dtype   dtype;
+    nib_shape   shape;
+    size_t      bytes;
+    const char *file;                  /* the shard that holds it, without its folder */
+    const char *scheme;                /* of a quantized one; NULL: it is plain */
+} nib_tensor_info;
+
+typedef struct nib_reader nib_reader;
+
+/* Opens and checks all of it: grammar, sizes, shards against index. Nothing else is read yet.
+ * Fails: NIB_E_IO, or NIB_E_FORMAT with file, tensor and byte in nib_last_error(). */
+nib_reader *nib_reader_open(nib_ctx *ctx, const char *path);
+void        nib_reader_free(nib_reader *reader);
+size_t      nib_reader_count(const nib_reader *reader);
+const char *nib_reader_metadata(const nib_reader *reader, const char *key); /* NULL: no such key */
+
+/* The next tensor in the order of the files: NIB_OK, then NIB_END. With `tensor` it is read into
+ * memory of its own, yours to nib_tensor_free; NULL only looks. */
+nib_status  nib_reader_next(nib_reader *reader, nib_tensor_info *info, nib_tensor **tensor);
+void        nib_reader_rewind(nib_reader *reader);
+
+/* One tensor by name, yours. NIB_E_ARGUMENT when there is none. */
+nib_tensor *nib_reader_load(nib_reader *reader, const char *name);
+
+/* ---- writing: one .safetensors file, appearing whole when finished ---- */
+typedef struct nib_metadata { const char *key, *value; } nib_metadata;
+typedef struct nib_writer nib_writer;
+
+/* Name, dtype and shape of every tensor are given first; the other members of info are ignored.
+ * Equal plans give equal bytes, those of the reference library for at most one metadata key. */
+nib_writer *nib_writer_open(nib_ctx *ctx, const char *path, const nib_tensor_info *plan, size_t n,
+                            const nib_metadata *metadata, size_t nmetadata);
+
+/* Rows [first_row, first_row + rows' own) of a planned tensor, in any order, each row once. `rows`
+ * is dense, of the planned dtype, and agrees with the plan in all dimensions but the first. */
+nib_status  nib_writer_put(nib_writer *writer, const char *name, int64_t first_row,
+                           const nib_tensor *rows);
+
+/* Finishing takes the name and frees the writer, also when it fails: then nothing is left of the
+ * new file and an old one is untouched. NIB_E_ARGUMENT names a tensor that misses rows. */
+nib_status  nib_writer_finish(nib_writer *writer);
+void        nib_writer_cancel(nib_writer *writer);
+
+/* Bytes of the file that this plan makes, without making it. */
+nib_status  nib_writer_predict(nib_ctx *ctx, const nib_tensor_info *plan, size_t n,
+                               const nib_metadata *metadata, size_t nmetadata, size_t *bytes);
+/* ==== end of tensors in files ======================================================= */
 
 /* ==== tokenizers: text to ids and back ============================================== */
 

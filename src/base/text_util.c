@@ -66,6 +66,34 @@ void nib_text_json_string(nib_text *text, const char *bytes, size_t length) {
     nib_text_append(text, "\"", 1);
 }
 
+/* One code point of valid UTF-8 at `b`; *size is its length. */
+static unsigned code_point(const unsigned char *b, size_t *size) {
+    *size = b[0] < 0x80 ? 1 : b[0] < 0xe0 ? 2 : b[0] < 0xf0 ? 3 : 4;
+    unsigned point = *size == 1 ? b[0] : b[0] & (0xffu >> (*size + 1));
+    for (size_t i = 1; i < *size; i++) point = point << 6 | (b[i] & 63u);
+    return point;
+}
+
+void nib_text_json_ascii(nib_text *text, const char *bytes, size_t length) {
+    static const char from[] = "\"\\\n\r\t\b\f", into[] = "\"\\nrtbf";
+    const unsigned char *b = (const unsigned char *)bytes;
+    nib_text_append(text, "\"", 1);
+    for (size_t i = 0, size; i < length; i += size) {
+        const unsigned point = code_point(b + i, &size);
+        const char *simple = point ? memchr(from, (int)point, sizeof from - 1) : NULL;
+        if (point < 0x80 && simple)
+            nib_text_append(text, (char[]){'\\', into[simple - from]}, 2);
+        else if (point >= 0x20 && point < 0x7f)
+            nib_text_append(text, bytes + i, 1);
+        else if (point < 0x10000)
+            nib_text_format(text, "\\u%04x", point);
+        else
+            nib_text_format(text, "\\u%04x\\u%04x", 0xd800 + ((point - 0x10000) >> 10),
+                            0xdc00 + (point & 0x3ff));
+    }
+    nib_text_append(text, "\"", 1);
+}
+
 void nib_text_free(nib_text *text) {
     nib_mem_free(text->mem, text->data, text->room);
     *text = (nib_text){ .mem = text->mem };

@@ -19,6 +19,9 @@ void nib_text_append(nib_text *text, const char *bytes, size_t length);
 void nib_text_add(nib_text *text, const char *string);
 void nib_text_format(nib_text *text, const char *format, ...) NIB_PRINTF(2, 3);
 void nib_text_json_string(nib_text *text, const char *bytes, size_t length); /* quoted, escaped */
+/* The same with everything but printable ASCII as \u escapes, as Python's json.dumps does it.
+ * The bytes must be valid UTF-8. */
+void nib_text_json_ascii(nib_text *text, const char *bytes, size_t length);
 void nib_text_free(nib_text *text);
 
 /* fnmatch's globs over dotted names: * crosses dots, ? is one byte, [a-z] and [!a-z] a class.

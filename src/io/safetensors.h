@@ -101,6 +101,11 @@ typedef struct nib_safetensors_writer nib_safetensors_writer;
 nib_safetensors_writer *nib_safetensors_writer_open(nib_mem *mem, const char *path,
                                                     const nib_safetensors_plan *plan);
 
+/* The plan's index of a tensor, and with `planned` what was planned (its name borrowed from the
+ * writer). False when there is none of this name. */
+bool nib_safetensors_writer_find(const nib_safetensors_writer *writer, const char *name,
+                                 size_t *index, nib_safetensors_planned *planned);
+
 /* `size` bytes of tensor `index` (of the plan) at its byte `offset`, in any order, each byte once.
  */
 nib_status nib_safetensors_writer_put(nib_safetensors_writer *writer, size_t index,

@@ -18,7 +18,7 @@ typedef struct range {
 
 /* One tensor of the file to be. */
 typedef struct placed {
-    const char *name; /* the plan's; valid while the layout is made */
+    const char *name;
     nib_dtype dtype;
     nib_shape shape;
     size_t offset, size; /* relative to the data */
@@ -32,6 +32,7 @@ typedef struct layout {
     nib_mem *mem;
     placed *tensors; /* in the order of the file */
     size_t *place;   /* plan index -> index into tensors */
+    const placed **by_name;
     size_t count, payload;
     char *names; /* copies, one after the other */
     size_t names_size;
@@ -50,6 +51,7 @@ static void layout_free(layout *l) {
                      l->tensors[i].given_room * sizeof *l->tensors[i].given);
     nib_mem_free(l->mem, l->tensors, l->count * sizeof *l->tensors);
     nib_mem_free(l->mem, l->place, l->count * sizeof *l->place);
+    nib_mem_free(l->mem, l->by_name, l->count * sizeof *l->by_name);
     nib_mem_free(l->mem, l->names, l->names_size);
     nib_text_free(&l->header);
 }
@@ -59,6 +61,11 @@ static int by_rank_then_name(const void *a, const void *b) {
     const int rank_x = nib_safetensors_dtype_rank(x->dtype);
     const int rank_y = nib_safetensors_dtype_rank(y->dtype);
     return rank_x != rank_y ? rank_y - rank_x : strcmp(x->name, y->name);
+}
+
+static int by_name_only(const void *a, const void *b) {
+    const placed *const *x = a, *const *y = b;
+    return strcmp((*x)->name, (*y)->name);
 }
 
 static nib_status check_text(const char *text, const char *what) {
@@ -142,7 +149,8 @@ static nib_status layout_make(nib_mem *mem, const nib_safetensors_plan *plan, la
     NIB_TRY(check_metadata(plan));
     l->tensors = nib_mem_alloc_array(mem, plan->count, sizeof *l->tensors);
     l->place = l->tensors ? nib_mem_alloc_array(mem, plan->count, sizeof *l->place) : NULL;
-    if (!l->place) return NIB_E_MEMORY;
+    l->by_name = l->place ? nib_mem_alloc_array(mem, plan->count, sizeof *l->by_name) : NULL;
+    if (!l->by_name) return NIB_E_MEMORY;
     for (size_t i = 0; i < plan->count; i++)
         if (place_one(&plan->tensors[i], i, &l->tensors[i]) < NIB_OK)
             return nib_error_at(NULL, plan->tensors[i].name, -1);
@@ -152,6 +160,7 @@ static nib_status layout_make(nib_mem *mem, const nib_safetensors_plan *plan, la
     for (size_t i = 0; i < l->count; i++) {
         placed *t = &l->tensors[i];
         l->place[t->index] = i;
+        l->by_name[i] = t;
         t->offset = end;
         if (nib_add_size(end, t->size, &end) || end > INT64_MAX) {
             NIB_RAISE(NIB_E_ARGUMENT, "the tensors together overflow a file");
@@ -159,6 +168,7 @@ static nib_status layout_make(nib_mem *mem, const nib_safetensors_plan *plan, la
         }
     }
     l->payload = end;
+    if (l->count) qsort(l->by_name, l->count, sizeof *l->by_name, by_name_only);
     header_text(l, plan, &l->header);
     if (l->header.failed) return NIB_E_MEMORY;
     const size_t length = l->header.length - 8;
@@ -210,6 +220,19 @@ fail:
     nib_error_at(path, NULL, -1);
     nib_safetensors_writer_abort(writer);
     return NULL;
+}
+
+bool nib_safetensors_writer_find(const nib_safetensors_writer *writer, const char *name,
+                                 size_t *index, nib_safetensors_planned *planned) {
+    const layout *l = &writer->layout;
+    const placed key = {.name = name}, *wanted = &key;
+    const placed *const *found =
+        bsearch(&wanted, l->by_name, l->count, sizeof *l->by_name, by_name_only);
+    if (!found) return false;
+    *index = (*found)->index;
+    if (planned)
+        *planned = (nib_safetensors_planned){(*found)->name, (*found)->dtype, (*found)->shape};
+    return true;
 }
 
 /* Note [begin, end) as given; ranges that touch become one. */

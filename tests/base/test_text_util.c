@@ -55,7 +55,16 @@ TEST(json_strings_are_escaped) {
     nib_text_free(&t);
 }
 
-TESTS(RUNS(a_star_crosses_dots), RUNS(classes_and_question_marks_match_one_byte),
+/* The right side is what Python 3.11's json.dumps gives for the same string. */
+TEST(json_strings_are_escaped_to_ascii) {
+    nib_text t = { 0 };
+    const char *from = "a\"\\/\n\x01\x7f\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80";
+    nib_text_json_ascii(&t, from, strlen(from));
+    CHECK_TEXT(t.data, "\"a\\\"\\\\/\\n\\u0001\\u007f\\u00e9\\u20ac\\ud83d\\ude00\"");
+    nib_text_free(&t);
+}
+
+TESTS(RUNS(json_strings_are_escaped_to_ascii), RUNS(a_star_crosses_dots), RUNS(classes_and_question_marks_match_one_byte),
       RUNS(numbers_are_read_whole_or_not_at_all),
       RUNS(the_nearest_name_is_suggested_and_a_far_one_is_not),
       RUNS(invalid_utf8_is_found_at_its_byte), RUNS(json_strings_are_escaped))
