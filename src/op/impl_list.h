@@ -1,6 +1,7 @@
 X(add_f32)
 X(attention_f32)
 X(cat_f32)
+X(dequantize_any)
 X(embedding_any)
 X(kv_append_f32)
 X(linear_any)

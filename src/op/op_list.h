@@ -1,6 +1,7 @@
 X(add)
 X(attention)
 X(cat)
+X(dequantize)
 X(embedding)
 X(kv_append)
 X(linear)
