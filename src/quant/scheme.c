@@ -4,8 +4,6 @@
 
 #include "base/error.h"
 #include "quant/codes.h"
-#include "quant/layouts.h"
-#include "quant/qparams.h"
 #include "tensor/context.h"
 
 #define X(name) extern const nib_scheme nib_scheme_##name;
@@ -41,8 +39,21 @@ const nib_scheme *nib_scheme_find(const char *name) {
 
 /* ---- a matrix in memory, through a scheme ---- */
 
-static nib_status quantize_rows(const nib_config *config, const nib_tensor *matrix,
-                                nib_codes *out) {
+nib_status nib_scheme_plan(const nib_config *config, const nib_site *site, nib_qdesc *desc,
+                           nib_act *in, nib_act *out) {
+    NIB_TRY(config->scheme->plan(config, site, desc, in, out));
+    return nib_qdesc_check(desc);
+}
+
+nib_tensor *nib_scheme_matrix(const nib_tensor *weight, const nib_site *site,
+                              const nib_qdesc *desc) {
+    if (weight->layout || !nib_tensor_contiguous(weight))
+        return NIB_RAISE_NULL(NIB_E_ARGUMENT,
+                              "%s: only a dense, contiguous weight can be quantized", site->name);
+    return nib_tensor_reshape(weight, (nib_shape){2, {desc->rows, desc->cols}});
+}
+
+static nib_status codes_of(const nib_config *config, const nib_tensor *matrix, nib_codes *out) {
     const nib_scheme *s = config->scheme;
     nib_stats stats = {0};
     if (s->measure) NIB_TRY(s->measure(config, &stats, matrix));
@@ -53,36 +64,18 @@ nib_status nib_scheme_codes(const nib_config *config, const nib_site *site,
                             const nib_tensor *weight, nib_codes *out) {
     *out = (nib_codes){0};
     if (!config || !weight) return NIB_E_ARGUMENT;
-    if (weight->layout || !nib_tensor_contiguous(weight))
-        return NIB_RAISE(NIB_E_ARGUMENT, "%s: only a dense, contiguous weight can be quantized",
-                         site->name);
     nib_qdesc desc;
     nib_act in = {0}, outgoing = {0};
     NIB_TRY(nib_config_check(config));
-    NIB_TRY(config->scheme->plan(config, site, &desc, &in, &outgoing));
-    nib_tensor *matrix = nib_tensor_reshape(weight, (nib_shape){2, {desc.rows, desc.cols}});
-    if (!matrix) return NIB_E_MEMORY;
+    NIB_TRY(nib_scheme_plan(config, site, &desc, &in, &outgoing));
+    nib_tensor *matrix = nib_scheme_matrix(weight, site, &desc);
+    if (!matrix) return nib_last_error()->status;
     nib_mem *mem = nib_ctx_mem(weight->ctx);
     nib_status status = nib_codes_alloc(mem, &desc, out);
     if (status == NIB_OK) {
-        status = quantize_rows(config, matrix, out);
+        status = codes_of(config, matrix, out);
         if (status != NIB_OK) nib_codes_free(mem, out);
     }
     nib_tensor_free(matrix);
     return status;
-}
-
-nib_tensor *nib_quantize_tensor(const nib_tensor *weight, const nib_config *config) {
-    if (!weight || !config) return NULL;
-    if (config == NIB_LEAVE)
-        return NIB_RAISE_NULL(NIB_E_ARGUMENT,
-                              "\"leave\" says to keep a weight float, nothing to do");
-    const nib_site site = {
-        .kind = "linear", .name = "weight", .shape = weight->shape, .dtype = weight->dtype};
-    nib_codes codes;
-    NIB_TRY_NULL(nib_scheme_codes(config, &site, weight, &codes));
-    const nib_layout *layout = nib_layout_for(&codes.desc);
-    nib_tensor *t = layout ? nib_pack_tensor(weight->ctx, layout, &codes) : NULL;
-    nib_codes_free(nib_ctx_mem(weight->ctx), &codes);
-    return nib_scope_own(weight->ctx, t);
 }

@@ -28,6 +28,13 @@ int64_t     nib_field_int(const nib_field *field, const void *config);
 double      nib_field_float(const nib_field *field, const void *config);
 const char *nib_field_name(const nib_field *field, const void *config);
 
+/* The scheme's plan, and a check that what it says is sound. */
+nib_status nib_scheme_plan(const nib_config *config, const nib_site *site, nib_qdesc *desc, nib_act *in,
+                           nib_act *out);
+
+/* A dense, contiguous weight of any rank as the matrix of desc; a view that the caller owns. */
+nib_tensor *nib_scheme_matrix(const nib_tensor *weight, const nib_site *site, const nib_qdesc *desc);
+
 /* A dense matrix in memory through plan, measure and quantize to codes (allocated; caller frees). */
 nib_status nib_scheme_codes(const nib_config *config, const nib_site *site, const nib_tensor *weight,
                             nib_codes *out);
