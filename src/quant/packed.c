@@ -1,7 +1,7 @@
-/* quantize.c: a matrix is cut into pieces of rows, quantized in scratch that stays in a core's own
+/* packed.c: a matrix is cut into pieces of rows, quantized in scratch that stays in a core's own
  * cache and packed straight to where its bytes belong. Pieces are independent, so any number of
  * threads gives the same bytes. */
-#include "quant/quantize.h"
+#include "quant/packed.h"
 
 #include <stdatomic.h>
 #include <string.h>

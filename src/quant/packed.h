@@ -1,6 +1,6 @@
-/* quantize.h: rows of a weight to the bytes of its parts, on all threads of a context. */
-#ifndef NIB_QUANT_QUANTIZE_H
-#define NIB_QUANT_QUANTIZE_H
+/* packed.h: rows of a weight to the bytes of its parts, on all threads of a context. */
+#ifndef NIB_QUANT_PACKED_H
+#define NIB_QUANT_PACKED_H
 #include <nibble/extend.h>
 
 /* The first pass of a scheme over rows, if it has one; none otherwise. */
