@@ -324,10 +324,11 @@ static nib_status read_merges(nib_bpe *bpe, const json_t *model) {
 
 static nib_status read_affix(nib_bpe *bpe, const json_t *model, const char *key, char **copy,
                              const char **affix) {
+    const char *given = "";
     *affix = "";
-    NIB_TRY(nib_json_string(model, key, false, affix));
-    if (!**affix) return NIB_OK;
-    *copy = nib_mem_strdup(bpe->mem, *affix);
+    NIB_TRY(nib_json_string(model, key, false, &given));
+    if (!*given) return NIB_OK;
+    *copy = nib_mem_strdup(bpe->mem, given);
     if (!*copy) return NIB_E_MEMORY;
     *affix = *copy;
     return NIB_OK;
