@@ -134,15 +134,12 @@ static nib_status read_token(nib_added_tokens *added, const json_t *object, size
                          MAX_CONTENT_BYTES);
     token.id = (int32_t)id;
     const int32_t known = nib_vocabulary_id(vocabulary, content, length);
-    if (known >= 0 ? known != token.id : nib_vocabulary_piece(vocabulary, token.id, NULL) != NULL)
+    const char *owner = nib_vocabulary_piece(vocabulary, token.id, NULL);
+    if (known >= 0 ? known != token.id : owner != NULL)
         return NIB_RAISE(NIB_E_FORMAT,
-                         "added_tokens: \"%.60s\" has id %d, which the vocab gives "
-                         "to \"%.60s\"%s",
-                         content, (int)token.id,
-                         nib_vocabulary_piece(vocabulary, token.id, NULL)
-                             ? nib_vocabulary_piece(vocabulary, token.id, NULL)
-                             : "nothing",
-                         known >= 0 ? ", and the piece another id" : "");
+                         "added_tokens: \"%.60s\" has id %d, but the vocab gives that id to "
+                         "\"%.60s\" and the piece id %d",
+                         content, (int)token.id, owner ? owner : "", (int)known);
     token.content = nib_mem_strdup(added->mem, content);
     if (!token.content) return NIB_E_MEMORY;
     added->tokens[added->count++] = token;
@@ -188,6 +185,11 @@ static nib_status make_set(nib_added_tokens *added, nib_added_set *set, bool nor
         if (added->tokens[i].normalized == normalized && *added->tokens[i].sought)
             set->tokens[set->count++] = &added->tokens[i];
     if (set->count) qsort(set->tokens, set->count, sizeof *set->tokens, by_bytes);
+    for (size_t i = 1; i < set->count; i++)
+        if (!strcmp(set->tokens[i]->content, set->tokens[i - 1]->content))
+            return NIB_RAISE(NIB_E_FORMAT, "added_tokens: \"%.60s\" has ids %d and %d",
+                             set->tokens[i]->content, (int)set->tokens[i - 1]->id,
+                             (int)set->tokens[i]->id);
     size_t at = 0;
     for (int byte = 0; byte <= 256; byte++) {
         while (at < set->count && (unsigned char)set->tokens[at]->sought[0] < byte) at++;

@@ -22,8 +22,8 @@ TEST(stories260k_gives_the_prompt_ids_of_its_reference) {
     CHECK_MADE(t);
     CHECK_INT(nib_tokenizer_special(t, "bos"), 1);
     CHECK_INT(nib_tokenizer_special(t, "eos"), 2);
-    nib_ids ids = { 0 };
-    nib_string text = { 0 };
+    nib_ids ids = {0};
+    nib_string text = {0};
     CHECK_OK(nib_tokenizer_encode(t, prompt, strlen(prompt), true, &ids));
     CHECK_INT(ids.count, json_array_size(want));
     for (size_t i = 0; i < ids.count; i++)
