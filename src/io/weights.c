@@ -1,0 +1,129 @@
+/* weights.c: from names to tensors over mapped files.
+ *
+ * Mapped bytes are lent to tensors without a copy, so a running model stands in memory once, as it
+ * is stored. What must be copied goes through the context's memory and shows in its account. */
+#include "io/weights.h"
+
+#include <string.h>
+
+#include "base/error.h"
+#include "base/halffloat.h"
+#include "base/mem.h"
+#include "io/checkpoint.h"
+#include "quant/codes.h"
+#include "tensor/context.h"
+#include "tensor/dtype.h"
+#include "tensor/tensor.h"
+
+struct nib_weights {
+    nib_ctx *ctx;
+    nib_checkpoint *checkpoint;
+    nib_dtype dtype;
+    bool no_mmap;
+};
+
+nib_weights *nib_weights_open(nib_ctx *ctx, const char *path, const json_t *config, nib_dtype dtype,
+                              bool no_mmap) {
+    (void)config;
+    if (dtype && dtype != NIB_F32 && dtype != NIB_F16 && dtype != NIB_BF16)
+        return NIB_RAISE_NULL(NIB_E_DTYPE, "weights cannot be loaded as %s; want f32, f16 or bf16",
+                              nib_dtype_name(dtype));
+    nib_weights *w = nib_mem_alloc_zero(&ctx->mem, sizeof *w);
+    if (!w) return NULL;
+    *w = (nib_weights){.ctx = ctx, .dtype = dtype, .no_mmap = no_mmap};
+    w->checkpoint = nib_checkpoint_open(&ctx->mem, path);
+    if (w->checkpoint) return w;
+    nib_weights_close(w);
+    return NULL;
+}
+
+void nib_weights_close(nib_weights *w) {
+    if (!w) return;
+    nib_checkpoint_close(w->checkpoint);
+    nib_mem_free(&w->ctx->mem, w, sizeof *w);
+}
+
+bool nib_weights_has(const nib_weights *w, const char *name) {
+    return nib_checkpoint_find(w->checkpoint, name) != NULL;
+}
+
+const char *nib_weights_metadata(const nib_weights *w, const char *key) {
+    return nib_checkpoint_metadata(w->checkpoint, key);
+}
+
+size_t nib_weights_file_bytes(const nib_weights *w) { return w->checkpoint->payload; }
+
+nib_status nib_weights_error_at(const nib_weights *w, const char *name) {
+    const nib_checkpoint *c = w->checkpoint;
+    const nib_checkpoint_tensor *t = nib_checkpoint_find(c, name);
+    if (!t) return nib_error_at(c->path, name, -1);
+    return nib_error_at(c->shards[t->shard].file->file.path, name, (int64_t)t->entry->offset);
+}
+
+/* The bytes of a tensor as a storage: lent by the map, or a copy where alignment or the caller
+ * asks for one. */
+static nib_storage *bytes_of(const nib_weights *w, const nib_checkpoint_tensor *t) {
+    const size_t size = t->entry->size, align = (size_t)nib_dtype_bits(t->entry->dtype) / 8;
+    if (!w->no_mmap) {
+        const void *data = nib_checkpoint_data(w->checkpoint, t);
+        if (!data) return NULL;
+        if (align <= 1 || (uintptr_t)data % align == 0)
+            return nib_storage_lend(&w->ctx->mem, data, size, NULL, NULL);
+    }
+    nib_storage *copy = nib_storage_new(&w->ctx->mem, size);
+    if (!copy || nib_checkpoint_read(w->checkpoint, t, copy->data, size, 0) >= NIB_OK) return copy;
+    nib_storage_release(copy);
+    return NULL;
+}
+
+/* A dense float tensor in another dtype, by way of f32. Takes `t`. */
+static nib_tensor *cast(nib_tensor *t, nib_dtype dtype) {
+    enum { RUN = 1024 };
+    nib_tensor *out = t ? nib_tensor_new(t->ctx, dtype, t->shape) : NULL;
+    if (out) {
+        const unsigned char *from = nib_tensor_data(t);
+        unsigned char *to = nib_tensor_data_mut(out);
+        const size_t from_size = (size_t)nib_dtype_bits(t->dtype) / 8,
+                     size = (size_t)nib_dtype_bits(dtype) / 8;
+        const size_t count = (size_t)nib_tensor_count(t);
+        float run[RUN];
+        for (size_t i = 0; i < count; i += RUN) {
+            const size_t n = count - i < RUN ? count - i : RUN;
+            nib_to_f32(t->dtype, run, from + i * from_size, n);
+            if (dtype == NIB_F32)
+                memcpy(to + i * size, run, n * size);
+            else if (dtype == NIB_F16)
+                nib_codes_kernels()->f32_to_f16(to + i * size, run, n);
+            else
+                nib_codes_kernels()->f32_to_bf16(to + i * size, run, n);
+        }
+    }
+    nib_tensor_free(t);
+    return out;
+}
+
+nib_tensor *nib_weights_get(nib_weights *w, const char *name) {
+    const nib_checkpoint_tensor *found = nib_checkpoint_find(w->checkpoint, name);
+    if (!found) {
+        NIB_RAISE(NIB_E_FORMAT, "there is no tensor %s", name);
+        nib_weights_error_at(w, name);
+        return NULL;
+    }
+    const nib_safetensors_entry *entry = found->entry;
+    const bool wide =
+        entry->dtype == NIB_F32 || entry->dtype == NIB_F16 || entry->dtype == NIB_BF16;
+    if (!wide) {
+        NIB_RAISE(NIB_E_UNSUPPORTED,
+                  "%s is %s; a weight that runs is f32, f16, bf16 or quantized in a "
+                  "known format",
+                  name, nib_dtype_name(entry->dtype));
+        nib_weights_error_at(w, name);
+        return NULL;
+    }
+    nib_storage *bytes = bytes_of(w, found);
+    nib_tensor *t = bytes ? nib_tensor_over(w->ctx, entry->dtype, entry->shape, bytes, 0) : NULL;
+    nib_storage_release(bytes);
+    if (t && w->dtype && w->dtype != entry->dtype) t = cast(t, w->dtype);
+    if (!t) nib_weights_error_at(w, name);
+    return t;
+}

@@ -1,0 +1,32 @@
+/* weights.h: the weights of a checkpoint by name, ready to run.
+ *
+ * A tensor is a view of the mapped file where it lies; only one that the file misaligns for its
+ * dtype, or that was asked for in another dtype, is copied. Whatever the format of the files, a
+ * weight comes under its own name ("model.layers.0.mlp.up_proj.weight"), dense or quantized. */
+#ifndef NIB_IO_WEIGHTS_H
+#define NIB_IO_WEIGHTS_H
+#include <jansson.h>
+#include <nibble/nibble.h>
+
+typedef struct nib_weights nib_weights;
+
+/* Open the checkpoint at `path` and check every header. `config` is its config.json. `dtype`: of
+ * float weights, 0: as in the file. Tensors that it gave must be freed before it is closed. */
+nib_weights *nib_weights_open(nib_ctx *ctx, const char *path, const json_t *config, nib_dtype dtype,
+                              bool no_mmap);
+void nib_weights_close(nib_weights *weights); /* NULL is fine */
+
+bool nib_weights_has(const nib_weights *weights, const char *name);
+
+/* Caller owns. A name that is not there is NIB_E_FORMAT; path and tensor are on record. */
+nib_tensor *nib_weights_get(nib_weights *weights, const char *name);
+
+/* Say of the latest failure that this tensor is to blame: its file, name and first byte, or the
+ * checkpoint's path for one that is not there. */
+nib_status nib_weights_error_at(const nib_weights *weights, const char *name);
+
+const char *nib_weights_metadata(const nib_weights *weights, const char *key); /* or NULL */
+
+/* Bytes of all tensors in the files. */
+size_t nib_weights_file_bytes(const nib_weights *weights);
+#endif

@@ -1,0 +1,284 @@
+/* session.c: one conversation: what was said (history), how much of it the cache holds (used),
+ * and the logits that follow it. A sampled token is run with the next step, not before, so the
+ * last token of a conversation costs nothing.
+ *
+ *   history  | prompt ........... | sampled |
+ *   cache    |<------ used ------>|            logits: after history[used - 1] */
+#include <string.h>
+
+#include "base/error.h"
+#include "model/arch.h"
+#include "op/calls.h"
+#include "tensor/context.h"
+#include "tensor/tensor.h"
+
+enum {
+    CHUNK = 256
+}; /* rows of a prompt that run together; any number gives the
+      same bits, more of them cost memory for activations */
+
+struct nib_session {
+    nib_ctx *ctx;
+    const nib_model *model;
+    nib_session_options options;
+    int64_t most; /* tokens of the history */
+    nib_kvcache cache;
+    int32_t *history;
+    int64_t count, room, used;
+    int64_t sampled; /* draws so far: the counter of the random numbers */
+    float *logits;   /* [V] */
+    bool has_logits, failed;
+    bool ended; /* an end was sampled; feeding more goes on */
+    nib_error failure;
+};
+
+static nib_status refuse(const nib_session *s) {
+    nib_error_restore(&s->failure);
+    return s->failure.status;
+}
+
+/* The cause that is on record now is this session's from here on. */
+static nib_status fail(nib_session *s) {
+    s->failed = true;
+    s->failure = *nib_last_error();
+    return s->failure.status;
+}
+
+static nib_status sample(nib_session *s, int32_t *token) {
+    nib_ctx *ctx = s->ctx;
+    const nib_session_options *o = &s->options;
+    const nib_sampling how = {.temperature = o->temperature,
+                              .top_p = o->top_p,
+                              .min_p = o->min_p,
+                              .repetition_penalty = o->repetition_penalty,
+                              .top_k = o->top_k};
+    const size_t mark = nib_scope_begin(ctx);
+    nib_tensor *logits = nib_scope_own(
+        ctx, nib_tensor_wrap(ctx, NIB_F32, (nib_shape){1, {s->model->hparams.vocab_size}},
+                             s->logits, NULL, NULL));
+    nib_tensor *seen = NIB_NONE;
+    if (how.repetition_penalty > 0 && s->count)
+        seen = nib_scope_own(
+            ctx, nib_tensor_wrap(ctx, NIB_I32, (nib_shape){1, {s->count}}, s->history, NULL, NULL));
+    const nib_tensor *id =
+        nib_sample(logits, seen, &how, o->seed ? o->seed : ctx->seed, s->sampled);
+    const nib_status status = id ? NIB_OK : nib_last_error()->status;
+    if (id) *token = *(const int32_t *)nib_tensor_data(id);
+    nib_scope_end(ctx, mark);
+    return status;
+}
+
+/* The op itself judges the options, on a row of one token. */
+static nib_status check_options(nib_session *s) {
+    const nib_session_options *o = &s->options;
+    if (o->max_tokens < 0)
+        return NIB_RAISE(NIB_E_ARGUMENT, "max_tokens is %d, want 0 or more", o->max_tokens);
+    const nib_sampling how = {.temperature = o->temperature,
+                              .top_p = o->top_p,
+                              .min_p = o->min_p,
+                              .repetition_penalty = o->repetition_penalty,
+                              .top_k = o->top_k};
+    const float one = 0;
+    const size_t mark = nib_scope_begin(s->ctx);
+    nib_tensor *logits = nib_scope_own(
+        s->ctx, nib_tensor_wrap(s->ctx, NIB_F32, (nib_shape){1, {1}}, &one, NULL, NULL));
+    const nib_tensor *id = nib_sample(logits, NIB_NONE, &how, 0, 0);
+    nib_scope_end(s->ctx, mark);
+    return id ? NIB_OK : nib_last_error()->status;
+}
+
+nib_session *nib_session_new(nib_ctx *ctx, const nib_model *model,
+                             const nib_session_options *options) {
+    if (!ctx || !model) return NULL;
+    const nib_hparams *h = &model->hparams;
+    nib_session *s = nib_mem_alloc_zero(&ctx->mem, sizeof *s);
+    if (!s) return NULL;
+    s->ctx = ctx;
+    s->model = model;
+    if (options)
+        memcpy(&s->options, options,
+               options->size && options->size < sizeof *options ? options->size : sizeof *options);
+    s->most = s->options.max_tokens ? s->options.max_tokens : nib_model_max_tokens(model);
+    NIB_TRY_GOTO(check_options(s), fail);
+    NIB_TRY_GOTO(
+        nib_kvcache_init(ctx, h->num_hidden_layers, h->num_key_value_heads, h->head_dim, &s->cache),
+        fail);
+    s->logits = nib_mem_alloc_array(&ctx->mem, (size_t)h->vocab_size, sizeof *s->logits);
+    if (!s->logits) goto fail;
+    return s;
+fail:
+    nib_session_free(s);
+    return NULL;
+}
+
+void nib_session_free(nib_session *s) {
+    if (!s) return;
+    nib_mem *mem = &s->ctx->mem;
+    nib_kvcache_free(&s->cache);
+    nib_mem_free(mem, s->history, (size_t)s->room * sizeof *s->history);
+    nib_mem_free(mem, s->logits, (size_t)s->model->hparams.vocab_size * sizeof *s->logits);
+    nib_mem_free(mem, s, sizeof *s);
+}
+
+static nib_status remember(nib_session *s, const int32_t *tokens, int64_t n) {
+    if (s->count + n > s->room) {
+        int64_t room = s->room + s->room / 2;
+        if (room < s->count + n) room = s->count + n;
+        room = (room + 63) / 64 * 64;
+        int32_t *grown = nib_mem_realloc(&s->ctx->mem, s->history, (size_t)s->room * sizeof *grown,
+                                         (size_t)room * sizeof *grown);
+        if (!grown) return nib_last_error()->status;
+        s->history = grown;
+        s->room = room;
+    }
+    if (n) memcpy(s->history + s->count, tokens, (size_t)n * sizeof *tokens);
+    s->count += n;
+    return NIB_OK;
+}
+
+/* Run the next tokens of the history; with `last` the logits after them are kept. */
+static nib_status run_chunk(nib_session *s, int64_t n, bool last) {
+    NIB_TRY(nib_kvcache_reserve(&s->cache, s->used + n, s->used));
+    const nib_segment segment = {&s->cache, s->used, n, s->count};
+    const nib_batch batch = {.ctx = s->ctx,
+                             .tokens = s->history + s->used,
+                             .segments = &segment,
+                             .nsegments = 1,
+                             .M = n,
+                             .logits = last ? NIB_WANT_LAST : NIB_WANT_NOTHING};
+    nib_tensor *logits = NULL;
+    const size_t mark = nib_scope_begin(s->ctx);
+    const nib_status status =
+        s->model->arch->forward(&s->model->hparams, s->model->root, &batch, &logits);
+    if (status >= NIB_OK && last) {
+        memcpy(s->logits, nib_tensor_data(logits),
+               (size_t)s->model->hparams.vocab_size * sizeof *s->logits);
+        s->has_logits = true;
+    }
+    nib_scope_end(s->ctx, mark);
+    if (status >= NIB_OK) s->used += n;
+    return status;
+}
+
+nib_status nib_session_feed(nib_session *s, const int32_t *tokens, size_t n) {
+    if (!s) return nib_last_error()->status;
+    if (s->failed) return refuse(s);
+    const int V = s->model->hparams.vocab_size;
+    if (n > (size_t)(s->most - s->count))
+        return NIB_RAISE(NIB_E_ARGUMENT,
+                         "%zu tokens after %lld pass the session's %lld; raise max_tokens", n,
+                         (long long)s->count, (long long)s->most);
+    for (size_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || tokens[i] >= V)
+            return NIB_RAISE(NIB_E_ARGUMENT, "token %d at %zu is outside the vocabulary of %d",
+                             (int)tokens[i], i, V);
+    if (!n) return NIB_OK;
+    if (remember(s, tokens, (int64_t)n) < NIB_OK) return fail(s);
+    s->ended = false;
+    const int64_t first = s->used;
+    while (s->used < s->count) {
+        const int64_t rows = s->count - s->used < CHUNK ? s->count - s->used : CHUNK;
+        if (run_chunk(s, rows, s->used + rows == s->count) < NIB_OK) return fail(s);
+        if (s->used < s->count && nib_ctx_progress(s->ctx, "prompt", (double)(s->used - first),
+                                                   (double)(s->count - first)) < NIB_OK)
+            return fail(s);
+    }
+    return NIB_OK;
+}
+
+static nib_status check_step(nib_session *const *s, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        if (!s[i]) return nib_last_error()->status;
+        if (s[i]->failed) return refuse(s[i]);
+        if (s[i]->model != s[0]->model || s[i]->ctx != s[0]->ctx)
+            return NIB_RAISE(NIB_E_ARGUMENT,
+                             "session %zu is of another model or context than the first", i);
+        if (!s[i]->count)
+            return NIB_RAISE(NIB_E_ARGUMENT, "session %zu was fed nothing; feed a prompt first", i);
+        for (size_t k = 0; k < i; k++)
+            if (s[k] == s[i])
+                return NIB_RAISE(NIB_E_ARGUMENT, "sessions %zu and %zu are the same", k, i);
+    }
+    return NIB_OK;
+}
+
+/* Run what sessions sampled last, one row each, all in one batch. */
+static nib_status run_pending(nib_session *const *s, size_t n) {
+    nib_ctx *ctx = s[0]->ctx;
+    nib_segment *segments = nib_mem_alloc_array(&ctx->mem, n, sizeof *segments);
+    int32_t *tokens = nib_mem_alloc_array(&ctx->mem, n, sizeof *tokens);
+    nib_batch batch = {.ctx = ctx, .tokens = tokens, .segments = segments, .logits = NIB_WANT_ALL};
+    nib_status status = segments && tokens ? NIB_OK : nib_last_error()->status;
+    for (size_t i = 0; i < n && status >= NIB_OK; i++) {
+        if (s[i]->used == s[i]->count || s[i]->count >= s[i]->most) continue;
+        status = nib_kvcache_reserve(&s[i]->cache, s[i]->count, s[i]->used);
+        segments[batch.nsegments++] = (nib_segment){&s[i]->cache, s[i]->used, 1, s[i]->count};
+        tokens[batch.M++] = s[i]->history[s[i]->used];
+    }
+    nib_tensor *logits = NULL;
+    const size_t mark = nib_scope_begin(ctx);
+    const nib_model *model = s[0]->model;
+    if (status >= NIB_OK && batch.M)
+        status = model->arch->forward(&model->hparams, model->root, &batch, &logits);
+    if (status >= NIB_OK && batch.M) {
+        const float *row = nib_tensor_data(logits);
+        for (size_t i = 0; i < n; i++) {
+            if (s[i]->used == s[i]->count || s[i]->count >= s[i]->most) continue;
+            memcpy(s[i]->logits, row, (size_t)model->hparams.vocab_size * sizeof *row);
+            row += model->hparams.vocab_size;
+            s[i]->used++;
+        }
+    }
+    nib_scope_end(ctx, mark);
+    nib_mem_free(&ctx->mem, tokens, n * sizeof *tokens);
+    nib_mem_free(&ctx->mem, segments, n * sizeof *segments);
+    return status;
+}
+
+static bool is_eos(const nib_hparams *h, int32_t token) {
+    for (int i = 0; i < h->neos; i++)
+        if (h->eos[i] == token) return true;
+    return false;
+}
+
+nib_status nib_sessions_step(nib_session *const *s, size_t n, int32_t *tokens) {
+    if (!n) return NIB_END;
+    NIB_TRY(check_step(s, n));
+    if (run_pending(s, n) < NIB_OK) {
+        for (size_t i = 0; i < n; i++) fail(s[i]);
+        return s[0]->failure.status;
+    }
+    bool any = false;
+    for (size_t i = 0; i < n; i++) {
+        tokens[i] = -1;
+        if (s[i]->count >= s[i]->most || s[i]->ended) continue;
+        int32_t token;
+        if (sample(s[i], &token) < NIB_OK) return fail(s[i]);
+        if (!s[i]->options.ignore_eos && is_eos(&s[i]->model->hparams, token)) {
+            s[i]->ended = true;
+            continue;
+        }
+        if (remember(s[i], &token, 1) < NIB_OK) return fail(s[i]);
+        s[i]->sampled++;
+        tokens[i] = token;
+        any = true;
+    }
+    return any ? NIB_OK : NIB_END;
+}
+
+nib_status nib_session_next(nib_session *s, int32_t *token) {
+    if (!s) return nib_last_error()->status;
+    return nib_sessions_step(&s, 1, token);
+}
+
+const float *nib_session_logits(const nib_session *s, size_t *count) {
+    if (!s) return NULL;
+    if (s->failed) {
+        refuse(s);
+        return NULL;
+    }
+    if (!s->has_logits)
+        return NIB_RAISE_NULL(NIB_E_ARGUMENT, "the session was fed nothing; no logits yet");
+    if (count) *count = (size_t)s->model->hparams.vocab_size;
+    return s->logits;
+}

@@ -1,0 +1,360 @@
+/* Loading: what config.json and the tensors may say, what stands in memory, who may share it. */
+#include <jansson.h>
+#include <nibble/nn.h>
+#include <pthread.h>
+
+#include "golden_model.h"
+#include "model/arch.h"
+#include "tensor/context.h"
+#include "tensor/tensor.h"
+#include "test_files.h"
+
+static void copy(const char *from, const char *to) {
+    size_t size;
+    char *bytes = test_read(from, &size);
+    if (!bytes) abort();
+    test_write(to, bytes, size);
+    free(bytes);
+}
+
+/* A copy of a golden case whose config.json is changed by a patch: {"key": value}, where a value
+ * of "-" takes the key away. */
+static void patched(const char *folder, const char *name, const char *patch) {
+    copy(IN(GOLDEN, IN(name, "model.safetensors")), IN(folder, "model.safetensors"));
+    json_t *config = json_load_file(IN(GOLDEN, IN(name, "config.json")), 0, NULL);
+    json_t *changes = json_loads(patch, 0, NULL), *value;
+    if (!config || !changes) abort();
+    const char *key;
+    json_object_foreach(changes, key, value) {
+        const char *text = json_string_value(value);
+        if (text && strcmp(text, "-") == 0)
+            json_object_del(config, key);
+        else
+            json_object_set(config, key, value);
+    }
+    if (json_dump_file(config, IN(folder, "config.json"), 0)) abort();
+    json_decref(config);
+    json_decref(changes);
+}
+
+TEST(a_config_that_is_wrong_is_one_error_that_names_file_and_key) {
+    static const struct {
+        const char *name, *patch;
+        nib_status status;
+        const char *what, *tensor;
+    } bad[] = {
+        {"llama_gqa_bf16", "{\"model_type\":\"-\"}", NIB_E_FORMAT, "\"model_type\" is missing", ""},
+        {"llama_gqa_bf16", "{\"model_type\":\"gpt2\"}", NIB_E_UNSUPPORTED,
+         "known are llama, mistral, qwen2, qwen3", ""},
+        {"llama_gqa_bf16", "{\"model_type\":7}", NIB_E_FORMAT, "\"model_type\" is not a string",
+         ""},
+        {"llama_gqa_bf16", "{\"hidden_size\":\"-\"}", NIB_E_FORMAT, "\"hidden_size\" is missing",
+         ""},
+        {"llama_gqa_bf16", "{\"vocab_size\":\"-\"}", NIB_E_FORMAT, "\"vocab_size\" is missing", ""},
+        {"llama_gqa_bf16", "{\"intermediate_size\":\"-\"}", NIB_E_FORMAT,
+         "\"intermediate_size\" is missing", ""},
+        {"llama_gqa_bf16", "{\"num_hidden_layers\":\"-\"}", NIB_E_FORMAT,
+         "\"num_hidden_layers\" is missing", ""},
+        {"llama_gqa_bf16", "{\"num_attention_heads\":\"-\"}", NIB_E_FORMAT,
+         "\"num_attention_heads\" is missing", ""},
+        {"llama_gqa_bf16", "{\"num_attention_heads\":0}", NIB_E_FORMAT,
+         "\"num_attention_heads\" is 0", ""},
+        {"llama_gqa_bf16", "{\"num_key_value_heads\":0}", NIB_E_FORMAT,
+         "\"num_key_value_heads\" is 0", ""},
+        {"llama_gqa_bf16", "{\"num_key_value_heads\":3}", NIB_E_FORMAT, "no multiple", ""},
+        {"llama_gqa_bf16", "{\"num_attention_heads\":5,\"num_key_value_heads\":5}", NIB_E_FORMAT,
+         "no \"head_dim\"", ""},
+        {"llama_gqa_bf16", "{\"num_attention_heads\":-4}", NIB_E_FORMAT, "is -4", ""},
+        {"llama_gqa_bf16", "{\"hidden_size\":9223372036854775807}", NIB_E_FORMAT,
+         "\"hidden_size\" is 9223372036854775807", ""},
+        {"llama_gqa_bf16", "{\"hidden_size\":32.0}", NIB_E_FORMAT, "not an integer", ""},
+        {"llama_gqa_bf16", "{\"hidden_size\":\"32\"}", NIB_E_FORMAT, "not an integer", ""},
+        {"llama_gqa_bf16", "{\"head_dim\":0}", NIB_E_FORMAT, "\"head_dim\" is 0", ""},
+        {"llama_gqa_bf16", "{\"head_dim\":7}", NIB_E_FORMAT, "even", ""},
+        {"llama_gqa_bf16", "{\"num_hidden_layers\":2000}", NIB_E_FORMAT, "at most 1024", ""},
+        {"llama_gqa_bf16", "{\"max_position_embeddings\":0}", NIB_E_FORMAT,
+         "\"max_position_embeddings\" is 0", ""},
+        {"llama_gqa_bf16", "{\"rms_norm_eps\":-1}", NIB_E_FORMAT, "\"rms_norm_eps\" is -1", ""},
+        {"llama_gqa_bf16", "{\"rms_norm_eps\":\"small\"}", NIB_E_FORMAT, "not a number", ""},
+        {"llama_gqa_bf16", "{\"tie_word_embeddings\":1}", NIB_E_FORMAT, "not true or false", ""},
+        {"llama_gqa_bf16", "{\"hidden_act\":\"gelu\"}", NIB_E_UNSUPPORTED, "\"gelu\"", ""},
+        {"llama_gqa_bf16", "{\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":2}}",
+         NIB_E_UNSUPPORTED, "\"yarn\" is not known; known are default, linear, dynamic and llama3",
+         ""},
+        {"llama_gqa_bf16", "{\"rope_scaling\":{\"type\":\"linear\"}}", NIB_E_FORMAT,
+         "\"factor\" is missing", ""},
+        {"llama_gqa_bf16", "{\"rope_scaling\":{\"type\":\"linear\",\"factor\":0}}", NIB_E_FORMAT,
+         "positive", ""},
+        {"llama_gqa_bf16", "{\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":0.5}}", NIB_E_FORMAT,
+         "at least 1", ""},
+        {"llama_gqa_bf16",
+         "{\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_"
+         "factor\":4}}",
+         NIB_E_FORMAT, "not over", ""},
+        {"llama_gqa_bf16", "{\"rope_scaling\":[1]}", NIB_E_FORMAT, "not an object", ""},
+        {"llama_gqa_bf16", "{\"rope_parameters\":{\"rope_theta\":-5}}", NIB_E_FORMAT,
+         "\"rope_theta\" is -5", ""},
+        {"llama_gqa_bf16", "{\"partial_rotary_factor\":0.5}", NIB_E_UNSUPPORTED,
+         "partial_rotary_factor", ""},
+        {"llama_gqa_bf16", "{\"eos_token_id\":64}", NIB_E_FORMAT,
+         "\"eos_token_id\" is 64, the vocabulary has 64", ""},
+        {"llama_gqa_bf16", "{\"eos_token_id\":[2,\"x\"]}", NIB_E_FORMAT, "eos_token_id", ""},
+        {"llama_gqa_bf16", "{\"bos_token_id\":-7}", NIB_E_FORMAT, "bos_token_id", ""},
+        {"mistral_window", "{\"sliding_window\":0}", NIB_E_FORMAT, "\"sliding_window\" is 0", ""},
+        {"qwen2_layer_types", "{\"layer_types\":[\"full_attention\"]}", NIB_E_FORMAT,
+         "1 entries for 2 layers", ""},
+        {"qwen2_layer_types", "{\"layer_types\":[\"full_attention\",\"chunked\"]}",
+         NIB_E_UNSUPPORTED, "\"chunked\" at 1", ""},
+        {"qwen2_layer_types", "{\"use_sliding_window\":false}", NIB_E_FORMAT,
+         "\"use_sliding_window\" is false", ""},
+        /* contradicting the tensors */
+        {"llama_gqa_bf16", "{\"vocab_size\":65}", NIB_E_FORMAT,
+         "is [64, 32] but config.json asks for [65, 32]", "model.embed_tokens.weight"},
+        {"llama_gqa_bf16", "{\"hidden_size\":64}", NIB_E_FORMAT, "asks for [64, 64]",
+         "model.embed_tokens.weight"},
+        {"llama_gqa_bf16", "{\"intermediate_size\":41}", NIB_E_FORMAT, "is [40, 32]",
+         "model.layers.0.mlp.gate_proj.weight"},
+        {"llama_gqa_bf16", "{\"num_key_value_heads\":4}", NIB_E_FORMAT, "is [16, 32]",
+         "model.layers.0.self_attn.k_proj.weight"},
+        {"llama_gqa_bf16", "{\"head_dim\":16}", NIB_E_FORMAT, "asks for [64, 32]",
+         "model.layers.0.self_attn.q_proj.weight"},
+        {"llama_gqa_bf16", "{\"num_hidden_layers\":3}", NIB_E_FORMAT, "there is no tensor",
+         "model.layers.2.self_attn.q_proj.weight"},
+        {"llama_gqa_bf16", "{\"num_hidden_layers\":1}", NIB_E_FORMAT, "\"num_hidden_layers\" is 1",
+         "model.layers.1.input_layernorm.weight"},
+        {"llama_gqa_bf16", "{\"attention_bias\":true}", NIB_E_FORMAT, "there is no tensor",
+         "model.layers.0.self_attn.q_proj.bias"},
+        {"llama_attention_bias", "{\"attention_bias\":false}", NIB_E_FORMAT, "no such bias",
+         "model.layers.0.self_attn.q_proj.bias"},
+        {"llama_tied_as_embed", "{\"tie_word_embeddings\":false}", NIB_E_FORMAT,
+         "\"tie_word_embeddings\" is not true", "lm_head.weight"},
+        {"llama_gqa_bf16", "{\"model_type\":\"qwen3\",\"head_dim\":8}", NIB_E_FORMAT,
+         "there is no tensor", "model.layers.0.self_attn.q_norm.weight"},
+    };
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    TEST_FOLDER(folder);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        patched(folder, bad[i].name, bad[i].patch);
+        char *before = test_picture(folder);
+        nib_model *model = nib_model_load(ctx, folder, NULL);
+        const nib_error *e = nib_last_error();
+        if (model) FAIL_AT("%s loads", bad[i].patch);
+        if (e->status != bad[i].status || !strstr(e->what, bad[i].what))
+            FAIL_AT("%s: status %d \"%s\", want %d \"%s\"", bad[i].patch, e->status, e->what,
+                    bad[i].status, bad[i].what);
+        CHECK_TEXT(e->tensor, bad[i].tensor);
+        CHECK(strncmp(e->path, folder, strlen(folder)) == 0);
+        if (!*bad[i].tensor) CHECK_TEXT(e->path, IN(folder, "config.json"));
+        char *after = test_picture(folder);
+        CHECK_TEXT(after, before);
+        free(before);
+        free(after);
+    }
+    test_folder_remove(folder);
+    nib_ctx_free(ctx);
+}
+
+TEST(files_that_are_missing_or_damaged_are_named) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    TEST_FOLDER(folder);
+    CHECK(!nib_model_load(ctx, IN(folder, "nowhere"), NULL));
+    CHECK_INT(nib_last_error()->status, NIB_E_IO);
+    CHECK(!nib_model_load(ctx, folder, NULL));
+    CHECK_TEXT(nib_last_error()->path, IN(folder, "config.json"));
+    patched(folder, "llama_gqa_bf16", "{}");
+    unlink(IN(folder, "model.safetensors"));
+    CHECK(!nib_model_load(ctx, folder, NULL));
+    CHECK(strstr(nib_last_error()->path, folder));
+    patched(folder, "llama_gqa_bf16", "{}");
+    test_write(IN(folder, "config.json"), "{\"model_type\": \"llama\"", 22);
+    CHECK(!nib_model_load(ctx, folder, NULL));
+    CHECK_INT(nib_last_error()->status, NIB_E_FORMAT);
+    CHECK_TEXT(nib_last_error()->path, IN(folder, "config.json"));
+    test_write(IN(folder, "config.json"), "[]", 2);
+    CHECK(!nib_model_load(ctx, folder, NULL));
+    CHECK(strstr(nib_last_error()->what, "not an object"));
+    patched(folder, "llama_gqa_bf16", "{}");
+    test_write(IN(folder, "generation_config.json"), "{\"eos_token_id\":[1,99]}", 23);
+    CHECK(!nib_model_load(ctx, folder, NULL));
+    CHECK_TEXT(nib_last_error()->path, IN(folder, "generation_config.json"));
+    CHECK(strstr(nib_last_error()->what, "is 99"));
+    test_folder_remove(folder);
+    nib_ctx_free(ctx);
+}
+
+TEST(ends_come_from_either_config_as_one_id_or_a_list) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    TEST_FOLDER(folder);
+    static const struct {
+        const char *patch, *generation;
+        int n, eos[3];
+    } cases[] = {
+        {"{}", NULL, 1, {2}},
+        {"{\"eos_token_id\":[4,5]}", NULL, 2, {4, 5}},
+        {"{\"eos_token_id\":null}", NULL, 0, {0}},
+        {"{\"eos_token_id\":\"-\"}", NULL, 0, {0}},
+        {"{}", "{}", 1, {2}},
+        {"{}", "{\"eos_token_id\":[7,8,9]}", 3, {7, 8, 9}},
+        {"{\"eos_token_id\":[4,5]}", "{\"eos_token_id\":6}", 1, {6}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        patched(folder, "llama_gqa_bf16", cases[i].patch);
+        unlink(IN(folder, "generation_config.json"));
+        if (cases[i].generation)
+            test_write(IN(folder, "generation_config.json"), cases[i].generation,
+                       strlen(cases[i].generation));
+        nib_model *model = nib_model_load(ctx, folder, NULL);
+        CHECK_MADE(model);
+        CHECK_INT(model->hparams.neos, cases[i].n);
+        for (int k = 0; k < cases[i].n; k++) CHECK_INT(model->hparams.eos[k], cases[i].eos[k]);
+        nib_model_free(model);
+    }
+    test_folder_remove(folder);
+    nib_ctx_free(ctx);
+}
+
+TEST(a_loaded_model_stands_in_memory_once_where_the_file_is_mapped) {
+    for (int i = 0; i < GOLDEN_CASES; i++) {
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1});
+        nib_model *model = nib_model_load(ctx, IN(GOLDEN, golden_cases[i]), NULL);
+        CHECK_MADE(model);
+        const size_t resident = nib_model_resident_bytes(model);
+        const bool both = strcmp(golden_cases[i], "llama_tied_as_both") == 0;
+        if (!both)
+            CHECK_INT(resident, model->file_bytes);
+        else
+            CHECK(resident < model->file_bytes); /* the second copy of the table is let go */
+        /* No weight was copied: they are views of the map. */
+        nib_module *norm = nib_module_child(model->root, "model.norm");
+        CHECK(nib_module_parameter(norm, "weight")->part[0]->lent);
+        nib_model_free(model);
+        nib_ctx_free(ctx);
+    }
+}
+
+TEST(running_adds_no_copy_of_the_weights) {
+    char path[512];
+    if (!test_model("stories260K/config.json", path)) return;
+    *strrchr(path, '/') = '\0';
+    nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+    const size_t before = nib_mem_used(&ctx->mem);
+    nib_model *model = nib_model_load(ctx, path, NULL);
+    CHECK_MADE(model);
+    nib_session *s = nib_session_new(ctx, model, &(nib_session_options){.max_tokens = 16});
+    CHECK_OK(nib_session_feed(s, (int32_t[]){1, 403, 407}, 3));
+    int32_t id;
+    for (int i = 0; i < 5; i++) CHECK_OK(nib_session_next(s, &id));
+    /* Mapped bytes and all that the library allocated for model and session together: tree,
+     * names, cache of 64 tokens, logits. */
+    const size_t own = nib_mem_used(&ctx->mem) - before;
+    const size_t cache = 5 * 2 * 4 * 64 * 8 * sizeof(float);
+    print_message("file %zu bytes, mapped %zu, own %zu, of them cache %zu\n", model->file_bytes,
+                  nib_model_resident_bytes(model), own, cache);
+    CHECK(nib_model_resident_bytes(model) + own - cache <= model->file_bytes * 11 / 10);
+    nib_session_free(s);
+    nib_model_free(model);
+    nib_ctx_free(ctx);
+}
+
+TEST(weights_may_be_read_instead_of_mapped_and_widened) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    float want[64], got[64];
+    static const nib_load_options how[] = {{0}, {.no_mmap = true}, {.dtype = NIB_F32}};
+    for (size_t i = 0; i < 3; i++) {
+        nib_model *model = nib_model_load(ctx, GOLDEN "qwen3_qk_norm", &how[i]);
+        nib_session *s = nib_session_new(ctx, model, NULL);
+        CHECK_OK(nib_session_feed(s, (int32_t[]){9, 8, 7}, 3));
+        memcpy(i ? got : want, nib_session_logits(s, NULL), sizeof want);
+        if (i) CHECK_BYTES(got, want, sizeof want); /* widening is exact */
+        nib_session_free(s);
+        nib_model_free(model);
+    }
+    CHECK(!nib_model_load(ctx, GOLDEN "qwen3_qk_norm", &(nib_load_options){.dtype = NIB_I8}));
+    CHECK_INT(nib_last_error()->status, NIB_E_DTYPE);
+    nib_ctx_free(ctx);
+}
+
+typedef struct user {
+    const nib_model *model;
+    int32_t first;
+    float logits[64];
+    nib_status status;
+} user;
+
+static void *talk(void *given) {
+    user *u = given;
+    nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+    nib_session *s = nib_session_new(ctx, u->model, &(nib_session_options){.ignore_eos = true});
+    int32_t id = u->first;
+    u->status = nib_session_feed(s, &id, 1);
+    for (int i = 0; i < 20 && u->status == NIB_OK; i++) u->status = nib_session_next(s, &id);
+    if (u->status == NIB_OK) memcpy(u->logits, nib_session_logits(s, NULL), sizeof u->logits);
+    nib_session_free(s);
+    nib_ctx_free(ctx);
+    return NULL;
+}
+
+TEST(contexts_on_several_threads_share_one_model) {
+    enum { USERS = 4 };
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_model *model = nib_model_load(ctx, GOLDEN "qwen3_qk_norm", NULL);
+    CHECK_MADE(model);
+    user users[USERS], alone[USERS];
+    pthread_t threads[USERS];
+    for (int i = 0; i < USERS; i++) {
+        users[i] = alone[i] = (user){.model = model, .first = 3 + i};
+        CHECK_INT(pthread_create(&threads[i], NULL, talk, &users[i]), 0);
+    }
+    for (int i = 0; i < USERS; i++) CHECK_INT(pthread_join(threads[i], NULL), 0);
+    for (int i = 0; i < USERS; i++) {
+        talk(&alone[i]);
+        CHECK_INT(users[i].status, NIB_OK);
+        CHECK_BYTES(users[i].logits, alone[i].logits, sizeof alone[i].logits);
+    }
+    nib_model_free(model);
+    nib_ctx_free(ctx);
+}
+
+TEST(stories260K_reproduces_its_reference) {
+    char path[512], folder[512];
+    if (!test_model("stories260K/reference.json", path)) return;
+    snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(path, '/') - path), path);
+    json_t *reference = json_load_file(path, 0, NULL);
+    CHECK(reference);
+    const json_t *prompt = json_object_get(reference, "prompt_ids");
+    const json_t *greedy = json_object_get(reference, "greedy_ids");
+    const json_t *top = json_object_get(reference, "last_logits_top8");
+    const size_t nprompt = json_array_size(prompt), ngreedy = json_array_size(greedy);
+    CHECK(nprompt && ngreedy > nprompt && json_array_size(top) == 8);
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_model *model = nib_model_load(ctx, folder, NULL);
+    nib_session *s = nib_session_new(ctx, model, NULL);
+    CHECK_MADE(s);
+    for (size_t i = 0; i < nprompt; i++) {
+        const int32_t id = (int32_t)json_integer_value(json_array_get(prompt, i));
+        CHECK_OK(nib_session_feed(s, &id, 1));
+    }
+    const float *logits = nib_session_logits(s, NULL);
+    for (size_t i = 0; i < 8; i++) {
+        const json_t *pair = json_array_get(top, i);
+        const double want = json_real_value(json_array_get(pair, 1));
+        CHECK_NEAR(logits[json_integer_value(json_array_get(pair, 0))], want, 1e-4 * 17.8);
+    }
+    for (size_t i = nprompt; i < ngreedy; i++) { /* the list begins with the prompt */
+        int32_t id;
+        CHECK_INT(nib_session_next(s, &id), NIB_OK);
+        CHECK_INT(id, json_integer_value(json_array_get(greedy, i)));
+    }
+    nib_session_free(s);
+    nib_model_free(model);
+    nib_ctx_free(ctx);
+    json_decref(reference);
+}
+
+TESTS(RUNS(a_config_that_is_wrong_is_one_error_that_names_file_and_key),
+      RUNS(files_that_are_missing_or_damaged_are_named),
+      RUNS(ends_come_from_either_config_as_one_id_or_a_list),
+      RUNS(a_loaded_model_stands_in_memory_once_where_the_file_is_mapped),
+      RUNS(running_adds_no_copy_of_the_weights),
+      RUNS(weights_may_be_read_instead_of_mapped_and_widened),
+      RUNS(contexts_on_several_threads_share_one_model), RUNS(stories260K_reproduces_its_reference))

@@ -1,0 +1,260 @@
+/* Sessions: the same bits however work is cut, and clear refusals. */
+#include <nibble/nn.h>
+
+#include "base/mem.h"
+#include "golden_model.h"
+#include "model/arch.h"
+#include "tensor/context.h"
+
+/* Cases that between them use every part of the forward pass. */
+static const char *const samples[] = {"llama_gqa_bf16", "llama_attention_bias", "llama_rope_llama3",
+                                      "mistral_window", "qwen2_layer_types",    "qwen3_qk_norm"};
+enum { SAMPLES = sizeof samples / sizeof *samples, LONG = 300, NEW = 8, MAX_V = 64 };
+
+/* A prompt longer than one chunk and several attention blocks. */
+static void long_prompt(int32_t *ids) {
+    uint64_t state = test_seed();
+    for (int i = 0; i < LONG; i++) ids[i] = (int32_t)(3 + test_random(&state) % 61);
+}
+
+typedef struct trace {
+    float logits[NEW + 1][MAX_V];
+    int32_t ids[NEW];
+} trace;
+
+/* Feed in pieces of `piece` tokens, then take NEW tokens; everything seen on the way. */
+static void converse(void **state_, nib_ctx *ctx, const nib_model *model, int piece, trace *out) {
+    int32_t prompt[LONG];
+    long_prompt(prompt);
+    memset(out, 0, sizeof *out);
+    nib_session *s = nib_session_new(
+        ctx, model, &(nib_session_options){.ignore_eos = true, .max_tokens = LONG + NEW});
+    CHECK_MADE(s);
+    for (int i = 0; i < LONG; i += piece)
+        CHECK_OK(nib_session_feed(s, prompt + i, (size_t)(LONG - i < piece ? LONG - i : piece)));
+    for (int k = 0; k <= NEW; k++) {
+        size_t count;
+        if (k) CHECK_OK(nib_session_next(s, &out->ids[k - 1]));
+        const float *logits = nib_session_logits(s, &count);
+        CHECK_MADE(logits);
+        CHECK_INT(count, MAX_V);
+        memcpy(out->logits[k], logits, sizeof out->logits[k]);
+    }
+    nib_session_free(s);
+}
+
+static nib_model *load(void **state_, nib_ctx *ctx, const char *name) {
+    char folder[256];
+    snprintf(folder, sizeof folder, GOLDEN "%s", name);
+    nib_model *model = nib_model_load(ctx, folder, NULL);
+    CHECK_MADE(model);
+    return model;
+}
+
+TEST(logits_are_the_same_bits_for_any_cut_of_the_prompt) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    for (int c = 0; c < SAMPLES; c++) {
+        nib_model *model = load(state_, ctx, samples[c]);
+        trace whole, cut;
+        converse(state_, ctx, model, LONG, &whole);
+        static const int pieces[] = {1, 2, 7, 63, 64, 65, 255, 256, 299};
+        for (size_t i = 0; i < sizeof pieces / sizeof *pieces; i++) {
+            converse(state_, ctx, model, pieces[i], &cut);
+            CHECK_BYTES(&cut, &whole, sizeof whole);
+        }
+        nib_model_free(model);
+    }
+    nib_ctx_free(ctx);
+}
+
+TEST(logits_are_the_same_bits_for_any_number_of_threads) {
+    static const int threads[] = {1, 2, 3, 4, 7, 8, 16};
+    for (int c = 0; c < SAMPLES; c++) {
+        trace first, other;
+        for (size_t i = 0; i < sizeof threads / sizeof *threads; i++) {
+            nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = threads[i]});
+            nib_model *model = load(state_, ctx, samples[c]);
+            converse(state_, ctx, model, LONG, i ? &other : &first);
+            if (i) CHECK_BYTES(&other, &first, sizeof first);
+            nib_model_free(model);
+            nib_ctx_free(ctx);
+        }
+    }
+}
+
+TEST(sessions_that_step_together_get_the_bits_they_get_alone) {
+    enum { MOST = 19 }; /* over two groups of inputs of one op */
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    int32_t prompt[LONG];
+    long_prompt(prompt);
+    for (int c = 0; c < SAMPLES; c++) {
+        nib_model *model = load(state_, ctx, samples[c]);
+        static float alone[MOST][NEW][MAX_V];
+        for (int n = 1; n <= MOST; n += 6) {
+            nib_session *s[MOST];
+            for (int i = 0; i < n; i++) {
+                s[i] = nib_session_new(ctx, model,
+                                       &(nib_session_options){.ignore_eos = true,
+                                                              .temperature = (float)(i % 3),
+                                                              .seed = 5 + (uint64_t)i,
+                                                              .max_tokens = 200});
+                CHECK_MADE(s[i]);
+                CHECK_OK(nib_session_feed(s[i], prompt + i, (size_t)(1 + i * 9)));
+            }
+            for (int k = 0; k < NEW; k++) {
+                int32_t ids[MOST];
+                CHECK_INT(nib_sessions_step(s, (size_t)n, ids), NIB_OK);
+                for (int i = 0; i < n; i++) CHECK(ids[i] >= 0);
+                for (int i = 0; i < n; i++) {
+                    if (n == MOST)
+                        memcpy(alone[i][k], nib_session_logits(s[i], NULL), sizeof alone[i][k]);
+                }
+            }
+            for (int i = 0; i < n; i++) nib_session_free(s[i]);
+        }
+        for (int i = 0; i < MOST; i++) {
+            nib_session *s = nib_session_new(ctx, model,
+                                             &(nib_session_options){.ignore_eos = true,
+                                                                    .temperature = (float)(i % 3),
+                                                                    .seed = 5 + (uint64_t)i,
+                                                                    .max_tokens = 200});
+            CHECK_OK(nib_session_feed(s, prompt + i, (size_t)(1 + i * 9)));
+            for (int k = 0; k < NEW; k++) {
+                int32_t id;
+                CHECK_OK(nib_session_next(s, &id));
+                CHECK_BYTES(nib_session_logits(s, NULL), alone[i][k], sizeof alone[i][k]);
+            }
+            nib_session_free(s);
+        }
+        nib_model_free(model);
+    }
+    nib_ctx_free(ctx);
+}
+
+TEST(an_end_stops_a_session_and_more_input_goes_on) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    golden g;
+    CHECK(golden_open("llama_gqa_bf16", &g));
+    nib_model *model = nib_model_load(ctx, g.folder, NULL);
+    CHECK_MADE(model);
+    CHECK_INT(model->hparams.neos, 1);
+    model->hparams.eos[0] = g.greedy[2];
+    nib_session *s = nib_session_new(ctx, model, NULL);
+    int32_t id;
+    CHECK_OK(nib_session_feed(s, g.prompt, g.nprompt));
+    CHECK_INT(nib_session_next(s, &id), NIB_OK);
+    CHECK_INT(nib_session_next(s, &id), NIB_OK);
+    CHECK_INT(id, g.greedy[1]);
+    CHECK_INT(nib_session_next(s, &id), NIB_END);
+    CHECK_INT(id, -1);
+    CHECK_INT(nib_session_next(s, &id), NIB_END);
+    CHECK_OK(nib_session_feed(s, &g.greedy[2], 1));
+    CHECK_INT(nib_session_next(s, &id), NIB_OK);
+    CHECK_INT(id, g.greedy[3]);
+    nib_session_free(s);
+    nib_model_free(model);
+    golden_close(&g);
+    nib_ctx_free(ctx);
+}
+
+TEST(max_tokens_bounds_prompt_and_answer_together) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_model *model = load(state_, ctx, "llama_gqa_bf16");
+    const int32_t prompt[] = {5, 6, 7, 8};
+    nib_session *s =
+        nib_session_new(ctx, model, &(nib_session_options){.max_tokens = 6, .ignore_eos = true});
+    int32_t id;
+    CHECK_OK(nib_session_feed(s, prompt, 4));
+    CHECK_FAILS(nib_session_feed(s, prompt, 3), NIB_E_ARGUMENT, "raise max_tokens");
+    CHECK_INT(nib_session_next(s, &id), NIB_OK);
+    CHECK_INT(nib_session_next(s, &id), NIB_OK);
+    CHECK_INT(nib_session_next(s, &id), NIB_END);
+    nib_session_free(s);
+    s = nib_session_new(ctx, model, NULL); /* 0: what the model allows */
+    for (int i = 0; i < 32; i++) CHECK_OK(nib_session_feed(s, prompt, 4));
+    CHECK_FAILS(nib_session_feed(s, prompt, 1), NIB_E_ARGUMENT, "128");
+    nib_session_free(s);
+    nib_model_free(model);
+    nib_ctx_free(ctx);
+}
+
+TEST(bad_calls_are_refused_and_leave_the_session_usable) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_model *model = load(state_, ctx, "llama_gqa_bf16");
+    nib_session *s = nib_session_new(ctx, model, NULL), *pair[2] = {s, s};
+    int32_t id;
+    size_t count;
+    CHECK_FAILS(nib_session_next(s, &id), NIB_E_ARGUMENT, "feed a prompt first");
+    CHECK(!nib_session_logits(s, &count));
+    CHECK_FAILS(nib_session_feed(s, &(int32_t){64}, 1), NIB_E_ARGUMENT,
+                "outside the vocabulary of 64");
+    CHECK_FAILS(nib_session_feed(s, &(int32_t){-1}, 1), NIB_E_ARGUMENT, "token -1");
+    CHECK_OK(nib_session_feed(s, &(int32_t){63}, 1));
+    CHECK_FAILS(nib_sessions_step(pair, 2, (int32_t[2]){0}), NIB_E_ARGUMENT, "are the same");
+    CHECK_INT(nib_session_next(s, &id), NIB_OK);
+    CHECK(!nib_session_new(ctx, model, &(nib_session_options){.temperature = -1}));
+    CHECK(strstr(nib_last_error()->what, "temperature"));
+    CHECK(!nib_session_new(ctx, model, &(nib_session_options){.max_tokens = -5}));
+    CHECK(strstr(nib_last_error()->what, "max_tokens"));
+    nib_session_free(s);
+    nib_model_free(model);
+    nib_ctx_free(ctx);
+}
+
+TEST(a_failed_session_refuses_calls_with_the_same_cause) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_model *model = load(state_, ctx, "llama_gqa_bf16");
+    nib_session *s = nib_session_new(ctx, model, NULL);
+    nib_mem_fail_after(0, true);
+    const nib_status failed = nib_session_feed(s, (int32_t[]){4, 5}, 2);
+    nib_mem_fail_after(-1, false);
+    CHECK_INT(failed, NIB_E_MEMORY);
+    const nib_error cause = *nib_last_error();
+    int32_t id;
+    CHECK(!nib_tensor_new(ctx, (nib_dtype)99, (nib_shape){0})); /* another failure meanwhile */
+    CHECK_INT(nib_session_next(s, &id), NIB_E_MEMORY);
+    CHECK_TEXT(nib_last_error()->what, cause.what);
+    CHECK_INT(nib_session_feed(s, (int32_t[]){4}, 1), NIB_E_MEMORY);
+    CHECK(!nib_session_logits(s, NULL));
+    nib_session_free(s);
+    nib_model_free(model);
+    nib_ctx_free(ctx);
+}
+
+TEST(every_failed_allocation_over_load_and_two_tokens_is_reported_and_leaks_nothing) {
+    static const char *const cases[] = {"qwen3_bias_tied", "llama_sharded"};
+    for (int c = 0; c < 2; c++) {
+        char folder[256];
+        snprintf(folder, sizeof folder, GOLDEN "%s", cases[c]);
+        bool done = false;
+        for (long n = 0; !done; n++) {
+            nib_mem_fail_after(n, false);
+            nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1});
+            nib_model *model = nib_model_load(ctx, folder, NULL);
+            nib_session *s = nib_session_new(
+                ctx, model,
+                &(nib_session_options){.temperature = 1, .top_p = 0.9f, .ignore_eos = true});
+            int32_t ids[2];
+            const bool ran = nib_session_feed(s, (int32_t[]){4, 5, 6}, 3) == NIB_OK &&
+                             nib_session_next(s, &ids[0]) == NIB_OK &&
+                             nib_session_next(s, &ids[1]) == NIB_OK;
+            done = nib_mem_fail_after(-1, false) <= n;
+            if (done) CHECK(ran);
+            if (!ran) CHECK_INT(nib_last_error()->status, NIB_E_MEMORY);
+            nib_session_free(s);
+            nib_model_free(model);
+            if (ctx) CHECK_INT(ctx->owned_count, 0);
+            nib_ctx_free(ctx);
+            CHECK(n < 100000);
+        }
+    }
+}
+
+TESTS(RUNS(logits_are_the_same_bits_for_any_cut_of_the_prompt),
+      RUNS(logits_are_the_same_bits_for_any_number_of_threads),
+      RUNS(sessions_that_step_together_get_the_bits_they_get_alone),
+      RUNS(an_end_stops_a_session_and_more_input_goes_on),
+      RUNS(max_tokens_bounds_prompt_and_answer_together),
+      RUNS(bad_calls_are_refused_and_leave_the_session_usable),
+      RUNS(a_failed_session_refuses_calls_with_the_same_cause),
+      RUNS(every_failed_allocation_over_load_and_two_tokens_is_reported_and_leaks_nothing))
