@@ -52,7 +52,7 @@ static void pack(void *const part[], const nib_codes *c) {
 static void unpack(nib_codes *c, const void *const part[], const nib_qdesc *d, int64_t row) {
     const int bits = nib_qdesc_bits(d);
     const int64_t bytes = row_bytes(d);
-    const uint8_t sign = nib_qdesc_signed(d) ? (uint8_t)(1 << (bits - 1)) : 0;
+    const uint8_t sign = (uint8_t)(nib_qdesc_signed(d) ? 1 << (bits - 1) : 0);
     for (int64_t r = 0; r < c->desc.rows; r++) {
         uint8_t *q_r = (uint8_t *)c->q + r * d->cols;
         const uint8_t *b_r = (const uint8_t *)part[0] + (row + r) * bytes;

@@ -104,10 +104,10 @@ TEST(one_file_is_a_checkpoint_in_a_folder_or_alone) {
 TEST(a_total_size_may_be_absent_or_spelled_as_a_float) {
     TEST_FOLDER(dir);
     put_model(dir);
+    static const char nested[] = "\"metadata\": {\"x\": [1, {\"y\": null}], \"total_size\": 1.3e1, "
+                                 "\"z\": \"}\"}, \"more\": [[]], ";
     static const char *const heads[] = {"", "\"metadata\": {}, ",
-                                        "\"metadata\": {\"total_size\": 13.0}, ",
-                                        "\"metadata\": {\"x\": [1, {\"y\": null}], \"total_size\": "
-                                        "1.3e1, \"z\": \"}\"}, \"more\": [[]], "};
+                                        "\"metadata\": {\"total_size\": 13.0}, ", nested};
     for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) {
         char text[512];
         snprintf(text, sizeof text, "{%s%s", heads[i], strstr(GOOD, "\"weight_map"));
