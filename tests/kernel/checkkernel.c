@@ -25,7 +25,7 @@ enum { SIZES = sizeof(sizes) / sizeof(sizes[0]), MOST = 1100 };
 
 /* Copy of x that ends at the guard page (even n) or begins at it (odd n), after `gap` bytes. */
 static void *place(guarded g, const void *x, size_t size, size_t gap) {
-    void *p = (size / 4) % 2 ? guarded_at_start(g, gap) : guarded_at_end(g, size, gap);
+    void *p = (size / 4) % 2 ? guarded_at_start(g, size, gap) : guarded_at_end(g, size, gap);
     if (size) memcpy(p, x, size);
     return p;
 }

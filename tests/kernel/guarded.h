@@ -29,21 +29,34 @@ static inline void guarded_free(guarded g) {
     munmap(g.data - page, g.room + 2 * page);
 }
 
-/* `size` bytes that end `gap` bytes before the upper guard; all bytes set to a pattern first. */
-static inline void *guarded_at_end(guarded g, size_t size, size_t gap) {
-    memset(g.data, 0xa5, g.room);
-    return g.data + g.room - size - gap;
-}
-/* The same from the lower guard on. */
-static inline void *guarded_at_start(guarded g, size_t gap) {
-    memset(g.data, 0xa5, g.room);
-    return g.data + gap;
+enum { GUARDED_MARGIN = 512 }; /* bytes on either side that are watched for stray writes */
+
+static inline void guarded_watch(guarded g, size_t begin, size_t size, size_t *from, size_t *to) {
+    *from = begin > GUARDED_MARGIN ? begin - GUARDED_MARGIN : 0;
+    *to = g.room - begin - size > GUARDED_MARGIN ? begin + size + GUARDED_MARGIN : g.room;
 }
 
-/* Was anything outside [p, p + size) written? */
+static inline void *guarded_place(guarded g, size_t begin, size_t size) {
+    size_t from, to;
+    guarded_watch(g, begin, size, &from, &to);
+    memset(g.data + from, 0xa5, to - from);
+    return g.data + begin;
+}
+/* `size` bytes that end `gap` bytes before the upper guard, or begin so after the lower one; they
+ * and their margins are set to a pattern first. */
+static inline void *guarded_at_end(guarded g, size_t size, size_t gap) {
+    return guarded_place(g, g.room - size - gap, size);
+}
+static inline void *guarded_at_start(guarded g, size_t size, size_t gap) {
+    return guarded_place(g, gap, size);
+}
+
+/* Was a byte of the margins of [p, p + size) written? */
 static inline bool guarded_spilled(guarded g, const void *p, size_t size) {
     const size_t begin = (size_t)((const unsigned char *)p - g.data);
-    for (size_t i = 0; i < g.room; i++)
+    size_t from, to;
+    guarded_watch(g, begin, size, &from, &to);
+    for (size_t i = from; i < to; i++)
         if ((i < begin || i >= begin + size) && g.data[i] != 0xa5) return true;
     return false;
 }

@@ -143,10 +143,10 @@ static inline __m256 avx2_round_f16(__m256 x) {
     return _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
-/* ref: nib_round_magnitude and what follows it, for 8 values; the codes in the low 8 bytes.
+/* ref: nib_round_magnitude and what follows it, for 8 values; a code in each element.
  * Below the first normal number, adding a power of two whose last place is the format's smallest
  * step makes the addition itself round to nearest even. */
-static inline __m128i avx2_narrow_f8(__m256 x, const nib_dtype format) {
+static inline __m256i avx2_f8_codes(__m256 x, const nib_dtype format) {
     const int m = format == NIB_F8_E5M2 ? 2 : 3;
     const int bias = format == NIB_F8_E4M3FN ? 7 : format == NIB_F8_E5M2 ? 15 : 8;
     const int most = format == NIB_F8_E4M3FN ? 0x7e : format == NIB_F8_E5M2 ? 0x7c : 0x80;
@@ -177,6 +177,11 @@ static inline __m128i avx2_narrow_f8(__m256 x, const nib_dtype format) {
         code = _mm256_blendv_epi8(code, _mm256_set1_epi32(0x7f), nan);
         code = _mm256_or_si256(code, sign);
     }
+    return code;
+}
+/* The same in the low 8 bytes. */
+static inline __m128i avx2_narrow_f8(__m256 x, const nib_dtype format) {
+    const __m256i code = avx2_f8_codes(x, format);
     const __m128i half =
         _mm_packus_epi32(_mm256_castsi256_si128(code), _mm256_extracti128_si256(code, 1));
     return _mm_packus_epi16(half, half);

@@ -4,7 +4,8 @@
  * at most, 2 hold weights, 1 a broadcast input. Few rows take several panels at a time, because
  * 8 independent chains are what hides the latency of an FMA (4 cycles, two a cycle).
  * Many rows go in blocks of K, so that a panel's block (KC * 16 floats, 16 KiB) stays in L1 while
- * the rows pass over it; sums wait in y between blocks, which rounds nothing. */
+ * the rows (ROW_BLOCK * KC floats, 144 KiB on the stack, in L2) pass over it; sums wait in y
+ * between blocks, which rounds nothing. */
 #include <immintrin.h>
 #include <math.h>
 
@@ -12,11 +13,12 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { KC = 256, ROWS = 6, ROW_BLOCK = 96 };
+enum { KC = 256, ROWS = 6, ROW_BLOCK = 144 };
 
 /* y [rows, panels * 16], all of it there. Constant `rows` and `panels` unroll away. */
 INLINE void tile(const int rows, const int panels, float *y, int64_t ldy, const float *x,
-                 int64_t ldx, const float *w, int64_t panel_stride, int64_t K, bool accumulate) {
+                 int64_t ldx, const int64_t step, const float *w, int64_t panel_stride, int64_t K,
+                 bool accumulate) {
     __m256 acc[ROWS][8];
 #pragma GCC unroll 6
     for (int m = 0; m < rows; m++)
@@ -30,7 +32,7 @@ INLINE void tile(const int rows, const int panels, float *y, int64_t ldy, const 
             const __m256 low = _mm256_loadu_ps(w_k), high = _mm256_loadu_ps(w_k + 8);
 #pragma GCC unroll 6
             for (int m = 0; m < rows; m++) {
-                const __m256 x_k = _mm256_broadcast_ss(x + m * ldx + k);
+                const __m256 x_k = _mm256_broadcast_ss(x + m * ldx + k * step);
                 acc[m][2 * p] = _mm256_fmadd_ps(x_k, low, acc[m][2 * p]);
                 acc[m][2 * p + 1] = _mm256_fmadd_ps(x_k, high, acc[m][2 * p + 1]);
             }
@@ -49,7 +51,7 @@ INLINE void ragged_tile(const int rows, float *y, int64_t ldy, int64_t N, const 
     if (accumulate)
         for (int m = 0; m < rows; m++)
             for (int64_t n = 0; n < N; n++) whole[m * NIB_PANEL + n] = y[m * ldy + n];
-    tile(rows, 1, whole, NIB_PANEL, x, ldx, w, 0, K, accumulate);
+    tile(rows, 1, whole, NIB_PANEL, x, ldx, 1, w, 0, K, accumulate);
     for (int m = 0; m < rows; m++)
         for (int64_t n = 0; n < N; n++) y[m * ldy + n] = whole[m * NIB_PANEL + n];
 }
@@ -60,9 +62,10 @@ INLINE void rows_by_panels(const int rows, const int panels, float *y, int64_t l
                            bool accumulate) {
     int64_t n = 0;
     for (; n + panels * NIB_PANEL <= N; n += panels * NIB_PANEL)
-        tile(rows, panels, y + n, ldy, x, ldx, w + n / NIB_PANEL * stride, stride, K, accumulate);
+        tile(rows, panels, y + n, ldy, x, ldx, 1, w + n / NIB_PANEL * stride, stride, K,
+             accumulate);
     for (; n + NIB_PANEL <= N; n += NIB_PANEL)
-        tile(rows, 1, y + n, ldy, x, ldx, w + n / NIB_PANEL * stride, stride, K, accumulate);
+        tile(rows, 1, y + n, ldy, x, ldx, 1, w + n / NIB_PANEL * stride, stride, K, accumulate);
     if (n < N)
         ragged_tile(rows, y + n, ldy, N - n, x, ldx, w + n / NIB_PANEL * stride, K, accumulate);
 }
@@ -91,20 +94,32 @@ static void few_rows(int64_t M, float *y, int64_t ldy, const float *x, int64_t l
     }
 }
 
+/* Rows [ROWS, K] side by side, [K, ROWS]: what a tile broadcasts lies in one stream, while rows a
+ * power of two apart would fight for the same lines of the cache. */
+static void interleave(float *out, const float *x, int64_t ldx, int64_t K) {
+    for (int64_t k = 0; k < K; k++)
+        for (int m = 0; m < ROWS; m++) out[k * ROWS + m] = x[m * ldx + k];
+}
+
 /* A block of rows and of K: panel by panel, all rows over one panel's block. */
 static void block(float *y, int64_t ldy, const float *x, int64_t ldx, const float *w,
                   int64_t stride, int64_t M, int64_t N, int64_t K, bool accumulate) {
+    float rows[ROW_BLOCK * KC];
+    const int64_t whole = M / ROWS * ROWS, rest = M - whole;
+    for (int64_t m = 0; m < whole; m += ROWS) interleave(rows + m * K, x + m * ldx, ldx, K);
     for (int64_t n = 0; n < N; n += NIB_PANEL) {
         const float *w_n = w + n / NIB_PANEL * stride;
-        int64_t m = 0;
-        if (n + NIB_PANEL <= N)
-            for (; m + ROWS <= M; m += ROWS)
-                tile(ROWS, 1, y + m * ldy + n, ldy, x + m * ldx, ldx, w_n, stride, K, accumulate);
-        for (int64_t rows; m < M; m += rows) {
-            rows = M - m < ROWS ? M - m : ROWS;
-            few_rows(rows, y + m * ldy + n, ldy, x + m * ldx, ldx, w_n, stride,
-                     N - n < NIB_PANEL ? N - n : NIB_PANEL, K, accumulate);
+        const int64_t channels = N - n < NIB_PANEL ? N - n : NIB_PANEL;
+        for (int64_t m = 0; m < whole; m += ROWS) {
+            float *y_m = y + m * ldy + n;
+            if (channels == NIB_PANEL)
+                tile(ROWS, 1, y_m, ldy, rows + m * K, 1, ROWS, w_n, 0, K, accumulate);
+            else
+                few_rows(ROWS, y_m, ldy, x + m * ldx, ldx, w_n, stride, channels, K, accumulate);
         }
+        if (rest)
+            few_rows(rest, y + whole * ldy + n, ldy, x + whole * ldx, ldx, w_n, stride, channels, K,
+                     accumulate);
     }
 }
 

@@ -18,24 +18,37 @@ typedef struct lanes {
     __m256i zero;
 } lanes;
 
-INLINE __m128i low_bytes(__m256i codes) { /* of 8 integers */
-    const __m256i bytes = _mm256_and_si256(codes, _mm256_set1_epi32(0xff));
+/* The integer codes of 8 floats in code units. Conversion rounds to nearest even; clamping first
+ * to whole bounds gives the same code, and keeps it in range. */
+INLINE __m256i to_codes(__m256 d, const lanes *u) {
+    const __m256i number = _mm256_castps_si256(_mm256_cmp_ps(d, d, _CMP_ORD_Q));
+    const __m256 in_range = _mm256_min_ps(_mm256_max_ps(d, u->low), u->high);
+    const __m256i codes = _mm256_add_epi32(_mm256_cvtps_epi32(in_range), u->zero);
+    return _mm256_and_si256(codes, number);
+}
+
+INLINE __m256i low_bytes(__m256i codes) { return _mm256_and_si256(codes, _mm256_set1_epi32(0xff)); }
+
+/* The low bytes of 8 integers, in the low half. */
+INLINE __m128i narrow8(__m256i codes) {
+    const __m256i bytes = low_bytes(codes);
     const __m128i halves =
         _mm_packus_epi32(_mm256_castsi256_si128(bytes), _mm256_extracti128_si256(bytes, 1));
     return _mm_packus_epi16(halves, halves);
 }
 
-INLINE __m128i to_codes(__m256 d, const lanes *u) {
-    const __m256i number = _mm256_castps_si256(_mm256_cmp_ps(d, d, _CMP_ORD_Q));
-    const __m256 r = _mm256_round_ps(d, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const __m256 in_range = _mm256_min_ps(_mm256_max_ps(r, u->low), u->high);
-    const __m256i codes = _mm256_add_epi32(_mm256_cvtps_epi32(in_range), u->zero);
-    return low_bytes(_mm256_and_si256(codes, number));
+/* And of 32: packing works within 128-bit halves, so 4-byte pieces end up as
+ * a0 b0 c0 d0 a1 b1 c1 d1, and one permutation sorts them. */
+INLINE __m256i narrow32(__m256i a, __m256i b, __m256i c, __m256i d) {
+    const __m256i ab = _mm256_packus_epi32(low_bytes(a), low_bytes(b));
+    const __m256i cd = _mm256_packus_epi32(low_bytes(c), low_bytes(d));
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(ab, cd), order);
 }
 
 typedef enum step { SCALED, DIVIDED, SHIFTED_DIVIDED, F8 } step;
 
-INLINE __m128i quantize8(__m256 x, const lanes *u, const step how, const nib_dtype format,
+INLINE __m256i quantize8(__m256 x, const lanes *u, const step how, const nib_dtype format,
                          const nib_dtype math) {
     if (how == SCALED) return to_codes(rounded(_mm256_mul_ps(x, u->factor), math), u);
     const __m256 moved = how == SHIFTED_DIVIDED ? rounded(_mm256_sub_ps(x, u->shift), math) : x;
@@ -48,18 +61,27 @@ INLINE __m128i quantize8(__m256 x, const lanes *u, const step how, const nib_dty
     in_range = _mm256_blendv_ps(in_range, nan, _mm256_cmp_ps(d, d, _CMP_UNORD_Q));
     const __m256 nothing = _mm256_and_ps(_mm256_cmp_ps(x, zero, _CMP_EQ_OQ),
                                          _mm256_cmp_ps(u->factor, zero, _CMP_EQ_OQ));
-    return avx2_narrow_f8(_mm256_andnot_ps(nothing, in_range), format);
+    return avx2_f8_codes(_mm256_andnot_ps(nothing, in_range), format);
 }
 
 INLINE void quantize_group(uint8_t *q, const float *x, int64_t G, const lanes *u, const step how,
                            const nib_dtype format, const nib_dtype math) {
     int64_t i = 0;
+    for (; i + 32 <= G; i += 32) {
+        __m256i codes[4];
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++)
+            codes[j] = quantize8(_mm256_loadu_ps(x + i + 8 * j), u, how, format, math);
+        _mm256_storeu_si256((void *)(q + i), narrow32(codes[0], codes[1], codes[2], codes[3]));
+    }
     for (; i + 8 <= G; i += 8)
-        _mm_storel_epi64((void *)(q + i), quantize8(_mm256_loadu_ps(x + i), u, how, format, math));
+        _mm_storel_epi64((void *)(q + i),
+                         narrow8(quantize8(_mm256_loadu_ps(x + i), u, how, format, math)));
     if (i < G) {
         uint8_t rest[16];
         const size_t n = (size_t)(G - i);
-        _mm_storeu_si128((void *)rest, quantize8(avx2_load_first(x + i, n), u, how, format, math));
+        const __m256i codes = quantize8(avx2_load_first(x + i, n), u, how, format, math);
+        _mm_storeu_si128((void *)rest, narrow8(codes));
         memcpy(q + i, rest, n);
     }
 }
