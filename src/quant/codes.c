@@ -7,7 +7,6 @@
 #include "base/checked.h"
 #include "base/cpu.h"
 #include "base/error.h"
-#include "base/halffloat.h"
 #include "tensor/dtype.h"
 
 static nib_kernels kernels;
@@ -128,12 +127,6 @@ nib_codes nib_codes_rows(const nib_codes *c, int64_t row, int64_t rows) {
     run.scale = c->scale + block;
     run.zero = c->zero ? c->zero + block : NULL;
     return run;
-}
-
-float nib_round_to(float x, nib_dtype dtype) {
-    if (dtype == NIB_BF16) return nib_bf16_to_f32(nib_f32_to_bf16(x));
-    if (dtype == NIB_F16) return nib_f16_to_f32(nib_f32_to_f16(x));
-    return x;
 }
 
 void nib_to_f32(nib_dtype dtype, float *out, const void *x, size_t n) {

@@ -3,6 +3,7 @@
 #define NIB_QUANT_CODES_H
 #include <nibble/extend.h>
 
+#include "base/halffloat.h"
 #include "base/mem.h"
 #include "kernel/kernel.h"
 
@@ -45,8 +46,12 @@ nib_codes nib_codes_rows(const nib_codes *codes, int64_t row, int64_t rows);
  * to desc.math as the system that defined the scheme rounds it. */
 void nib_codes_dequantize(const nib_codes *codes, float *out);
 
-/* A value rounded to a float dtype (f32, f16, bf16), or as it is for another. */
-float nib_round_to(float x, nib_dtype dtype);
+/* A value rounded to a float dtype (f32, f16, bf16), or as it is for another. A NaN stays one. */
+static inline float nib_round_to(float x, nib_dtype dtype) {
+    if (dtype == NIB_BF16) return nib_bf16_to_f32(nib_f32_to_bf16(x));
+    if (dtype == NIB_F16) return nib_f16_to_f32(nib_f32_to_f16(x));
+    return x;
+}
 
 /* n elements of a float dtype as f32. */
 void nib_to_f32(nib_dtype dtype, float *out, const void *x, size_t n);

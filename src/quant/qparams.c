@@ -3,7 +3,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/halffloat.h"
 #include "quant/codes.h"
 
 float nib_qrule_eps(nib_dtype weight, const char *version) {
@@ -22,10 +21,16 @@ nib_dtype nib_qdesc_product(const nib_qdesc *desc) {
     return desc->math == desc->scale_dtype ? desc->math : NIB_F32;
 }
 
-static float clamp(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
+static inline float clamp(float x, float low, float high) {
+    return x < low ? low : x > high ? high : x;
+}
 
 /* As torch's clamp with a lower bound: NaN stays. */
-static float at_least(float x, float low) { return x < low ? low : x; }
+static inline float at_least(float x, float low) { return x < low ? low : x; }
+
+/* 0 where the range does not reach it; NaN stays. */
+static inline float not_above(float x, float bound) { return x > bound ? bound : x; }
+static inline float not_below(float x, float bound) { return x < bound ? bound : x; }
 
 static float largest_code(nib_dtype code) {
     switch (code) {
@@ -39,110 +44,182 @@ static float largest_code(nib_dtype code) {
     }
 }
 
-/* Round to the weight's dtype after each step. */
+/* Everything that does not differ from block to block. */
+typedef struct range {
+    float qmin, qmax, steps, half, eps; /* steps = qmax - qmin, half of them rounded up */
+} range;
+
+/* The loops below are compiled once for each dtype that steps round in, as `t` is a constant where
+ * they are inlined; each is plain arithmetic on arrays. */
 #define R(x) nib_round_to((x), t)
 
-static void choose_symmetric(const nib_qrule *rule, nib_dtype t, int qmin, int qmax, float min,
-                             float max, nib_qparams *p) {
-    const float low = min < 0      ? min
-                      : min != min ? min
-                                   : 0,
-                high = max > 0      ? max
-                       : max != max ? max
-                                    : 0;
-    if (rule->mapping == NIB_MAP_SYMMETRIC) {
+static inline void choose_symmetric(nib_dtype t, const range *r, int64_t count, const float *min,
+                                    const float *max, float *scale) {
+    for (int64_t i = 0; i < count; i++) {
+        const float low = not_above(min[i], 0), high = not_below(max[i], 0);
         const float amax = -low > high || low != low ? -low : high;
-        p->scale = R(amax / ((float)(qmax - qmin) / 2));
-    } else {
-        const float smin = R(low / (float)qmin), smax = R(high / (float)qmax);
-        p->scale = smin > smax ? smin : smax;
+        scale[i] = at_least(R(amax / (r->steps / 2)), r->eps);
     }
-    p->scale = at_least(p->scale, rule->eps);
-    p->zero = 0;
 }
 
-static void choose_asymmetric(const nib_qrule *rule, nib_dtype t, int qmin, int qmax, float min,
-                              float max, nib_qparams *p) {
-    const float low = min < 0      ? min
-                      : min != min ? min
-                                   : 0,
-                high = max > 0      ? max
-                       : max != max ? max
-                                    : 0;
-    p->scale = at_least(R(R(high - low) / (float)(qmax - qmin)), rule->eps);
-    const float zero = R((float)qmin - rintf(R(low / p->scale)));
-    p->zero = zero != zero ? 0 : clamp(zero, (float)qmin, (float)qmax);
-}
-
-static void choose_min_to_max(const nib_qrule *rule, nib_dtype t, int qmin, int qmax, float min,
-                              float max, nib_qparams *p) {
-    const float half = (float)((qmax - qmin + 1) / 2);
-    p->scale = at_least(R(R(max - min) / (float)(qmax - qmin)), rule->eps);
-    p->zero = R(min + R(p->scale * half));
-}
-
-/* MSLK: the epsilon bounds the range, not the scale; the stored zero belongs to the code in the
- * middle of [0, 15], which is the signed code 0. */
-static nib_qparams choose_plain(const nib_qrule *rule, const nib_qdesc *desc, int qmin, int qmax,
-                                float min, float max) {
-    const float steps = (float)(qmax - qmin), half = (float)((qmax - qmin + 1) / 2);
-    const float scale = at_least(max - min, rule->eps) / steps;
-    const float zero = min + scale * half;
-    return (nib_qparams){.scale = nib_round_to(scale, desc->scale_dtype),
-                         .zero = nib_round_to(zero, desc->zero_dtype),
-                         .shift = min,
-                         .divisor = scale,
-                         .code_zero = qmin};
-}
-
-nib_qparams nib_qparams_choose(const nib_qrule *rule, const nib_qdesc *desc, float min, float max) {
-    const nib_dtype t = desc->math;
-    nib_qparams p = {0};
-    if (rule->mapping == NIB_MAP_ABSMAX) {
-        const float amax = fabsf(min) > fabsf(max) || min != min ? fabsf(min) : fabsf(max);
-        p.scale = R(amax / largest_code(desc->code));
-        return p;
+static inline void choose_no_clipping(nib_dtype t, const range *r, int64_t count, const float *min,
+                                      const float *max, float *scale) {
+    for (int64_t i = 0; i < count; i++) {
+        const float low = R(not_above(min[i], 0) / r->qmin),
+                    high = R(not_below(max[i], 0) / r->qmax);
+        scale[i] = at_least(low > high ? low : high, r->eps);
     }
-    int qmin, qmax;
-    nib_qdesc_range(desc, &qmin, &qmax);
-    if (rule->plain) return choose_plain(rule, desc, qmin, qmax, min, max);
-    if (rule->mapping == NIB_MAP_ASYMMETRIC)
-        choose_asymmetric(rule, t, qmin, qmax, min, max, &p);
-    else if (rule->mapping == NIB_MAP_MIN_TO_MAX)
-        choose_min_to_max(rule, t, qmin, qmax, min, max, &p);
-    else
-        choose_symmetric(rule, t, qmin, qmax, min, max, &p);
-    p.scale = nib_round_to(p.scale, desc->scale_dtype);
-    if (desc->zero_kind == NIB_ZERO_MID) p.zero = nib_round_to(p.zero, desc->zero_dtype);
-    nib_qparams_operands(desc, &p);
-    return p;
+}
+
+static inline void choose_asymmetric(nib_dtype t, const range *r, int64_t count, const float *min,
+                                     const float *max, float *scale, float *zero) {
+    for (int64_t i = 0; i < count; i++) {
+        const float low = not_above(min[i], 0), high = not_below(max[i], 0);
+        scale[i] = at_least(R(R(high - low) / r->steps), r->eps);
+        const float z = R(r->qmin - rintf(R(low / scale[i])));
+        zero[i] = z != z ? 0 : clamp(z, r->qmin, r->qmax);
+    }
+}
+
+static inline void choose_min_to_max(nib_dtype t, const range *r, int64_t count, const float *min,
+                                     const float *max, float *scale, float *zero) {
+    for (int64_t i = 0; i < count; i++) {
+        scale[i] = at_least(R(R(max[i] - min[i]) / r->steps), r->eps);
+        zero[i] = R(min[i] + R(scale[i] * r->half));
+    }
+}
+
+static inline void choose_absmax(nib_dtype t, float largest, int64_t count, const float *min,
+                                 const float *max, float *scale) {
+    for (int64_t i = 0; i < count; i++) {
+        const float low = fabsf(min[i]), high = fabsf(max[i]);
+        scale[i] = R((low > high || low != low ? low : high) / largest);
+    }
 }
 #undef R
 
-void nib_qparams_operands(const nib_qdesc *desc, nib_qparams *p) {
+static inline void choose_in(nib_dtype t, const nib_qrule *rule, const range *r, float largest,
+                             int64_t count, const float *min, const float *max, float *scale,
+                             float *zero) {
+    switch (rule->mapping) {
+    case NIB_MAP_SYMMETRIC:
+        choose_symmetric(t, r, count, min, max, scale);
+        break;
+    case NIB_MAP_SYMMETRIC_NO_CLIPPING:
+        choose_no_clipping(t, r, count, min, max, scale);
+        break;
+    case NIB_MAP_ASYMMETRIC:
+        choose_asymmetric(t, r, count, min, max, scale, zero);
+        break;
+    case NIB_MAP_MIN_TO_MAX:
+        choose_min_to_max(t, r, count, min, max, scale, zero);
+        break;
+    case NIB_MAP_ABSMAX:
+        choose_absmax(t, largest, count, min, max, scale);
+        break;
+    }
+}
+
+static inline void round_in(nib_dtype t, int64_t count, float *x) {
+    for (int64_t i = 0; i < count; i++) x[i] = nib_round_to(x[i], t);
+}
+
+static void round_all(nib_dtype dtype, int64_t count, float *x) {
+    if (dtype == NIB_BF16) round_in(NIB_BF16, count, x);
+    if (dtype == NIB_F16) round_in(NIB_F16, count, x);
+}
+
+static range range_of(const nib_qrule *rule, const nib_qdesc *desc) {
+    int qmin, qmax;
+    nib_qdesc_range(desc, &qmin, &qmax);
+    return (range){.qmin = (float)qmin,
+                   .qmax = (float)qmax,
+                   .steps = (float)(qmax - qmin),
+                   .half = (float)((qmax - qmin + 1) / 2),
+                   .eps = rule->eps};
+}
+
+/* MSLK: the epsilon bounds the range, not the scale; the stored zero belongs to the code in the
+ * middle of [0, 15], which is the signed code 0. Codes come from the scale before it is rounded. */
+static void choose_plain(const range *r, const nib_qdesc *desc, int64_t count, const float *min,
+                         const float *max, float *scale, float *zero, nib_operands *o) {
+    for (int64_t i = 0; i < count; i++) {
+        scale[i] = at_least(max[i] - min[i], r->eps) / r->steps;
+        zero[i] = min[i] + scale[i] * r->half;
+        o->divisor[i] = scale[i];
+        o->shift[i] = min[i];
+        o->zero[i] = (int32_t)r->qmin;
+    }
+    round_all(desc->scale_dtype, count, scale);
+    round_all(desc->zero_dtype, count, zero);
+}
+
+void nib_qparams_choose(const nib_qrule *rule, const nib_qdesc *desc, int64_t count,
+                        const float *min, const float *max, float *scale, float *zero,
+                        nib_operands *o) {
+    const bool integer = nib_qdesc_integer(desc);
+    const range r = integer ? range_of(rule, desc) : (range){0};
+    float unused[NIB_QPARAMS_MOST], *z = zero ? zero : unused;
+    if (rule->plain) {
+        choose_plain(&r, desc, count, min, max, scale, z, o);
+        return;
+    }
+    const float largest = largest_code(desc->code);
+    switch (desc->math) {
+    case NIB_BF16:
+        choose_in(NIB_BF16, rule, &r, largest, count, min, max, scale, z);
+        break;
+    case NIB_F16:
+        choose_in(NIB_F16, rule, &r, largest, count, min, max, scale, z);
+        break;
+    default:
+        choose_in(NIB_F32, rule, &r, largest, count, min, max, scale, z);
+    }
+    if (desc->scale_dtype != desc->math) round_all(desc->scale_dtype, count, scale);
+    if (!integer) return;
+    if (desc->zero_kind == NIB_ZERO_MID && desc->zero_dtype != desc->math)
+        round_all(desc->zero_dtype, count, z);
+    if (zero && rule->mapping <= NIB_MAP_SYMMETRIC_NO_CLIPPING &&
+        rule->mapping != NIB_MAP_ASYMMETRIC)
+        for (int64_t i = 0; i < count; i++) zero[i] = 0;
+    nib_qparams_operands(desc, count, scale, zero, o);
+}
+
+static inline void middle_in(nib_dtype t, float half, int64_t count, const float *scale,
+                             const float *zero, float *shift) {
+    for (int64_t i = 0; i < count; i++)
+        shift[i] = nib_round_to(zero[i] - nib_round_to(scale[i] * half, t), t);
+}
+
+void nib_qparams_operands(const nib_qdesc *desc, int64_t count, const float *scale,
+                          const float *zero, nib_operands *o) {
     const nib_dtype product = nib_qdesc_product(desc);
-    p->code_zero = 0;
-    switch (desc->zero_kind) {
-    case NIB_ZERO_NONE:
-        p->inverse = nib_round_to(1.0f / p->scale, desc->scale_dtype);
-        break;
-    case NIB_ZERO_POINT:
-        p->inverse = nib_round_to(1.0f / p->scale, desc->scale_dtype);
-        p->code_zero = p->zero == p->zero ? (int32_t)p->zero : 0;
-        break;
-    case NIB_ZERO_SHIFT:
-        p->shift = -p->zero;
-        p->divisor = p->scale;
-        break;
-    case NIB_ZERO_MID: {
-        int qmin, qmax;
-        nib_qdesc_range(desc, &qmin, &qmax);
-        /* Codes count from the value of code qmin, half the codes below that of the zero. */
-        const float half = (float)((qmax - qmin + 1) / 2);
-        p->shift = nib_round_to(p->zero - nib_round_to(p->scale * half, product), product);
-        p->divisor = p->scale;
-        p->code_zero = qmin;
-        break;
+    if (desc->zero_kind == NIB_ZERO_NONE || desc->zero_kind == NIB_ZERO_POINT) {
+        for (int64_t i = 0; i < count; i++) o->inverse[i] = 1.0f / scale[i];
+        round_all(desc->scale_dtype, count, o->inverse);
+        for (int64_t i = 0; i < count; i++)
+            o->zero[i] = zero && zero[i] == zero[i] ? (int32_t)zero[i] : 0;
+        return;
     }
+    for (int64_t i = 0; i < count; i++) o->divisor[i] = scale[i];
+    if (desc->zero_kind == NIB_ZERO_SHIFT) {
+        for (int64_t i = 0; i < count; i++) o->shift[i] = -zero[i];
+        for (int64_t i = 0; i < count; i++) o->zero[i] = 0;
+        return;
     }
+    /* Codes count from the value of code qmin, half the codes below that of the zero. */
+    int qmin, qmax;
+    nib_qdesc_range(desc, &qmin, &qmax);
+    const float half = (float)((qmax - qmin + 1) / 2);
+    switch (product) {
+    case NIB_BF16:
+        middle_in(NIB_BF16, half, count, scale, zero, o->shift);
+        break;
+    case NIB_F16:
+        middle_in(NIB_F16, half, count, scale, zero, o->shift);
+        break;
+    default:
+        middle_in(NIB_F32, half, count, scale, zero, o->shift);
+    }
+    for (int64_t i = 0; i < count; i++) o->zero[i] = qmin;
 }

@@ -12,23 +12,28 @@ typedef struct nib_qrule {
                                           codes from the scale before it rounds to scale_dtype */
 } nib_qrule;
 
-/* Of one block. */
-typedef struct nib_qparams {
-    float scale, zero;                 /* as stored */
-    float inverse;                     /* POINT, NONE: codes are rne(w * inverse) + code_zero */
-    float shift, divisor;              /* MID, SHIFT: rne((w - shift) / divisor) + code_zero */
-    int32_t code_zero;
-} nib_qparams;
+enum { NIB_QPARAMS_MOST = 128 };       /* blocks handled at once */
+
+/* What kernels need to make codes of some blocks: one array an operand. */
+typedef struct nib_operands {
+    float inverse[NIB_QPARAMS_MOST];   /* POINT, NONE: codes are rne(w * inverse) + zero */
+    float shift[NIB_QPARAMS_MOST];     /* MID, SHIFT: rne((w - shift) / divisor) + zero */
+    float divisor[NIB_QPARAMS_MOST];
+    int32_t zero[NIB_QPARAMS_MOST];
+} nib_operands;
 
 /* The smallest scale that torchao allows unless told otherwise: the smallest normal of the weight's
  * dtype, or for "v0.17" and before its epsilon. */
 float nib_qrule_eps(nib_dtype weight, const char *version);
 
-/* From min and max to scale and zero, rounding in desc->math, and the operands for them. */
-nib_qparams nib_qparams_choose(const nib_qrule *rule, const nib_qdesc *desc, float min, float max);
+/* From min and max of `count` blocks to scale and zero as stored, rounding in desc->math, and the
+ * operands for them. `zero` may be NULL when desc has none. */
+void nib_qparams_choose(const nib_qrule *rule, const nib_qdesc *desc, int64_t count, const float *min,
+                        const float *max, float *scale, float *zero, nib_operands *operands);
 
-/* Operands for a scale and zero that are given. */
-void nib_qparams_operands(const nib_qdesc *desc, nib_qparams *p);
+/* Operands for scales and zeros that are given. */
+void nib_qparams_operands(const nib_qdesc *desc, int64_t count, const float *scale, const float *zero,
+                          nib_operands *operands);
 
 /* The dtype in which quantizing rounds: that of weight and scale, f32 when they differ. */
 nib_dtype nib_qdesc_product(const nib_qdesc *desc);
