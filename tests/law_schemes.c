@@ -24,6 +24,8 @@ static const char *const combinations[] = {
     "intx_weight_only:bits=3,granularity=group,group_size=32,algo=hqq",
     "float8_weight_only:dtype=e5m2,granularity=tensor",
     "float8_weight_only:granularity=group,group_size=16",
+    "qint4:algo=hqq",
+    "qint2:algo=hqq",
 };
 
 typedef void law(void **state_, nib_ctx *ctx, const char *text, const nib_config *config);
@@ -123,6 +125,7 @@ static double bound_of(const nib_codes *c, int64_t block, float w) {
     nib_qdesc_range(d, &qmin, &qmax);
     const double zero = !c->zero                         ? 0
                         : d->zero_kind == NIB_ZERO_POINT ? 0
+                        : s == 0                         ? 0 /* all weights are the zero */
                                                          : fabs((double)c->zero[block]) / s;
     const double range = qmax - qmin + zero;
     /* The smallest float that a scale or zero of f16 can be off by, counted in codes. */

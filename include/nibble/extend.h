@@ -71,13 +71,19 @@ typedef struct nib_codes {
 
 /* ---- layouts: bytes of a file, or of a kernel ---- */
 enum { NIB_MAX_PARTS = 6 };
+enum {                                 /* a part's row_dim when its rows follow no dimension */
+    NIB_ROWS_SHARED = -1,              /* all rows share this part */
+    NIB_ROWS_FLAT = -2,                /* every row has an equal share of the bytes, in order;
+                                          when banded, every row of a band */
+};
 typedef struct nib_part {
     const char *suffix;                /* "qdata", "scale": names are built by the file format */
     nib_dtype dtype; nib_shape shape;  /* a weight of rank > 2 is a stack of matrices: every part then
-                                          begins with the weight's leading dimensions (1s if shared) */
+                                          begins with the weight's leading dimensions (1s if shared),
+                                          but a flat one */
     int  row_dim;                      /* the dimension that follows the rows of one matrix, counted
                                           after the leading ones (0, or 1 for a transposed part);
-                                          -1: all rows share this part */
+                                          or NIB_ROWS_SHARED, NIB_ROWS_FLAT */
     int  row_unit;                     /* rows that one index of row_dim stands for; 0 is 1. Runs of
                                           rows begin at multiples of it */
     bool banded;                       /* bytes hold one row of every band (see bands) */

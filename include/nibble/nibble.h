@@ -153,6 +153,16 @@ extern const nib_scheme nib_scheme_float8_weight_only;
 #define NIB_FLOAT8_WEIGHT_ONLY(...) \
     (&(nib_float8_weight_only){ .config = { &nib_scheme_float8_weight_only, sizeof(nib_float8_weight_only) }, __VA_ARGS__ }.config)
 
+typedef struct nib_quanto {                          /* optimum-quanto's weights, to the bit */
+    nib_config  config;
+    const char *weights;               /* "qint8", "qint4", "qint2", "qfloat8" (or _e4m3fn), "qfloat8_e5m2",
+                                          "qfloat8_e4m3fnuz"; NULL: "qint8" */
+    nib_algo    algo;                  /* ABSMAX for 8 bits, MINMAX or HQQ for 4 and 2; 0: the first */
+} nib_quanto;
+extern const nib_scheme nib_scheme_quanto;
+#define NIB_QUANTO(...) \
+    (&(nib_quanto){ .config = { &nib_scheme_quanto, sizeof(nib_quanto) }, __VA_ARGS__ }.config)
+
 /* Which modules. NULL or a zeroed select means every Linear but the output head. A weight that
  * the scheme cannot take fails the call and names the layer, unless leave_unfit is set. */
 typedef bool nib_filter(const nib_module *module, const char *name, void *user);

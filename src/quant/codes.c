@@ -31,6 +31,10 @@ int64_t nib_qdesc_matrix_rows(const nib_qdesc *d) {
     return d->shape.ndim > 2 ? d->shape.dim[d->shape.ndim - 2] : d->rows;
 }
 
+bool nib_qdesc_stack(const nib_qdesc *d) {
+    return d->shape.ndim > 0 && d->cols == d->shape.dim[d->shape.ndim - 1];
+}
+
 nib_status nib_qdesc_check(const nib_qdesc *d) {
     int64_t count, matrix;
     size_t bytes;
@@ -73,7 +77,9 @@ nib_status nib_qdesc_init(nib_qdesc *desc, const nib_site *site) {
 nib_qdesc nib_qdesc_of_rows(const nib_qdesc *desc, int64_t rows) {
     nib_qdesc d = *desc;
     d.rows = rows;
-    d.shape = (nib_shape){2, {rows, desc->cols}};
+    /* Where rows are the first dimension the rank stays: it tells a convolution from a matrix. */
+    if (desc->shape.dim[0] != desc->rows) d.shape = (nib_shape){2, {rows, desc->cols}};
+    d.shape.dim[0] = rows;
     return d;
 }
 

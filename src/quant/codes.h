@@ -18,6 +18,10 @@ int64_t nib_qdesc_blocks(const nib_qdesc *desc);
 /* Rows of one matrix: all of them, or for a stack (rank > 2) those of one of its matrices. */
 int64_t nib_qdesc_matrix_rows(const nib_qdesc *desc);
 
+/* True for a matrix or a stack of them; false when an output sums over several dimensions, as a
+ * convolution does. */
+bool nib_qdesc_stack(const nib_qdesc *desc);
+
 /* Raises NIB_E_SHAPE or NIB_E_DTYPE unless counts are positive, agree and do not overflow. Whoever
  * makes a descriptor from a file or a caller's numbers checks it once; the rest relies on it. */
 nib_status nib_qdesc_check(const nib_qdesc *desc);

@@ -307,6 +307,48 @@ static void print_float(double value, nib_text *out) {
     nib_text_add(out, text);
 }
 
+static void print_value(const nib_field *f, const nib_config *config, nib_text *out) {
+    if (f->type == NIB_FIELD_INT)
+        nib_text_format(out, "%lld", (long long)nib_field_int(f, config));
+    else if (f->type == NIB_FIELD_FLOAT)
+        print_float(nib_field_float(f, config), out);
+    else if (f->type == NIB_FIELD_BOOL)
+        nib_text_add(out, nib_field_int(f, config) ? "true" : "false");
+    else
+        nib_text_add(out, nib_field_name(f, config));
+}
+
+/* The value after "name=" in "name=value,name=value", or NULL. */
+static const char *option_value(const char *options, const char *name, size_t *length) {
+    const size_t key = strlen(name);
+    for (const char *at = options; at; at = strchr(at, ',')) {
+        at += *at == ',';
+        if (strncmp(at, name, key) != 0 || at[key] != '=') continue;
+        *length = strcspn(at + key + 1, ",");
+        return at + key + 1;
+    }
+    return NULL;
+}
+
+/* Fields that the options of an alias name, one bit each, if the config has all those values, or
+ * else 0. */
+static uint64_t fields_of_alias(const nib_scheme *s, const char *options,
+                                const nib_config *config) {
+    uint64_t named = 0;
+    for (int i = 0; i < s->nfields && i < 64; i++) {
+        size_t length;
+        const char *value = option_value(options, s->fields[i].name, &length);
+        if (!value) continue;
+        nib_text own = {0};
+        print_value(&s->fields[i], config, &own);
+        const bool equal = !own.failed && own.length == length && !memcmp(own.data, value, length);
+        nib_text_free(&own);
+        if (!equal) return 0;
+        named |= UINT64_C(1) << i;
+    }
+    return named;
+}
+
 void nib_config_print(const nib_config *config, nib_text *out) {
     if (config == NIB_LEAVE) {
         nib_text_add(out, "leave");
@@ -318,21 +360,21 @@ void nib_config_print(const nib_config *config, nib_text *out) {
         out->failed = true;
         return;
     }
-    nib_text_add(out, s->name);
+    const char *name = s->name; /* or the first alias that says more: "qint4" */
+    uint64_t said = 0;
+    for (const char *const *a = s->aliases; a && *a && !said; a += 2) {
+        const char *options = strchr(a[1], ':');
+        said = options ? fields_of_alias(s, options + 1, whole) : 0;
+        if (said) name = a[0];
+    }
+    nib_text_add(out, name);
     char before = ':';
     for (int i = 0; i < s->nfields; i++) {
         const nib_field *f = &s->fields[i];
-        if (is_default(f, whole)) continue;
+        if (is_default(f, whole) || (i < 64 && said >> i & 1)) continue;
         nib_text_format(out, "%c%s=", before, f->name);
         before = ',';
-        if (f->type == NIB_FIELD_INT)
-            nib_text_format(out, "%lld", (long long)nib_field_int(f, whole));
-        else if (f->type == NIB_FIELD_FLOAT)
-            print_float(nib_field_float(f, whole), out);
-        else if (f->type == NIB_FIELD_BOOL)
-            nib_text_add(out, "true");
-        else
-            nib_text_add(out, nib_field_name(f, whole));
+        print_value(f, whole, out);
     }
     nib_config_free(whole);
 }

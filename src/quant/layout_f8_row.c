@@ -10,7 +10,7 @@
 static bool holds(const nib_qdesc *d) {
     return (d->code == NIB_F8_E4M3FN || d->code == NIB_F8_E5M2 || d->code == NIB_F8_E4M3FNUZ ||
             d->code == NIB_F8_E5M2FNUZ) &&
-           d->scale_dtype == NIB_F32 && d->zero_kind == NIB_ZERO_NONE;
+           d->scale_dtype == NIB_F32 && d->zero_kind == NIB_ZERO_NONE && nib_qdesc_stack(d);
 }
 
 static int parts(const nib_qdesc *d, nib_part parts[NIB_MAX_PARTS]) {

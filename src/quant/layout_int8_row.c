@@ -10,7 +10,7 @@
 #include "quant/layout_part.h"
 
 static bool holds(const nib_qdesc *d) {
-    return d->code == NIB_I8 && d->scale_dtype == NIB_F32 &&
+    return d->code == NIB_I8 && d->scale_dtype == NIB_F32 && nib_qdesc_stack(d) &&
            (d->zero_kind == NIB_ZERO_NONE ||
             (d->zero_kind == NIB_ZERO_POINT && d->zero_dtype == NIB_I8));
 }

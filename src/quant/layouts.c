@@ -52,7 +52,16 @@ size_t nib_part_bytes(const nib_part *part) {
 nib_part_runs nib_part_place(const nib_part *part, const nib_qdesc *desc, int bands, int64_t row,
                              int64_t rows) {
     nib_part_runs runs = {.count = 1, .size = nib_part_bytes(part)};
-    if (part->row_dim < 0) return runs;
+    if (part->row_dim == NIB_ROWS_SHARED || bands == 0) return runs;
+    if (part->row_dim == NIB_ROWS_FLAT) {
+        const bool together = bands > 1 && part->banded;
+        const size_t share = runs.size / (size_t)(together ? desc->rows / bands : desc->rows);
+        runs.count = together ? 1 : bands;
+        runs.size = (size_t)rows * share;
+        runs.step = (size_t)(desc->rows / bands) * share;
+        runs.offset = (size_t)row * share;
+        return runs;
+    }
     const int lead = desc->shape.ndim > 2 ? desc->shape.ndim - 2 : 0, dim = lead + part->row_dim;
     const int64_t unit = part->row_unit > 1 ? part->row_unit : 1;
     assert(row % unit == 0);

@@ -25,7 +25,8 @@ typedef struct nib_part_runs { int64_t count; size_t size, step, offset; } nib_p
 
 /* For rows [row, row + rows) of the matrix, or with B > 1 bands, `rows` rows from `row` on of every
  * band; B * rows rows were packed. `row` is a multiple of every row_unit, and of a stack whose part
- * is transposed the rows lie in one matrix. A part with row_dim -1 has one run, the whole of it. */
+ * is transposed the rows lie in one matrix. A part that all rows share, and any when bands is 0, has
+ * one run, the whole of it. */
 nib_part_runs nib_part_place(const nib_part *part, const nib_qdesc *desc, int bands, int64_t row,
                              int64_t rows);
 

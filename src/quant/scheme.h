@@ -12,8 +12,8 @@ const nib_scheme *nib_scheme_at(size_t i);             /* in list order; NULL: n
 /* What an alias stands for, "quanto:weights=qint4" for "qint4"; NULL when it is none. */
 const char *nib_scheme_alias(const char *name);
 
-/* "int4_weight_only:group_size=32": options that differ from their defaults, in field order;
- * nib_config_parse reads it back to an equal config. NIB_LEAVE is "leave". */
+/* "int4_weight_only:group_size=32": options that differ from their defaults, in field order,
+ * after the name or after an alias that says some of them, "qint4:algo=hqq"; nib_config_parse reads it back to an equal config. NIB_LEAVE is "leave". */
 void nib_config_print(const nib_config *config, nib_text *out);
 
 /* A copy to keep, since callers' configs live only during the call. Give back with nib_config_free. */
