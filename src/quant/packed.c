@@ -53,7 +53,7 @@ static nib_tensor view_of(const nib_tensor *rows, int64_t row, int64_t n) {
 /* A part's piece goes straight to its place unless it is scattered there, or shared by all rows and
  * another piece's to write. */
 static bool direct(const nib_part *part, const nib_part_runs *runs, int64_t row) {
-    return part->row_dim < 0 ? row == 0 : runs->count == 1;
+    return part->row_dim == NIB_ROWS_SHARED ? row == 0 : runs->count == 1;
 }
 
 static nib_status piece(const job *j, lane *l, int64_t row, int64_t n) {
@@ -73,7 +73,7 @@ static nib_status piece(const job *j, lane *l, int64_t row, int64_t n) {
     }
     j->layout->pack(to, &codes);
     for (int i = 0; i < j->count; i++)
-        for (int64_t k = 0; to[i] == l->packed[i] && j->parts[i].row_dim >= 0 && k < runs[i].count;
+        for (int64_t k = 0; to[i] == l->packed[i] && j->parts[i].row_dim != NIB_ROWS_SHARED && k < runs[i].count;
              k++)
             memcpy((char *)j->part[i] + runs[i].offset + (size_t)k * runs[i].step,
                    (char *)to[i] + (size_t)k * runs[i].size, runs[i].size);
@@ -101,7 +101,7 @@ static nib_status lane_init(nib_mem *mem, const job *j, lane *l) {
     j->layout->parts(&most, parts);
     for (int i = 0; i < j->count; i++) {
         const nib_part_runs runs = nib_part_place(&j->parts[i], j->desc, j->bands, 0, j->most);
-        if (j->parts[i].row_dim >= 0 && runs.count == 1) continue;
+        if (j->parts[i].row_dim != NIB_ROWS_SHARED && runs.count == 1) continue;
         l->packed_size[i] = nib_part_bytes(&parts[i]);
         l->packed[i] = nib_mem_alloc(mem, l->packed_size[i]);
         if (!l->packed[i]) return NIB_E_MEMORY;

@@ -280,6 +280,34 @@ TEST(a_long_row_is_coded_like_the_formula) {
     nib_mem_free(NULL, x, K * sizeof(float));
 }
 
+/* Long enough to be cut into pieces that threads pack where they belong. */
+TEST(a_matrix_in_many_pieces_is_packed_as_all_at_once) {
+    enum { ROWS = 72, COLS = 4096 };
+    static const char *const types[] = {"qint8", "qint4", "qint2", "qfloat8_e5m2"};
+    uint64_t seed = test_seed();
+    uint16_t *x = nib_mem_alloc(NULL, ROWS * COLS * sizeof(*x));
+    for (int i = 0; i < ROWS * COLS; i++) x[i] = nib_f32_to_bf16(test_uniform(&seed) + 0.25f);
+    nib_tensor *w = nib_tensor_wrap(ctx, NIB_BF16, (nib_shape){2, {ROWS, COLS}}, x, NULL, NULL);
+    for (int t = 0; t < 4; t++) {
+        const nib_config *config = NIB_QUANTO(.weights = types[t]);
+        nib_codes codes;
+        CHECK_OK(codes_of(config, w, &codes));
+        nib_tensor *want = nib_pack_tensor(ctx, nib_layout_for(&codes.desc), &codes);
+        const size_t mark = nib_scope_begin(ctx);
+        nib_tensor *got = nib_quantize_tensor(w, config);
+        CHECK(want && got && want->layout == got->layout);
+        nib_part parts[NIB_MAX_PARTS];
+        for (int i = 0; i < want->layout->parts(&want->desc, parts); i++)
+            CHECK_BYTES(nib_tensor_part(got, i), nib_tensor_part(want, i),
+                        nib_part_bytes(&parts[i]));
+        nib_scope_end(ctx, mark);
+        nib_tensor_free(want);
+        nib_codes_free(nib_ctx_mem(ctx), &codes);
+    }
+    nib_tensor_free(w);
+    nib_mem_free(NULL, x, ROWS * COLS * sizeof(*x));
+}
+
 /* ---- HQQ: its sums and powers belong to torch, so the codes are compared, not the bytes ---- */
 
 /* mean |w - D(q)| in double, from codes and from what upstream stored */
@@ -403,6 +431,7 @@ int main(void) {
         RUNS(groups_follow_the_rule_of_upstream),
         RUNS(rows_by_runs_give_the_codes_of_all_rows_at_once),
         RUNS(a_long_row_is_coded_like_the_formula),
+        RUNS(a_matrix_in_many_pieces_is_packed_as_all_at_once),
         RUNS(hqq_agrees_with_upstream),
         RUNS(configs_print_as_the_types_are_called),
         RUNS(an_algo_of_another_width_is_refused_with_those_that_fit),
