@@ -157,9 +157,7 @@ static bool codes_of(void **state_, const golden *g, const nib_tensor *w, nib_co
     return true;
 }
 
-static void check_file(void **state_, const char *name, int at_least) {
-    char path[128];
-    snprintf(path, sizeof path, "tests/golden/torchao/%s.safetensors", name);
+static void check_path(void **state_, const char *name, const char *path, int at_least) {
     nib_safetensors *file = nib_safetensors_open(NULL, path);
     CHECK_MADE(file);
     nib_ctx *ctx = nib_ctx_new(NULL);
@@ -189,6 +187,18 @@ static void check_file(void **state_, const char *name, int at_least) {
     CHECK(t.real + t.emulated + t.skipped >= at_least);
     nib_ctx_free(ctx);
     nib_safetensors_close(file);
+}
+
+static void check_file(void **state_, const char *name, int at_least) {
+    char path[128];
+    snprintf(path, sizeof path, "tests/golden/torchao/%s.safetensors", name);
+    check_path(state_, name, path, at_least);
+}
+
+/* Cases that tests/interop/race_torchao.py has just made. */
+TEST(cases_of_a_race_equal_torchao) {
+    const char *path = getenv("NIB_GOLDEN");
+    if (path) check_path(state_, path, path, 1);
 }
 
 TEST(int8_weight_only_equals_torchao) { check_file(state_, "int8", 38); }
@@ -277,4 +287,4 @@ TEST(hqq_is_as_good_as_torchao_and_hardly_differs) {
 TESTS(RUNS(int8_weight_only_equals_torchao), RUNS(float8_weight_only_equals_torchao),
       RUNS(intx_weight_only_equals_torchao), RUNS(tinygemm_numerics_equal_torchao),
       RUNS(plain_int4_and_tiles_equal_their_restated_formulas),
-      RUNS(hqq_is_as_good_as_torchao_and_hardly_differs))
+      RUNS(hqq_is_as_good_as_torchao_and_hardly_differs), RUNS(cases_of_a_race_equal_torchao))

@@ -16,10 +16,10 @@ HERE = pathlib.Path(__file__).parent
 ALL = ("f32", "f16", "bf16")
 
 
-def write(name, cases):
+def write(name, cases, seed=0):
     tensors, meta = {}, {}
     for i, (scheme, kind, n, k, dtype, *layout) in enumerate(cases):
-        w = weight(kind, n, k, dtype, i)
+        w = weight(kind, n, k, dtype, seed + i)
         real, call, stored, parts, back = reference(scheme, w, *layout)
         tag = f"{i:03d}"
         meta[tag] = "|".join((real, scheme, stored, kind, call))
