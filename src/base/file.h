@@ -52,6 +52,15 @@ nib_file_writer *nib_file_writer_open(nib_mem *mem, const char *path, size_t siz
 nib_status nib_file_writer_put(nib_file_writer *writer, const void *from, size_t size,
                                size_t offset);
 
+/* The same, but under one temporary name, so that work which was interrupted can go on: *continued
+ * tells that such a file of this size was there, and its bytes still are. Only for folders that
+ * one process holds (nib_dir_lock). */
+nib_file_writer *nib_file_writer_reopen(nib_mem *mem, const char *path, size_t size,
+                                        bool *continued);
+
+/* Bytes written before, or by the work that is continued. */
+nib_status nib_file_writer_get(const nib_file_writer *writer, void *to, size_t size, size_t offset);
+
 /* Put everything on disk; after it nothing more can be written. The bytes can be read back under
  * nib_file_writer_temp until the commit. */
 nib_status nib_file_writer_sync(nib_file_writer *writer);
@@ -62,6 +71,9 @@ const char *nib_file_writer_temp(const nib_file_writer *writer);
  * cannot be synced) the whole new file. */
 nib_status nib_file_writer_commit(nib_file_writer *writer);
 void nib_file_writer_abort(nib_file_writer *writer); /* NULL is fine */
+
+/* Give up for now: the temporary file stays, for nib_file_writer_reopen. NULL is fine. */
+void nib_file_writer_leave(nib_file_writer *writer);
 
 /* A whole small file by the same rules. */
 nib_status nib_file_write_whole(nib_mem *mem, const char *path, const void *bytes, size_t size);

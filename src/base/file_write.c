@@ -69,7 +69,12 @@ static nib_status reserve(const nib_file_writer *writer) {
                             writer->size, most);
     if (writer->size == 0) return NIB_OK;
     const int reason = nib_sys_fallocate(writer->fd, writer->size);
-    if (!reason || reason == EOPNOTSUPP || reason == EINVAL || reason == ENOSYS) return NIB_OK;
+    if (!reason) return NIB_OK;
+    if (reason == EOPNOTSUPP || reason == EINVAL || reason == ENOSYS) {
+        /* at least the size, by which work that goes on later knows its file */
+        if (nib_sys_ftruncate(writer->fd, writer->size) == 0) return NIB_OK;
+        return NIB_RAISE_OS(errno, "cannot make a file of %zu bytes", writer->size);
+    }
     size_t spare;
     if (nib_path_free_bytes(writer->parent, &spare) == NIB_OK)
         return NIB_RAISE_OS(reason, "no room for the %zu bytes of this file, %zu are free",
@@ -77,14 +82,21 @@ static nib_status reserve(const nib_file_writer *writer) {
     return NIB_RAISE_OS(reason, "no room for the %zu bytes of this file", writer->size);
 }
 
-nib_file_writer *nib_file_writer_open(nib_mem *mem, const char *path, size_t size) {
+static nib_file_writer *writer_new(nib_mem *mem, const char *path, size_t size) {
     NIB_TRY_NULL(check_target(path));
     nib_file_writer *writer = nib_mem_alloc_zero(mem, sizeof *writer);
     if (!writer) return NULL;
     *writer = (nib_file_writer){.mem = mem, .fd = -1, .size = size};
     writer->path = nib_mem_strdup(mem, path);
     writer->parent = writer->path ? nib_path_parent(mem, path) : NULL;
-    if (!writer->parent) goto fail;
+    if (writer->parent) return writer;
+    writer_free(writer);
+    return NULL;
+}
+
+nib_file_writer *nib_file_writer_open(nib_mem *mem, const char *path, size_t size) {
+    nib_file_writer *writer = writer_new(mem, path, size);
+    if (!writer) goto fail;
     for (int tries = 0; writer->fd < 0; tries++) {
         char *temp = temp_name(mem, writer->parent, path);
         if (!temp) goto fail;
@@ -100,12 +112,45 @@ nib_file_writer *nib_file_writer_open(nib_mem *mem, const char *path, size_t siz
             goto fail;
         }
     }
-    if (reserve(writer) < NIB_OK) goto fail;
-    return writer;
+    if (reserve(writer) == NIB_OK) return writer;
 fail:
     nib_error_at(path, NULL, -1);
     nib_file_writer_abort(writer);
     return NULL;
+}
+
+nib_file_writer *nib_file_writer_reopen(nib_mem *mem, const char *path, size_t size,
+                                        bool *continued) {
+    char name[256];
+    struct stat about;
+    *continued = false;
+    nib_file_writer *writer = writer_new(mem, path, size);
+    if (!writer) goto fail;
+    snprintf(name, sizeof name, ".%.200s.part", nib_path_base(path));
+    writer->temp = nib_path_join(mem, writer->parent, name);
+    if (!writer->temp) goto fail;
+    writer->fd = nib_sys_open(writer->temp, O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, 0666);
+    if (writer->fd < 0 || nib_sys_fstat(writer->fd, &about) < 0) {
+        NIB_RAISE_OS(errno, "cannot write a file here");
+        goto fail;
+    }
+    *continued = S_ISREG(about.st_mode) && (size_t)about.st_size == size;
+    if (*continued) return writer;
+    if (nib_sys_ftruncate(writer->fd, 0) < 0) {
+        NIB_RAISE_OS(errno, "cannot empty the file that was left here");
+        goto fail;
+    }
+    if (reserve(writer) == NIB_OK) return writer;
+fail:
+    nib_error_at(path, NULL, -1);
+    nib_file_writer_leave(writer); /* what interrupted work left is not ours to remove */
+    return NULL;
+}
+
+nib_status nib_file_writer_get(const nib_file_writer *writer, void *to, size_t size,
+                               size_t offset) {
+    nib_file file = {.mem = writer->mem, .path = writer->path, .fd = writer->fd};
+    return nib_file_read(&file, to, size, offset);
 }
 
 nib_status nib_file_writer_put(nib_file_writer *writer, const void *from, size_t size,
@@ -163,6 +208,12 @@ void nib_file_writer_abort(nib_file_writer *writer) {
     if (!writer) return;
     if (writer->fd >= 0) nib_sys_close(writer->fd);
     if (writer->temp) nib_sys_unlink(writer->temp); /* the error on record is the one that counts */
+    writer_free(writer);
+}
+
+void nib_file_writer_leave(nib_file_writer *writer) {
+    if (!writer) return;
+    if (writer->fd >= 0) nib_sys_close(writer->fd);
     writer_free(writer);
 }
 

@@ -128,6 +128,20 @@ nib_status nib_path_rename(const char *from, const char *to) {
     return nib_error_at(to, NULL, -1);
 }
 
+nib_status nib_path_exchange(const char *a, const char *b, const char *spare) {
+    if (nib_sys_exchange(a, b) == 0) return NIB_OK;
+    if (errno != ENOSYS && errno != EINVAL && errno != EOPNOTSUPP) {
+        NIB_RAISE_OS(errno, "cannot exchange it with \"%s\"", nib_path_base(a));
+        return nib_error_at(b, NULL, -1);
+    }
+    NIB_TRY(nib_path_rename(b, spare));
+    if (nib_path_rename(a, b) == NIB_OK) return nib_path_rename(spare, a);
+    const nib_error why = *nib_last_error();
+    nib_sys_rename(spare, b);
+    nib_error_restore(&why);
+    return why.status;
+}
+
 /* ---- folders ---- */
 void nib_dir_list_free(nib_dir_list *list) {
     for (size_t i = 0; i < list->count; i++) nib_mem_strfree(list->mem, list->entries[i].name);
@@ -205,6 +219,29 @@ nib_status nib_dir_make(const char *path) {
     if (nib_sys_mkdir(path) == 0) return NIB_OK;
     NIB_RAISE_OS(errno, "cannot make the folder");
     return nib_error_at(path, NULL, -1);
+}
+
+void nib_dir_remove_empty(const char *path) { nib_sys_rmdir(path); }
+
+nib_status nib_dir_lock(const char *path, int *handle) {
+    *handle = nib_sys_open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC, 0);
+    if (*handle < 0) {
+        NIB_RAISE_OS(errno, "cannot open the folder");
+        return nib_error_at(path, NULL, -1);
+    }
+    if (nib_sys_lock(*handle) == 0 || errno == ENOLCK || errno == EOPNOTSUPP || errno == EINVAL)
+        return NIB_OK;
+    if (errno == EWOULDBLOCK)
+        NIB_RAISE(NIB_E_IO, "another process is writing here");
+    else
+        NIB_RAISE_OS(errno, "cannot lock the folder");
+    nib_sys_close(*handle);
+    *handle = -1;
+    return nib_error_at(path, NULL, -1);
+}
+
+void nib_dir_unlock(int handle) {
+    if (handle >= 0) nib_sys_close(handle);
 }
 
 nib_status nib_dir_sync(const char *path) {

@@ -43,6 +43,10 @@ nib_status nib_path_free_bytes(const char *path, size_t *bytes);
 nib_status nib_path_unlink(const char *path);
 nib_status nib_path_rename(const char *from, const char *to);
 
+/* Two names change places, at once where the file system can; else by way of a third name,
+ * `spare`, put back when a step fails. */
+nib_status nib_path_exchange(const char *a, const char *b, const char *spare);
+
 /* ---- folders ---- */
 typedef struct nib_dir_entry {
     char *name;
@@ -61,7 +65,14 @@ nib_status nib_dir_read(nib_mem *mem, const char *path, nib_dir_list *list);
 const nib_dir_entry *nib_dir_find(const nib_dir_list *list, const char *name); /* NULL: not there */
 void nib_dir_list_free(nib_dir_list *list);
 
+/* Remove a folder if it is empty; whether it was does not matter to who asks, nor is it raised. */
+void nib_dir_remove_empty(const char *path);
 nib_status nib_dir_make(const char *path); /* fails when something is there already */
+
+/* Hold a folder for this process alone, until *handle is given back. NIB_E_IO when another one
+ * holds it. A file system without locks lets everybody in. */
+nib_status nib_dir_lock(const char *path, int *handle);
+void nib_dir_unlock(int handle);           /* negative: nothing was held */
 nib_status nib_dir_sync(const char *path); /* renames inside become lasting */
 
 /* Remove a folder and the files in it. A folder that holds folders is refused before anything is

@@ -7,6 +7,7 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -34,6 +35,18 @@ static int real_size_limit(size_t *most) {
     return 0;
 }
 
+static int real_lock(int fd) { return flock(fd, LOCK_EX | LOCK_NB); }
+
+static int real_exchange(const char *a, const char *b) {
+#ifdef RENAME_EXCHANGE
+    return renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE);
+#else
+    (void)a, (void)b;
+    errno = ENOSYS;
+    return -1;
+#endif
+}
+
 const nib_sys nib_sys_real = {
     .open = real_open,
     .close = close,
@@ -45,7 +58,10 @@ const nib_sys nib_sys_real = {
     .fsync = fsync,
     .fallocate = real_fallocate,
     .size_limit = real_size_limit,
+    .ftruncate = ftruncate,
+    .lock = real_lock,
     .rename = rename,
+    .exchange = real_exchange,
     .unlink = unlink,
     .mkdir = mkdir,
     .rmdir = rmdir,
@@ -165,9 +181,27 @@ int nib_sys_size_limit(size_t *most) {
     return result;
 }
 
+int nib_sys_ftruncate(int fd, size_t size) {
+    int result;
+    REPEAT(result, table->ftruncate(fd, (off_t)size));
+    return result;
+}
+
+int nib_sys_lock(int fd) {
+    int result;
+    REPEAT(result, table->lock(fd));
+    return result;
+}
+
 int nib_sys_rename(const char *from, const char *to) {
     int result;
     REPEAT(result, table->rename(from, to));
+    return result;
+}
+
+int nib_sys_exchange(const char *a, const char *b) {
+    int result;
+    REPEAT(result, table->exchange(a, b));
     return result;
 }
 

@@ -20,7 +20,10 @@ typedef struct nib_sys {
     int (*fsync)(int fd);
     int (*fallocate)(int fd, off_t size); /* returns the errno */
     int (*size_limit)(size_t *most);      /* RLIMIT_FSIZE */
+    int (*ftruncate)(int fd, off_t size);
+    int (*lock)(int fd); /* flock, exclusive, without waiting */
     int (*rename)(const char *from, const char *to);
+    int (*exchange)(const char *a, const char *b); /* two names change places at once */
     int (*unlink)(const char *path);
     int (*mkdir)(const char *path, mode_t mode);
     int (*rmdir)(const char *path);
@@ -59,7 +62,10 @@ int nib_sys_lstat(const char *path, struct stat *about);
 int nib_sys_fsync(int fd);
 int nib_sys_fallocate(int fd, size_t size); /* returns the errno */
 int nib_sys_size_limit(size_t *most);
+int nib_sys_ftruncate(int fd, size_t size);
+int nib_sys_lock(int fd);
 int nib_sys_rename(const char *from, const char *to);
+int nib_sys_exchange(const char *a, const char *b); /* ENOSYS where there is no such call */
 int nib_sys_unlink(const char *path);
 int nib_sys_mkdir(const char *path);
 int nib_sys_rmdir(const char *path);

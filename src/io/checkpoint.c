@@ -231,7 +231,7 @@ static nib_status open_any(nib_checkpoint *c) {
 
 nib_checkpoint *nib_checkpoint_open(nib_mem *mem, const char *path) {
     nib_checkpoint *c = nib_mem_alloc_zero(mem, sizeof *c);
-    if (c) *c = (nib_checkpoint){ .mem = mem, .path = nib_mem_strdup(mem, path) };
+    if (c) *c = (nib_checkpoint){.mem = mem, .path = nib_mem_strdup(mem, path)};
     if (c && c->path && open_any(c) == NIB_OK) return c;
     nib_error_at(path, NULL, -1);
     nib_checkpoint_close(c);

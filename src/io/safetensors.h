@@ -91,6 +91,9 @@ typedef struct nib_safetensors_plan {
 nib_status nib_safetensors_plan_size(nib_mem *mem, const nib_safetensors_plan *plan, size_t *size,
                                      size_t *payload);
 
+/* Its first bytes up to the tensors; give back with nib_mem_free(mem, bytes, *size). */
+char *nib_safetensors_plan_header(nib_mem *mem, const nib_safetensors_plan *plan, size_t *size);
+
 typedef struct nib_safetensors_writer nib_safetensors_writer;
 
 /* Reserve the file and write its header. Tensors lie in the reference library's order (widest
@@ -100,6 +103,21 @@ typedef struct nib_safetensors_writer nib_safetensors_writer;
  * cannot hold, NIB_E_SHAPE for one that does not fill whole bytes; as nib_file_writer_open. */
 nib_safetensors_writer *nib_safetensors_writer_open(nib_mem *mem, const char *path,
                                                     const nib_safetensors_plan *plan);
+
+/* The same over what interrupted work left; *continued tells that a file of this very plan was
+ * there. Its bytes count as given once nib_safetensors_writer_keep says so, tensor by tensor; look
+ * at them first. As nib_file_writer_reopen. */
+nib_safetensors_writer *nib_safetensors_writer_reopen(nib_mem *mem, const char *path,
+                                                      const nib_safetensors_plan *plan,
+                                                      bool *continued);
+nib_status nib_safetensors_writer_get(const nib_safetensors_writer *writer, size_t index, void *to,
+                                      size_t size, size_t offset);
+nib_status nib_safetensors_writer_keep(nib_safetensors_writer *writer, size_t index);
+void nib_safetensors_writer_leave(nib_safetensors_writer *writer); /* for reopening; NULL is fine */
+
+/* Bytes of the whole file and of the tensors in it. */
+void nib_safetensors_writer_size(const nib_safetensors_writer *writer, size_t *size,
+                                 size_t *payload);
 
 /* The plan's index of a tensor, and with `planned` what was planned (its name borrowed from the
  * writer). False when there is none of this name. */

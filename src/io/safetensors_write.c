@@ -191,6 +191,18 @@ nib_status nib_safetensors_plan_size(nib_mem *mem, const nib_safetensors_plan *p
     return status;
 }
 
+char *nib_safetensors_plan_header(nib_mem *mem, const nib_safetensors_plan *plan, size_t *size) {
+    layout l;
+    char *bytes = NULL;
+    if (layout_make(mem, plan, &l) == NIB_OK) {
+        *size = l.header.length;
+        bytes = nib_mem_alloc(mem, *size);
+        if (bytes) memcpy(bytes, l.header.data, *size);
+    }
+    layout_free(&l);
+    return bytes;
+}
+
 /* The header must pass the reader's own checks; two tensors of one name are found there. */
 static nib_status check_header(nib_mem *mem, const char *path, const layout *l) {
     nib_safetensors *back = nib_safetensors_parse(mem, path, l->header.data, l->header.length,
@@ -205,21 +217,58 @@ static nib_status check_header(nib_mem *mem, const char *path, const layout *l) 
     return NIB_OK;
 }
 
-nib_safetensors_writer *nib_safetensors_writer_open(nib_mem *mem, const char *path,
-                                                    const nib_safetensors_plan *plan) {
+/* Does the continued file begin with the header of this plan? */
+static nib_status same_header(const nib_safetensors_writer *writer, bool *same) {
+    const nib_text *header = &writer->layout.header;
+    char *bytes = nib_mem_alloc(writer->mem, header->length);
+    if (!bytes) return NIB_E_MEMORY;
+    const nib_status status = nib_file_writer_get(writer->file, bytes, header->length, 0);
+    *same = status == NIB_OK && memcmp(bytes, header->data, header->length) == 0;
+    nib_mem_free(writer->mem, bytes, header->length);
+    return status;
+}
+
+/* `continued` NULL: a new file under a temporary name of its own. */
+static nib_safetensors_writer *writer_open(nib_mem *mem, const char *path,
+                                           const nib_safetensors_plan *plan, bool *continued) {
     nib_safetensors_writer *writer = nib_mem_alloc_zero(mem, sizeof *writer);
-    if (!writer) return NULL;
+    if (!writer) goto fail;
     writer->mem = mem;
     layout *l = &writer->layout;
     if (layout_make(mem, plan, l) < NIB_OK || check_header(mem, path, l) < NIB_OK) goto fail;
-    writer->file = nib_file_writer_open(mem, path, l->header.length + l->payload);
+    const size_t size = l->header.length + l->payload;
+    writer->file = continued ? nib_file_writer_reopen(mem, path, size, continued)
+                             : nib_file_writer_open(mem, path, size);
     if (!writer->file) goto fail;
-    if (nib_file_writer_put(writer->file, l->header.data, l->header.length, 0) < NIB_OK) goto fail;
-    return writer;
+    if (continued && *continued && same_header(writer, continued) < NIB_OK) goto fail;
+    if (continued && *continued) return writer;
+    if (nib_file_writer_put(writer->file, l->header.data, l->header.length, 0) == NIB_OK)
+        return writer;
 fail:
     nib_error_at(path, NULL, -1);
-    nib_safetensors_writer_abort(writer);
+    if (continued)
+        nib_safetensors_writer_leave(writer);
+    else
+        nib_safetensors_writer_abort(writer);
     return NULL;
+}
+
+nib_safetensors_writer *nib_safetensors_writer_open(nib_mem *mem, const char *path,
+                                                    const nib_safetensors_plan *plan) {
+    return writer_open(mem, path, plan, NULL);
+}
+
+nib_safetensors_writer *nib_safetensors_writer_reopen(nib_mem *mem, const char *path,
+                                                      const nib_safetensors_plan *plan,
+                                                      bool *continued) {
+    *continued = false;
+    return writer_open(mem, path, plan, continued);
+}
+
+void nib_safetensors_writer_size(const nib_safetensors_writer *writer, size_t *size,
+                                 size_t *payload) {
+    *payload = writer->layout.payload;
+    *size = writer->layout.header.length + writer->layout.payload;
 }
 
 bool nib_safetensors_writer_find(const nib_safetensors_writer *writer, const char *name,
@@ -287,6 +336,25 @@ nib_status nib_safetensors_writer_put(nib_safetensors_writer *writer, size_t ind
     return status < NIB_OK ? nib_error_at(NULL, t->name, -1) : NIB_OK;
 }
 
+nib_status nib_safetensors_writer_get(const nib_safetensors_writer *writer, size_t index, void *to,
+                                      size_t size, size_t offset) {
+    const layout *l = &writer->layout;
+    size_t end;
+    const placed *t = index < l->count ? &l->tensors[l->place[index]] : NULL;
+    if (!t || nib_add_size(offset, size, &end) || end > t->size)
+        return NIB_RAISE(NIB_E_ARGUMENT, "%zu bytes at %zu are not within tensor %zu of the plan",
+                         size, offset, index);
+    return nib_file_writer_get(writer->file, to, size, l->header.length + t->offset + offset);
+}
+
+nib_status nib_safetensors_writer_keep(nib_safetensors_writer *writer, size_t index) {
+    layout *l = &writer->layout;
+    if (index >= l->count)
+        return NIB_RAISE(NIB_E_ARGUMENT, "tensor %zu of a plan of %zu", index, l->count);
+    placed *t = &l->tensors[l->place[index]];
+    return t->size ? note_given(writer->mem, t, 0, t->size) : NIB_OK;
+}
+
 static nib_status check_given(const layout *l) {
     for (size_t i = 0; i < l->count; i++) {
         const placed *t = &l->tensors[i];
@@ -329,9 +397,19 @@ nib_status nib_safetensors_writer_finish(nib_safetensors_writer *writer) {
     return status;
 }
 
+static void writer_free(nib_safetensors_writer *writer) {
+    layout_free(&writer->layout);
+    nib_mem_free(writer->mem, writer, sizeof *writer);
+}
+
+void nib_safetensors_writer_leave(nib_safetensors_writer *writer) {
+    if (!writer) return;
+    nib_file_writer_leave(writer->file);
+    writer_free(writer);
+}
+
 void nib_safetensors_writer_abort(nib_safetensors_writer *writer) {
     if (!writer) return;
     nib_file_writer_abort(writer->file);
-    layout_free(&writer->layout);
-    nib_mem_free(writer->mem, writer, sizeof *writer);
+    writer_free(writer);
 }

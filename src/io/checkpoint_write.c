@@ -1,0 +1,548 @@
+#include "io/checkpoint_write.h"
+
+#include <string.h>
+
+#include "base/error.h"
+#include "base/path.h"
+#include "base/text_util.h"
+
+#define NOTE ".nibble-resume" /* hidden, so that no tool takes it for the model's */
+
+typedef struct written { /* a tensor, for the index */
+    char *tensor;
+    size_t shard;
+} written;
+
+struct nib_checkpoint_writer {
+    nib_mem *mem;
+    char *out, *partial, *spare, *parent, *stem;
+    bool is_file, resume, replaces, made, failed;
+    int lock;                      /* of OUT.partial; -1: not held */
+    nib_safetensors_writer *shard; /* begun and not ended */
+    nib_safetensors *done;         /* instead: found finished */
+    bool *kept;                    /* of its tensors */
+    size_t *place;                 /* plan index -> index into done->entries */
+    size_t kept_count;
+    char **files; /* names of all that this run made, shards included */
+    size_t file_count, file_room;
+    char **shards; /* names, in the order of their beginning */
+    size_t shard_count, shard_room;
+    written *tensors;
+    size_t count, room, payload;
+};
+
+static void *grown(nib_mem *mem, void *array, size_t count, size_t *room, size_t size) {
+    if (count < *room) return array;
+    const size_t more = *room ? 2 * *room : 16;
+    void *moved = nib_mem_realloc(mem, array, *room * size, more * size);
+    if (moved) *room = more;
+    return moved;
+}
+
+static void drop_done(nib_checkpoint_writer *w) {
+    nib_safetensors_close(w->done);
+    nib_mem_free(w->mem, w->kept, w->kept_count * sizeof *w->kept);
+    nib_mem_free(w->mem, w->place, w->kept_count * sizeof *w->place);
+    w->done = NULL;
+    w->kept = NULL;
+    w->place = NULL;
+    w->kept_count = 0;
+}
+
+static void writer_free(nib_checkpoint_writer *w) {
+    nib_mem *mem = w->mem;
+    drop_done(w);
+    nib_dir_unlock(w->lock);
+    for (size_t i = 0; i < w->file_count; i++) nib_mem_strfree(mem, w->files[i]);
+    nib_mem_free(mem, w->files, w->file_room * sizeof *w->files);
+    for (size_t i = 0; i < w->count; i++) nib_mem_strfree(mem, w->tensors[i].tensor);
+    nib_mem_free(mem, w->shards, w->shard_room * sizeof *w->shards);
+    nib_mem_free(mem, w->tensors, w->room * sizeof *w->tensors);
+    nib_mem_strfree(mem, w->out);
+    nib_mem_strfree(mem, w->partial);
+    nib_mem_strfree(mem, w->spare);
+    nib_mem_strfree(mem, w->parent);
+    nib_mem_strfree(mem, w->stem);
+    nib_mem_free(mem, w, sizeof *w);
+}
+
+/* ---- may OUT be written? ---- */
+static nib_status refuse(const char *path, const char *why) {
+    NIB_RAISE(NIB_E_ARGUMENT, "%s", why);
+    return nib_error_at(path, NULL, -1);
+}
+
+static nib_status check_input(const char *out, const nib_checkpoint *input) {
+    bool same = false;
+    NIB_TRY(nib_path_same(out, input->path, &same));
+    if (!same) NIB_TRY(nib_path_same(out, input->folder, &same));
+    for (size_t i = 0; !same && i < input->shard_count; i++)
+        NIB_TRY(nib_path_same(out, input->shards[i].file->file.path, &same));
+    return same ? refuse(out, "this is the input, perhaps by another name: choose another output")
+                : NIB_OK;
+}
+
+/* An old output may go only when it looks like one: files alone, and weights among them. */
+static nib_status check_replaceable(nib_checkpoint_writer *w, bool overwrite) {
+    nib_dir_list list;
+    NIB_TRY(nib_dir_read(w->mem, w->out, &list));
+    bool weights = false;
+    const char *folder = NULL;
+    for (size_t i = 0; i < list.count; i++) {
+        weights |= nib_text_ends(list.entries[i].name, ".safetensors");
+        if (list.entries[i].kind == NIB_PATH_FOLDER && !folder) folder = list.entries[i].name;
+    }
+    nib_status status = NIB_OK;
+    w->replaces = list.count > 0; /* an empty folder just makes way */
+    if (list.count && !overwrite) {
+        status = refuse(w->out, "is there already: choose another output, or allow to overwrite");
+    } else if (folder) {
+        status = NIB_RAISE(NIB_E_ARGUMENT,
+                           "not overwritten: it holds the folder \"%.100s\", which no "
+                           "output of this kind does",
+                           folder);
+        nib_error_at(w->out, NULL, -1);
+    } else if (list.count && !weights) {
+        status = refuse(w->out, "not overwritten: it holds no .safetensors, so it is no model");
+    }
+    nib_dir_list_free(&list);
+    return status;
+}
+
+static nib_status check_out(nib_checkpoint_writer *w, bool overwrite) {
+    nib_path_kind kind;
+    NIB_TRY(nib_path_look(w->out, false, &kind));
+    if (kind == NIB_PATH_NONE) return NIB_OK;
+    if (kind == NIB_PATH_LINK) return refuse(w->out, "a symbolic link is not written through");
+    if (w->is_file && kind == NIB_PATH_FILE)
+        return overwrite ? NIB_OK
+                         : refuse(w->out, "is there already: choose another output, or allow to "
+                                          "overwrite");
+    if (!w->is_file && kind == NIB_PATH_FOLDER) return check_replaceable(w, overwrite);
+    return refuse(w->out, w->is_file ? "there is something else of this name"
+                                     : "there is a file of this name, not a folder");
+}
+
+static nib_status check_space(nib_checkpoint_writer *w, size_t need) {
+    size_t spare;
+    if (!need || w->resume) return NIB_OK; /* part of a resumed one is written already */
+    NIB_TRY(nib_path_free_bytes(w->parent, &spare));
+    if (spare >= need && spare - need >= need / 100) return NIB_OK;
+    NIB_RAISE(NIB_E_FULL, "needs %zu bytes and 1 %% to spare; %zu are free", need, spare);
+    return nib_error_at(w->out, NULL, -1);
+}
+
+/* Make OUT.partial, or take over what is there; hold it. */
+static nib_status take_partial(nib_checkpoint_writer *w, bool overwrite) {
+    nib_path_kind kind;
+    NIB_TRY(nib_path_look(w->partial, false, &kind));
+    if (kind != NIB_PATH_NONE && kind != NIB_PATH_FOLDER)
+        return refuse(w->partial, "in the way: it is no folder of interrupted work");
+    if (kind == NIB_PATH_FOLDER && !w->resume && !overwrite)
+        return refuse(w->partial, "left by interrupted work: resume it, or allow to overwrite it");
+    if (kind == NIB_PATH_NONE) {
+        w->resume = false;
+        NIB_TRY(nib_dir_make(w->partial));
+        w->made = true;
+        return nib_dir_lock(w->partial, &w->lock);
+    }
+    NIB_TRY(nib_dir_lock(w->partial, &w->lock));
+    if (w->resume) return NIB_OK;
+    NIB_TRY(nib_dir_remove(w->mem, w->partial));
+    nib_dir_unlock(w->lock);
+    w->lock = -1;
+    NIB_TRY(nib_dir_make(w->partial));
+    w->made = true;
+    return nib_dir_lock(w->partial, &w->lock);
+}
+
+static char *with_suffix(nib_mem *mem, const char *path, const char *suffix) {
+    nib_text text = {.mem = mem};
+    nib_text_add(&text, path);
+    nib_text_add(&text, suffix);
+    char *copy = text.failed ? NULL : nib_mem_strdup(mem, text.data);
+    nib_text_free(&text);
+    return copy;
+}
+
+static nib_status name_paths(nib_checkpoint_writer *w, const nib_checkpoint_output *output) {
+    w->out = nib_mem_strdup(w->mem, output->path);
+    if (!w->out) return NIB_E_MEMORY;
+    size_t length = strlen(w->out), whole = length;
+    while (length > 1 && w->out[length - 1] == '/') length--;
+    if (length < whole) { /* sized frees want the very length */
+        char *shorter = nib_mem_alloc(w->mem, length + 1);
+        if (!shorter) return NIB_E_MEMORY;
+        memcpy(shorter, w->out, length);
+        shorter[length] = '\0';
+        nib_mem_strfree(w->mem, w->out);
+        w->out = shorter;
+    }
+    if (!nib_path_is_plain(nib_path_base(w->out)))
+        return refuse(output->path, "does not name an output");
+    w->is_file = nib_text_ends(w->out, ".safetensors");
+    w->stem = nib_mem_strdup(w->mem, output->stem ? output->stem : "model");
+    w->partial = with_suffix(w->mem, w->out, ".partial");
+    w->spare = with_suffix(w->mem, w->out, ".replaced");
+    w->parent = nib_path_parent(w->mem, w->out);
+    return w->stem && w->partial && w->spare && w->parent ? NIB_OK : NIB_E_MEMORY;
+}
+
+nib_checkpoint_writer *nib_checkpoint_writer_open(nib_mem *mem,
+                                                  const nib_checkpoint_output *output) {
+    nib_checkpoint_writer *w = nib_mem_alloc_zero(mem, sizeof *w);
+    if (!w) return NULL;
+    *w = (nib_checkpoint_writer){.mem = mem, .lock = -1, .resume = output->resume};
+    NIB_TRY_GOTO(name_paths(w, output), fail);
+    if (output->input) NIB_TRY_GOTO(check_input(w->out, output->input), fail);
+    NIB_TRY_GOTO(check_out(w, output->overwrite), fail);
+    NIB_TRY_GOTO(check_space(w, output->need), fail);
+    if (w->is_file)
+        w->resume = false;
+    else
+        NIB_TRY_GOTO(take_partial(w, output->overwrite), fail);
+    return w;
+fail:
+    nib_error_at(output->path, NULL, -1);
+    if (w->made) nib_dir_remove_empty(w->partial);
+    writer_free(w);
+    return NULL;
+}
+
+/* ---- notes ---- */
+nib_status nib_checkpoint_writer_note(nib_checkpoint_writer *w, const void *bytes, size_t size) {
+    if (w->is_file) return NIB_OK; /* nothing to continue */
+    char *path = nib_path_join(w->mem, w->partial, NOTE);
+    const nib_status status = path ? nib_file_write_whole(w->mem, path, bytes, size) : NIB_E_MEMORY;
+    nib_mem_strfree(w->mem, path);
+    return status;
+}
+
+char *nib_checkpoint_writer_noted(nib_checkpoint_writer *w, size_t *size, nib_status *status) {
+    enum { MOST = 256 << 20 };
+    nib_path_kind kind = NIB_PATH_NONE;
+    *status = NIB_OK;
+    if (!w->resume) return NULL;
+    char *bytes = NULL, *path = nib_path_join(w->mem, w->partial, NOTE);
+    *status = path ? nib_path_look(path, false, &kind) : NIB_E_MEMORY;
+    if (kind == NIB_PATH_FILE) {
+        bytes = nib_file_read_whole(w->mem, path, MOST, size);
+        if (!bytes) *status = nib_last_error()->status;
+    }
+    nib_mem_strfree(w->mem, path);
+    return bytes;
+}
+
+/* ---- shards ---- */
+
+static char *find_file(const nib_checkpoint_writer *w, const char *name) {
+    for (size_t i = 0; i < w->file_count; i++)
+        if (strcmp(w->files[i], name) == 0) return w->files[i];
+    return NULL;
+}
+
+/* Remember that this file is of this run; its name, or NULL for lack of memory. */
+static char *note_file(nib_checkpoint_writer *w, const char *name) {
+    char *known = find_file(w, name);
+    if (known) return known;
+    char **files = grown(w->mem, w->files, w->file_count, &w->file_room, sizeof *files);
+    if (!files) return NULL;
+    w->files = files;
+    files[w->file_count] = nib_mem_strdup(w->mem, name);
+    return files[w->file_count] ? files[w->file_count++] : NULL;
+}
+
+/* Remember the shard and its tensors for the index. */
+static nib_status enlist(nib_checkpoint_writer *w, const char *name,
+                         const nib_safetensors_plan *plan) {
+    char **shards = grown(w->mem, w->shards, w->shard_count, &w->shard_room, sizeof *shards);
+    if (!shards) return NIB_E_MEMORY;
+    w->shards = shards;
+    shards[w->shard_count] = note_file(w, name);
+    if (!shards[w->shard_count]) return NIB_E_MEMORY;
+    w->shard_count++;
+    for (size_t i = 0; i < plan->count; i++) {
+        written *tensors = grown(w->mem, w->tensors, w->count, &w->room, sizeof *tensors);
+        if (!tensors) return NIB_E_MEMORY;
+        w->tensors = tensors;
+        tensors[w->count].shard = w->shard_count - 1;
+        tensors[w->count].tensor = nib_mem_strdup(w->mem, plan->tensors[i].name);
+        if (!tensors[w->count].tensor) return NIB_E_MEMORY;
+        w->count++;
+    }
+    return NIB_OK;
+}
+
+/* Does the file begin with exactly the header of this plan? */
+static nib_status same_header(nib_mem *mem, const nib_safetensors *file,
+                              const nib_safetensors_plan *plan, bool *same) {
+    size_t size = 0;
+    char *want = nib_safetensors_plan_header(mem, plan, &size);
+    char *got = want ? nib_mem_alloc(mem, size) : NULL;
+    nib_status status = got ? NIB_OK : nib_last_error()->status;
+    *same = file->data_offset == size;
+    if (status == NIB_OK && *same) status = nib_file_read(&file->file, got, size, 0);
+    if (status == NIB_OK && *same) *same = memcmp(got, want, size) == 0;
+    nib_mem_free(mem, want, size);
+    nib_mem_free(mem, got, size);
+    return status;
+}
+
+/* Take over a finished shard, when it is one of this plan; else it is written anew. */
+static nib_status take_done(nib_checkpoint_writer *w, const char *path,
+                            const nib_safetensors_plan *plan) {
+    nib_path_kind kind;
+    bool same;
+    NIB_TRY(nib_path_look(path, false, &kind));
+    if (kind != NIB_PATH_FILE) return NIB_OK;
+    nib_safetensors *file = nib_safetensors_open(w->mem, path);
+    if (!file) return nib_last_error()->status == NIB_E_FORMAT ? NIB_OK : nib_last_error()->status;
+    w->done = file;
+    NIB_TRY(same_header(w->mem, file, plan, &same));
+    if (!same) {
+        drop_done(w);
+        return NIB_OK;
+    }
+    w->kept_count = plan->count;
+    w->kept = nib_mem_alloc_array(w->mem, plan->count, sizeof *w->kept);
+    w->place = w->kept ? nib_mem_alloc_array(w->mem, plan->count, sizeof *w->place) : NULL;
+    if (!w->place) return NIB_E_MEMORY;
+    for (size_t i = 0; i < plan->count; i++) {
+        const nib_safetensors_entry *entry = nib_safetensors_find(file, plan->tensors[i].name);
+        w->place[i] = (size_t)(entry - file->entries);
+        w->payload += entry->size;
+    }
+    return NIB_OK;
+}
+
+static nib_status begin(nib_checkpoint_writer *w, const char *name,
+                        const nib_safetensors_plan *plan, nib_shard_state *state) {
+    if (w->shard || w->done) return NIB_RAISE(NIB_E_ARGUMENT, "the shard before is not ended");
+    if (w->is_file && w->shard_count) {
+        NIB_RAISE(NIB_E_ARGUMENT, "one .safetensors file holds no shards; give a folder as output");
+        return nib_error_at(w->out, NULL, -1);
+    }
+    if (!nib_path_is_plain(name) || !nib_text_ends(name, ".safetensors"))
+        return NIB_RAISE(NIB_E_ARGUMENT, "\"%.100s\" is no name of a shard", name);
+    for (size_t i = 0; i < w->shard_count; i++)
+        if (strcmp(w->shards[i], name) == 0)
+            return NIB_RAISE(NIB_E_ARGUMENT, "the shard \"%.100s\" was written already", name);
+    NIB_TRY(enlist(w, name, plan));
+    size_t size, payload;
+    if (w->is_file) {
+        w->shard = nib_safetensors_writer_open(w->mem, w->out, plan);
+    } else {
+        bool continued = false;
+        char *path = nib_path_join(w->mem, w->partial, name);
+        nib_status status = path ? NIB_OK : NIB_E_MEMORY;
+        if (status == NIB_OK && w->resume) status = take_done(w, path, plan);
+        if (status == NIB_OK && !w->done)
+            w->shard = nib_safetensors_writer_reopen(w->mem, path, plan, &continued);
+        nib_mem_strfree(w->mem, path);
+        NIB_TRY(status);
+        *state = w->done ? NIB_SHARD_DONE : continued ? NIB_SHARD_BEGUN : NIB_SHARD_NEW;
+        if (w->done) return NIB_OK;
+    }
+    if (!w->shard) return nib_last_error()->status;
+    nib_safetensors_writer_size(w->shard, &size, &payload);
+    w->payload += payload;
+    return NIB_OK;
+}
+
+/* A step that failed leaves a hole that finishing must not publish. */
+static nib_status step(nib_checkpoint_writer *w, nib_status status) {
+    w->failed |= status < NIB_OK;
+    return status;
+}
+
+nib_status nib_checkpoint_writer_begin(nib_checkpoint_writer *w, const char *name,
+                                       const nib_safetensors_plan *plan, nib_shard_state *state) {
+    *state = NIB_SHARD_NEW;
+    return step(w, begin(w, name, plan, state));
+}
+
+static nib_status nothing_begun(void) { return NIB_RAISE(NIB_E_ARGUMENT, "no shard was begun"); }
+
+nib_status nib_checkpoint_writer_put(nib_checkpoint_writer *w, size_t index, const void *from,
+                                     size_t size, size_t offset) {
+    if (w->done) return NIB_RAISE(NIB_E_ARGUMENT, "this shard was finished by earlier work");
+    return w->shard ? nib_safetensors_writer_put(w->shard, index, from, size, offset)
+                    : nothing_begun();
+}
+
+nib_status nib_checkpoint_writer_get(const nib_checkpoint_writer *w, size_t index, void *to,
+                                     size_t size, size_t offset) {
+    if (w->done && index < w->kept_count)
+        return nib_safetensors_read(w->done, &w->done->entries[w->place[index]], to, size, offset);
+    return w->shard ? nib_safetensors_writer_get(w->shard, index, to, size, offset)
+                    : nothing_begun();
+}
+
+nib_status nib_checkpoint_writer_keep(nib_checkpoint_writer *w, size_t index) {
+    if (w->done && index < w->kept_count) {
+        w->kept[index] = true;
+        return NIB_OK;
+    }
+    return w->shard ? nib_safetensors_writer_keep(w->shard, index) : nothing_begun();
+}
+
+static nib_status end(nib_checkpoint_writer *w) {
+    if (w->done) {
+        for (size_t i = 0; i < w->kept_count; i++)
+            if (!w->kept[i]) {
+                NIB_RAISE(NIB_E_ARGUMENT, "was finished by earlier work but not kept");
+                return nib_error_at(w->done->file.path, w->done->entries[w->place[i]].name, -1);
+            }
+        drop_done(w);
+        return NIB_OK;
+    }
+    if (!w->shard) return nothing_begun();
+    if (w->is_file) return NIB_OK; /* it takes its name when all is finished */
+    nib_safetensors_writer *shard = w->shard;
+    w->shard = NULL;
+    return nib_safetensors_writer_finish(shard);
+}
+
+nib_status nib_checkpoint_writer_end(nib_checkpoint_writer *w) { return step(w, end(w)); }
+
+/* ---- other files ---- */
+static nib_status put_file(nib_checkpoint_writer *w, const char *name, const void *bytes,
+                           size_t size) {
+    if (!nib_path_is_plain(name) || name[0] == '.')
+        return NIB_RAISE(NIB_E_ARGUMENT, "\"%.100s\" is no plain name of a file", name);
+    if (w->is_file)
+        return refuse(w->out, "one .safetensors file holds nothing else; give a folder as output");
+    if (!note_file(w, name)) return NIB_E_MEMORY;
+    char *path = nib_path_join(w->mem, w->partial, name);
+    const nib_status status = path ? nib_file_write_whole(w->mem, path, bytes, size) : NIB_E_MEMORY;
+    nib_mem_strfree(w->mem, path);
+    return status;
+}
+
+nib_status nib_checkpoint_writer_file(nib_checkpoint_writer *w, const char *name, const void *bytes,
+                                      size_t size) {
+    return step(w, put_file(w, name, bytes, size));
+}
+
+static nib_status carry_one(nib_checkpoint_writer *w, const nib_checkpoint *from,
+                            const char *name) {
+    if (find_file(w, name)) return NIB_OK; /* written here, so it says something new */
+    if (!note_file(w, name)) return NIB_E_MEMORY;
+    char *source = nib_checkpoint_path(from, name);
+    char *target = nib_path_join(w->mem, w->partial, name);
+    const nib_status status =
+        source && target ? nib_file_copy(w->mem, source, target) : NIB_E_MEMORY;
+    nib_mem_strfree(from->mem, source);
+    nib_mem_strfree(w->mem, target);
+    return status;
+}
+
+nib_status nib_checkpoint_writer_carry(nib_checkpoint_writer *w, const nib_checkpoint *from) {
+    nib_status status = NIB_OK;
+    for (size_t i = 0; !w->is_file && status == NIB_OK && i < from->carried_count; i++)
+        status = step(w, carry_one(w, from, from->carried[i]));
+    return status;
+}
+
+/* ---- the end ---- */
+static nib_status write_index(nib_checkpoint_writer *w) {
+    char *single = with_suffix(w->mem, w->stem, ".safetensors");
+    char *name = with_suffix(w->mem, w->stem, ".safetensors.index.json");
+    const char **tensors = nib_mem_alloc_array(w->mem, w->count, sizeof *tensors);
+    const char **files = nib_mem_alloc_array(w->mem, w->count, sizeof *files);
+    char *text = NULL;
+    nib_status status = single && name && tensors && files ? NIB_OK : NIB_E_MEMORY;
+    if (status == NIB_OK && !(w->shard_count == 1 && strcmp(w->shards[0], single) == 0)) {
+        for (size_t i = 0; i < w->count; i++) {
+            tensors[i] = w->tensors[i].tensor;
+            files[i] = w->shards[w->tensors[i].shard];
+        }
+        text = nib_shard_index_text(w->mem, tensors, files, w->count, w->payload);
+        status = text ? nib_checkpoint_writer_file(w, name, text, strlen(text)) : NIB_E_MEMORY;
+    }
+    nib_mem_strfree(w->mem, text);
+    nib_mem_free(w->mem, tensors, w->count * sizeof *tensors);
+    nib_mem_free(w->mem, files, w->count * sizeof *files);
+    nib_mem_strfree(w->mem, single);
+    nib_mem_strfree(w->mem, name);
+    return status;
+}
+
+/* The note, and what interrupted work of another plan left. */
+static nib_status remove_others(nib_checkpoint_writer *w) {
+    nib_dir_list list;
+    NIB_TRY(nib_dir_read(w->mem, w->partial, &list));
+    nib_status status = NIB_OK;
+    for (size_t i = 0; status == NIB_OK && i < list.count; i++) {
+        if (find_file(w, list.entries[i].name)) continue;
+        char *path = nib_path_join(w->mem, w->partial, list.entries[i].name);
+        status = path ? nib_path_unlink(path) : NIB_E_MEMORY;
+        nib_mem_strfree(w->mem, path);
+    }
+    nib_dir_list_free(&list);
+    return status;
+}
+
+/* The commit: one rename, or one exchange with the old model. */
+static nib_status take_name(nib_checkpoint_writer *w, bool *taken) {
+    *taken = false;
+    if (!w->replaces) {
+        NIB_TRY(nib_path_rename(w->partial, w->out));
+        *taken = true;
+        return nib_dir_sync(w->parent);
+    }
+    NIB_TRY(nib_path_exchange(w->partial, w->out, w->spare));
+    *taken = true;
+    NIB_TRY(nib_dir_sync(w->parent)); /* before that, the old one may be all there is */
+    if (nib_dir_remove(w->mem, w->partial) == NIB_OK) return nib_dir_sync(w->parent);
+    const nib_error why = *nib_last_error();
+    NIB_RAISE(why.status,
+              "the new model is in place, but the one it replaced could not be removed: "
+              "%.100s",
+              why.what);
+    return nib_error_at(w->partial, NULL, -1);
+}
+
+nib_status nib_checkpoint_writer_finish(nib_checkpoint_writer *w) {
+    bool taken = false;
+    nib_status status = NIB_OK;
+    if (w->failed) {
+        status = NIB_RAISE(NIB_E_ARGUMENT, "an earlier step failed, so there is nothing to finish");
+    } else if (w->is_file) {
+        status = w->shard ? nib_safetensors_writer_finish(w->shard) : nothing_begun();
+        w->shard = NULL;
+    } else {
+        if (w->shard || w->done)
+            status = NIB_RAISE(NIB_E_ARGUMENT, "the last shard is not ended");
+        else if (!w->shard_count)
+            status = nothing_begun();
+        if (status == NIB_OK) status = write_index(w);
+        if (status == NIB_OK) status = remove_others(w);
+        if (status == NIB_OK) status = nib_dir_sync(w->partial);
+        if (status == NIB_OK) status = take_name(w, &taken);
+    }
+    if (status < NIB_OK) nib_error_at(w->out, NULL, -1);
+    if (taken)
+        writer_free(w);
+    else
+        nib_checkpoint_writer_abort(w);
+    return status;
+}
+
+void nib_checkpoint_writer_abort(nib_checkpoint_writer *w) {
+    if (!w) return;
+    const nib_error why = *nib_last_error(); /* clearing away may fail; what led here counts */
+    nib_safetensors_writer_abort(w->shard);
+    if (!w->is_file) nib_dir_remove(w->mem, w->partial);
+    nib_error_restore(&why);
+    writer_free(w);
+}
+
+void nib_checkpoint_writer_leave(nib_checkpoint_writer *w) {
+    if (!w) return;
+    if (w->is_file)
+        nib_safetensors_writer_abort(w->shard);
+    else
+        nib_safetensors_writer_leave(w->shard);
+    writer_free(w);
+}
