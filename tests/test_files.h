@@ -8,16 +8,21 @@
 
 #include "test.h"
 
-/* A new empty folder. Remove with test_folder_remove. */
-static inline const char *test_folder(char *path, size_t room) {
+/* A new empty folder, on the disk or for loops over faults in memory, where that exists. Remove
+ * with test_folder_remove. */
+static inline const char *test_folder(char *path, size_t room, bool in_memory) {
     const char *root = getenv("TMPDIR");
+    if (in_memory && access("/dev/shm", W_OK) == 0) root = "/dev/shm";
     snprintf(path, room, "%s/nibble-test-XXXXXX", root ? root : "/tmp");
     if (!mkdtemp(path)) abort();
     return path;
 }
 #define TEST_FOLDER(name)                                                                          \
     char name[256];                                                                                \
-    test_folder(name, sizeof name)
+    test_folder(name, sizeof name, false)
+#define TEST_FOLDER_IN_MEMORY(name)                                                                \
+    char name[256];                                                                                \
+    test_folder(name, sizeof name, true)
 
 static inline const char *test_path(char *path, size_t room, const char *folder, const char *name) {
     if (snprintf(path, room, "%s/%s", folder, name) >= (int)room) abort();
@@ -44,7 +49,7 @@ static inline void test_folder_remove(const char *path) {
 #define IN(folder, name) test_path((char[1024]){0}, 1024, folder, name)
 
 static inline void test_write(const char *path, const void *bytes, size_t size) {
-    unlink(path);                          /* ext4 flushes a file that is cut and written again */
+    unlink(path); /* ext4 flushes a file that is cut and written again */
     FILE *f = fopen(path, "wb");
     if (!f || fwrite(bytes, 1, size, f) != size || fclose(f) != 0) abort();
 }

@@ -234,7 +234,7 @@ TEST(a_full_disk_is_known_before_the_work_and_says_what_is_free) {
 /* Every call failing once, with every errno that matters, over writing and copying: the old file
  * or the whole new one, nothing else in the folder, no memory kept. */
 TEST(any_system_call_may_fail_and_leaves_old_or_new) {
-    TEST_FOLDER(dir);
+    TEST_FOLDER_IN_MEMORY(dir);
     static const int reasons[] = {EIO, ENOSPC, EDQUOT, EFBIG, EAGAIN, EINTR, ENOMEM};
     const char *from = IN(dir, "from"), *to = IN(dir, "to");
     test_write(from, "new content", 11);
@@ -268,7 +268,7 @@ TEST(any_system_call_may_fail_and_leaves_old_or_new) {
 }
 
 TEST(any_allocation_may_fail_and_leaves_old_or_new) {
-    TEST_FOLDER(dir);
+    TEST_FOLDER_IN_MEMORY(dir);
     test_write(IN(dir, "from"), "new content", 11);
     test_write(IN(dir, "to"), "old", 3);
     char *before = test_picture(dir);

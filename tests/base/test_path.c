@@ -132,7 +132,7 @@ TEST(a_folder_with_folders_in_it_is_not_removed) {
 }
 
 TEST(listing_survives_any_failing_call_or_allocation) {
-    TEST_FOLDER(dir);
+    TEST_FOLDER_IN_MEMORY(dir);
     for (int i = 0; i < 20; i++) {
         char name[16];
         snprintf(name, sizeof name, "f%02d", i);

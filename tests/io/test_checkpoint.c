@@ -191,7 +191,7 @@ TEST(every_lie_of_an_index_is_refused_at_its_byte) {
 }
 
 TEST(an_index_cut_after_any_byte_is_refused) {
-    TEST_FOLDER(dir);
+    TEST_FOLDER_IN_MEMORY(dir);
     put_model(dir);
     const size_t size = strlen(GOOD);
     for (size_t cut = 0; cut < size; cut++) {
@@ -252,7 +252,7 @@ TEST(a_folder_of_no_or_two_models_is_refused) {
 }
 
 TEST(opening_survives_any_failing_call_or_allocation) {
-    TEST_FOLDER(dir);
+    TEST_FOLDER_IN_MEMORY(dir);
     put_model(dir);
     put_text(IN(dir, "tokenizer.json"), "{}");
     const size_t used = nib_mem_used(NULL);

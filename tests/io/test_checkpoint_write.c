@@ -348,7 +348,7 @@ static int no_sync(int fd) {
 /* Replacing a model with each call failing once, then each allocation: OUT is the old or the new
  * model, whole; OUT.partial is gone but for the one case that is told. */
 static void faults(void **state_, const int *reasons, bool replace) {
-    TEST_FOLDER(dir);
+    TEST_FOLDER_IN_MEMORY(dir);
     make_input(state_, IN(dir, "in"));
     nib_checkpoint *in = nib_checkpoint_open(NULL, IN(dir, "in"));
     CHECK_MADE(in);
@@ -414,7 +414,7 @@ TEST(replacing_a_model_survives_any_failing_call_or_allocation) {
 
 /* Killed at any moment: the name holds the old model or the new one, and the next run succeeds. */
 TEST(a_kill_leaves_the_old_model_or_the_new_one) {
-    TEST_FOLDER(dir);
+    TEST_FOLDER_IN_MEMORY(dir);
     make_input(state_, IN(dir, "in"));
     nib_checkpoint *in = nib_checkpoint_open(NULL, IN(dir, "in"));
     CHECK_MADE(in);

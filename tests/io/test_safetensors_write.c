@@ -177,7 +177,7 @@ static int no_sync(int fd) {
 /* Each call failing once with each errno, each allocation failing: the old file or the new one,
  * nothing besides, nothing kept. */
 TEST(writing_survives_any_failing_call_or_allocation) {
-    TEST_FOLDER(dir);
+    TEST_FOLDER_IN_MEMORY(dir);
     static const int reasons[] = {EIO, ENOSPC, EDQUOT, EFBIG, EINTR, 0};
     const char *path = IN(dir, "m"), *from = "tests/golden/io/shapes.safetensors";
     nib_safetensors *file = nib_safetensors_open(NULL, from);
