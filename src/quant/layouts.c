@@ -64,11 +64,11 @@ nib_part_runs nib_part_place(const nib_part *part, const nib_qdesc *desc, int ba
     }
     const int lead = desc->shape.ndim > 2 ? desc->shape.ndim - 2 : 0, dim = lead + part->row_dim;
     const int64_t unit = part->row_unit > 1 ? part->row_unit : 1;
-    assert(row % unit == 0);
     int64_t outer = 1, inner = nib_dtype_bits(part->dtype) / 8; /* bytes of one index of row_dim */
     for (int i = lead; i < dim; i++) outer *= part->shape.dim[i];
     for (int i = dim + 1; i < part->shape.ndim; i++) inner *= part->shape.dim[i];
     const int64_t matrix = nib_qdesc_matrix_rows(desc), start = row % matrix / unit;
+    assert(row % matrix % unit == 0); /* each matrix of a stack begins a unit of its own */
     int64_t indices = (rows + unit - 1) / unit;
     if (bands > 1) { /* never transposed, never a stack */
         assert(outer == 1);
