@@ -6,6 +6,8 @@
  *   zero        z  [rows, cols / G]             only where there is one
  *
  * A row that ends inside a byte leaves its upper bits zero. Signed codes are two's complement. */
+#include <string.h>
+
 #include "base/bits.h"
 #include "quant/codes.h"
 #include "quant/layout_part.h"
@@ -42,6 +44,8 @@ static void pack(void *const part[], const nib_codes *c) {
         uint8_t *b_r = (uint8_t *)part[0] + r * bytes;
         if (bits == 4)
             nib_codes_kernels()->pack_u4(b_r, q_r, (size_t)d->cols);
+        else if (bits == 8)
+            memcpy(b_r, q_r, (size_t)d->cols);
         else
             nib_bits_put(b_r, q_r, (size_t)d->cols, bits);
     }
@@ -58,9 +62,11 @@ static void unpack(nib_codes *c, const void *const part[], const nib_qdesc *d, i
         const uint8_t *b_r = (const uint8_t *)part[0] + (row + r) * bytes;
         if (bits == 4)
             nib_codes_kernels()->unpack_u4(q_r, b_r, (size_t)d->cols);
+        else if (bits == 8)
+            memcpy(q_r, b_r, (size_t)d->cols);
         else
             nib_bits_get(q_r, b_r, (size_t)d->cols, bits);
-        for (int64_t i = 0; sign && i < d->cols; i++) q_r[i] = (uint8_t)((q_r[i] ^ sign) - sign);
+        for (int64_t i = 0; sign && bits < 8 && i < d->cols; i++) q_r[i] = (uint8_t)((q_r[i] ^ sign) - sign);
     }
     nib_part_load_blocks(d, d->scale_dtype, part[1], row, c->desc.rows, c->scale);
     if (c->zero) nib_part_load_blocks(d, d->zero_dtype, part[2], row, c->desc.rows, c->zero);
