@@ -20,7 +20,7 @@ for name; do
     mv "$file" kept.c
     cp "$list" kept.h
     grep -v "^X($name)\$" kept.h >"$list"
-    if ninja -C build >build.log 2>&1 && ctest --test-dir build -j2 --output-on-failure >test.log 2>&1; then
+    if ninja -C build >build.log 2>&1 && ctest --test-dir build -j2 --timeout 300 --output-on-failure >test.log 2>&1; then
         echo "$name: builds and passes without it ($(grep -c ' Passed ' test.log) tests)"
     else
         echo "$name: does not build or pass without it"

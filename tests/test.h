@@ -101,6 +101,17 @@
                         #got, i_, g_[i_], w_[i_]);                                                 \
     } while (0)
 
+/* What follows is about a scheme, which a build may lack: a scheme is one file and one line. */
+#define NEEDS_SCHEME(text)                                                                         \
+    do {                                                                                           \
+        nib_config *needed_ = nib_config_parse(text);                                              \
+        if (!needed_) {                                                                            \
+            print_message("skipped: %s\n", nib_last_error()->what);                                \
+            return;                                                                                \
+        }                                                                                          \
+        nib_config_free(needed_);                                                                  \
+    } while (0)
+
 /* The seed of random tests: SEED in the environment, or a fixed one; printed by the caller. */
 static inline uint64_t test_seed(void) {
     const char *given = getenv("SEED");

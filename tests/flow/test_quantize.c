@@ -44,6 +44,7 @@ static void see(void *user, const nib_report_row *row) {
 }
 
 TEST(every_linear_but_the_head_is_quantized_and_the_report_adds_up) {
+    NEEDS_SCHEME("int8_weight_only");
     nib_ctx *ctx = nib_ctx_new(NULL);
     nib_module *root = model(ctx);
     CHECK_MADE(root);
@@ -64,6 +65,7 @@ TEST(every_linear_but_the_head_is_quantized_and_the_report_adds_up) {
 }
 
 TEST(a_layer_that_does_not_fit_fails_all_and_is_named_unless_left) {
+    NEEDS_SCHEME("int4_weight_only");
     nib_ctx *ctx = nib_ctx_new(NULL);
     nib_module *root = model(ctx);
     nib_config *config = nib_config_parse("int4_weight_only:group_size=32");
@@ -81,6 +83,8 @@ TEST(a_layer_that_does_not_fit_fails_all_and_is_named_unless_left) {
 }
 
 TEST(the_first_rule_that_matches_wins_and_leave_keeps_float) {
+    NEEDS_SCHEME("int4_weight_only");
+    NEEDS_SCHEME("int8_weight_only");
     nib_ctx *ctx = nib_ctx_new(NULL);
     nib_module *root = model(ctx);
     nib_config *four = nib_config_parse("int4_weight_only:group_size=32"), *eight = nib_config_parse("int8_weight_only");
@@ -122,6 +126,7 @@ TEST(a_quantized_linear_is_to_the_bit_the_product_with_its_dequantized_weight) {
 }
 
 TEST(every_failed_allocation_leaves_the_model_as_it_was) {
+    NEEDS_SCHEME("int8_weight_only");
     nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){ .threads = 1 });
     nib_module *root = model(ctx);
     nib_config *config = nib_config_parse("int8_weight_only");

@@ -3,15 +3,6 @@
 #include "quant/scheme.h"
 #include "test.h"
 
-/* A scheme may have been taken out of the list; its tests then have nothing to say. */
-#define NEEDS(name)                                                                                \
-    do {                                                                                           \
-        if (!nib_scheme_find(name)) {                                                              \
-            print_message("skipped: scheme %s is not in this build\n", name);                      \
-            return;                                                                                \
-        }                                                                                          \
-    } while (0)
-
 static void check_prints(void **state_, const char *text, const char *want) {
     nib_config *config = nib_config_parse(text);
     CHECK_MADE(config);
@@ -32,7 +23,7 @@ static void check_refused(void **state_, const char *text, const char *says) {
 }
 
 TEST(text_and_config_say_the_same) {
-    NEEDS("int4_weight_only");
+    NEEDS_SCHEME("int4_weight_only");
     check_prints(state_, "int4_weight_only", "int4_weight_only");
     check_prints(state_, "int4_weight_only:group_size=128", "int4_weight_only");
     check_prints(state_, "int4_weight_only:numerics=tinygemm,group_size=32",
@@ -44,7 +35,7 @@ TEST(text_and_config_say_the_same) {
 }
 
 TEST(class_names_of_torchao_are_aliases) {
-    NEEDS("int8_weight_only");
+    NEEDS_SCHEME("int8_weight_only");
     check_prints(state_, "Int8WeightOnlyConfig", "int8_weight_only");
     check_prints(state_, "Int8WeightOnlyConfig:granularity=group,group_size=64",
                  "int8_weight_only:granularity=group,group_size=64");
@@ -100,7 +91,7 @@ TEST(every_value_of_every_field_prints_back) {
 }
 
 TEST(mistakes_are_named_with_the_nearest_name) {
-    NEEDS("int4_weight_only");
+    NEEDS_SCHEME("int4_weight_only");
     check_refused(state_, "int4_weight_onyl", "did you mean int4_weight_only?");
     check_refused(state_, "zzzzzzzzzzzz", "there is no scheme");
     check_refused(state_, "int4_weight_only:group=32", "did you mean group_size?");
@@ -119,16 +110,16 @@ TEST(mistakes_are_named_with_the_nearest_name) {
 }
 
 TEST(contradictions_are_refused) {
-    NEEDS("int8_weight_only");
+    NEEDS_SCHEME("int8_weight_only");
     check_refused(state_, "int8_weight_only:group_size=64", "granularity=group");
-    NEEDS("intx_weight_only");
+    NEEDS_SCHEME("intx_weight_only");
     check_refused(state_, "intx_weight_only:bits=9", "1 to 8");
     check_refused(state_, "intx_weight_only:bits=1,mapping=symmetric_no_clipping_err", "bits=1");
     check_refused(state_, "intx_weight_only:algo=hqq,mapping=asymmetric", "symmetric");
 }
 
 TEST(a_config_filled_by_hand_is_checked_and_copied) {
-    NEEDS("int4_weight_only");
+    NEEDS_SCHEME("int4_weight_only");
     char numerics[] = "tinygemm"; /* not the table's own string */
     nib_int4_weight_only mine = {.config = {nib_scheme_find("int4_weight_only"), sizeof mine},
                                  .group_size = 64,
@@ -146,7 +137,7 @@ TEST(a_config_filled_by_hand_is_checked_and_copied) {
 }
 
 TEST(a_shorter_config_of_an_older_caller_keeps_defaults) {
-    NEEDS("int4_weight_only");
+    NEEDS_SCHEME("int4_weight_only");
     const nib_int4_weight_only mine = {
         .config = {nib_scheme_find("int4_weight_only"), offsetof(nib_int4_weight_only, numerics)},
         .group_size = 64,
