@@ -1,15 +1,16 @@
 /* halffloat.h: narrow floats to and from f32, one value at a time, exact, as PyTorch casts them.
  *
- *   name       bits s e m  bias  largest  inf NaN         overflow and inf from f32    NaN from f32
- *   f16        16   1 5 10 15    65504    yes 7c01..7fff  inf                          quiet,
- * payload's top bf16       16   1 8 7  127   3.39e38  yes 7f81..7fff  inf ffff e4m3fn     8    1 4
- * 3  7     448      no  7f, ff      448 (older torch: NaN)  7f with the sign e5m2       8    1 5 2
- * 15    57344    yes 7d..7f      inf                          7f with the sign e4m3fnuz   8    1 4
- * 3  8     240      no  80          NaN                          80 e5m2fnuz   8    1 5 2  16 57344
- * no  80          NaN                          80 e8m0       8    0 8 0  127   2^127    no  ff NaN
- * ff e2m3       6    1 2 3  1     7.5      no  none        7.5                          7.5 e3m2 6
- * 1 3 2  3     28       no  none        28                           28 e2m1       4    1 2 1  1 6
- * no  none        6                            6
+ *   name      bits s e  m  bias largest  inf  NaN         from f32: beyond, inf    NaN
+ *   f16       16   1 5 10  15   65504    yes  7c01..7fff  inf                      quiet, payload
+ *   bf16      16   1 8  7  127  3.39e38  yes  7f81..7fff  inf                      ffff
+ *   e4m3fn     8   1 4  3  7    448      no   7f, ff      448 (older torch: NaN)   7f with sign
+ *   e5m2       8   1 5  2  15   57344    yes  7d..7f      inf                      7f with sign
+ *   e4m3fnuz   8   1 4  3  8    240      no   80          NaN                      80
+ *   e5m2fnuz   8   1 5  2  16   57344    no   80          NaN                      80
+ *   e8m0       8   0 8  0  127  2^127    no   ff          NaN                      ff
+ *   e2m3       6   1 2  3  1    7.5      no   none        7.5                      7.5
+ *   e3m2       6   1 3  2  3    28       no   none        28                       28
+ *   e2m1       4   1 2  1  1    6        no   none        6                        6
  *
  * Rounding is to nearest, ties to even. The fnuz kinds have one zero, without a sign. e8m0 drops
  * the sign and rounds a tie up; below 2^-126 it rounds up all that is over 2^-127, as torch does.
