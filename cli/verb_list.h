@@ -1,2 +1,4 @@
 /* verb_list.h: the verbs in the order in which help shows them; X(name) is cmd_<name>.c. */
+X(quantize)
+X(verify)
 X(report)

@@ -168,10 +168,12 @@ extern const nib_scheme nib_scheme_quanto;
 typedef bool nib_filter(const nib_module *module, const char *name, void *user);
 typedef struct nib_report_row {        /* one weight; strings borrowed */
     const char *name, *scheme, *why_left; size_t bytes_before, bytes_after; double sqnr_db, max_error;
+    int64_t weights;                   /* how many numbers it has */
 } nib_report_row;
 typedef struct nib_report {
     size_t size; int matched, quantized, left; size_t bytes_before, bytes_after;
     void (*row)(void *user, const nib_report_row *row); void *user;   /* NULL: totals only */
+    size_t bytes_weights, bytes_index, bytes_config; /* of the files written, or of a dry run to be */
 } nib_report;
 typedef struct nib_select {
     size_t      size;

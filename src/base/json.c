@@ -115,3 +115,13 @@ nib_status nib_json_array(const json_t *object, const char *key, bool required, 
     *value = found;
     return NIB_OK;
 }
+
+static int append(const char *bytes, size_t size, void *user) {
+    nib_text_append(user, bytes, size);
+    return ((nib_text *)user)->failed ? -1 : 0;
+}
+
+nib_status nib_json_text(const json_t *value, size_t flags, nib_text *out) {
+    if (value && json_dump_callback(value, append, out, flags) == 0) return NIB_OK;
+    return NIB_RAISE(NIB_E_MEMORY, "no memory for a JSON document");
+}

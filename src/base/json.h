@@ -7,6 +7,8 @@
 #include <jansson.h>
 #include <nibble/nibble.h>
 
+#include "base/text_util.h"
+
 enum { NIB_JSON_MAX_BYTES = 32 << 20 };
 
 /* A document from memory; `path` names its file in errors and may be NULL, `offset` is the byte
@@ -23,4 +25,7 @@ nib_status nib_json_string(const json_t *object, const char *key, bool required,
                            const char **value);  /* borrowed from the object */
 nib_status nib_json_object(const json_t *object, const char *key, bool required, json_t **value);
 nib_status nib_json_array(const json_t *object, const char *key, bool required, json_t **value);
+
+/* The document as text, appended: jansson's flags, JSON_COMPACT or JSON_INDENT(n) and the like. */
+nib_status nib_json_text(const json_t *value, size_t flags, nib_text *out);
 #endif

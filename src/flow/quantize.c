@@ -79,7 +79,8 @@ static nib_status quantize_one(work *w, const char *name, nib_module *module,
         w->bytes_after += nib_tensor_bytes(weight);
         report_row(w, &(nib_report_row){ .name = name, .scheme = "", .why_left = nib_last_error()->what,
                                          .bytes_before = nib_tensor_bytes(weight),
-                                         .bytes_after = nib_tensor_bytes(weight) });
+                                         .bytes_after = nib_tensor_bytes(weight),
+                                         .weights = nib_tensor_count(weight) });
         return NIB_OK;
     }
     const nib_layout *layout = nib_layout_for(&codes.desc);
@@ -95,7 +96,8 @@ static nib_status quantize_one(work *w, const char *name, nib_module *module,
     const nib_report_row row = { .name = name, .scheme = text.data ? text.data : "",
                                  .bytes_before = nib_tensor_bytes(weight),
                                  .bytes_after = nib_tensor_bytes(quantized),
-                                 .sqnr_db = nib_measure_sqnr_db(&cost), .max_error = cost.max_error };
+                                 .sqnr_db = nib_measure_sqnr_db(&cost), .max_error = cost.max_error,
+                                 .weights = nib_tensor_count(weight) };
     w->bytes_after += row.bytes_after;
     report_row(w, &row);
     nib_text_free(&text);
@@ -123,7 +125,8 @@ static nib_status visit(void *user, const char *dotted, nib_module *module) {
     w->bytes_after += nib_tensor_bytes(weight);
     report_row(w, &(nib_report_row){ .name = dotted, .scheme = "", .why_left = why_left,
                                      .bytes_before = nib_tensor_bytes(weight),
-                                     .bytes_after = nib_tensor_bytes(weight) });
+                                     .bytes_after = nib_tensor_bytes(weight),
+                                         .weights = nib_tensor_count(weight) });
     return NIB_OK;
 }
 

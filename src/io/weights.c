@@ -9,7 +9,7 @@
 #include "base/error.h"
 #include "base/halffloat.h"
 #include "base/mem.h"
-#include "io/checkpoint.h"
+#include "io/manifest.h"
 #include "quant/codes.h"
 #include "tensor/context.h"
 #include "tensor/dtype.h"
@@ -18,33 +18,37 @@
 struct nib_weights {
     nib_ctx *ctx;
     nib_checkpoint *checkpoint;
+    nib_manifest manifest;             /* which tensors are parts of which weight */
     nib_dtype dtype;
     bool no_mmap;
 };
 
 nib_weights *nib_weights_open(nib_ctx *ctx, const char *path, const json_t *config, nib_dtype dtype,
                               bool no_mmap) {
-    (void)config;
     if (dtype && dtype != NIB_F32 && dtype != NIB_F16 && dtype != NIB_BF16)
         return NIB_RAISE_NULL(NIB_E_DTYPE, "weights cannot be loaded as %s; want f32, f16 or bf16",
                               nib_dtype_name(dtype));
     nib_weights *w = nib_mem_alloc_zero(&ctx->mem, sizeof *w);
     if (!w) return NULL;
     *w = (nib_weights){.ctx = ctx, .dtype = dtype, .no_mmap = no_mmap};
+    w->manifest.mem = &ctx->mem;
     w->checkpoint = nib_checkpoint_open(&ctx->mem, path);
-    if (w->checkpoint) return w;
+    if (w->checkpoint &&
+        nib_manifest_read(&ctx->mem, w->checkpoint, config, &w->manifest) >= NIB_OK)
+        return w;
     nib_weights_close(w);
     return NULL;
 }
 
 void nib_weights_close(nib_weights *w) {
     if (!w) return;
+    nib_manifest_free(&w->manifest);
     nib_checkpoint_close(w->checkpoint);
     nib_mem_free(&w->ctx->mem, w, sizeof *w);
 }
 
 bool nib_weights_has(const nib_weights *w, const char *name) {
-    return nib_checkpoint_find(w->checkpoint, name) != NULL;
+    return nib_manifest_find(&w->manifest, name) != NULL;
 }
 
 const char *nib_weights_metadata(const nib_weights *w, const char *key) {
@@ -55,7 +59,8 @@ size_t nib_weights_file_bytes(const nib_weights *w) { return w->checkpoint->payl
 
 nib_status nib_weights_error_at(const nib_weights *w, const char *name) {
     const nib_checkpoint *c = w->checkpoint;
-    const nib_checkpoint_tensor *t = nib_checkpoint_find(c, name);
+    const nib_stored *item = nib_manifest_find(&w->manifest, name);
+    const nib_checkpoint_tensor *t = nib_checkpoint_find(c, item ? item->parts[0].name : name);
     if (!t) return nib_error_at(c->path, name, -1);
     return nib_error_at(c->shards[t->shard].file->file.path, name, (int64_t)t->entry->offset);
 }
@@ -102,13 +107,37 @@ static nib_tensor *cast(nib_tensor *t, nib_dtype dtype) {
     return out;
 }
 
-nib_tensor *nib_weights_get(nib_weights *w, const char *name) {
-    const nib_checkpoint_tensor *found = nib_checkpoint_find(w->checkpoint, name);
-    if (!found) {
+/* A quantized weight over its parts, each where it lies. It keeps the dtype that its codes stand
+ * for, whatever dtype was asked of float weights. */
+static nib_tensor *quantized(const nib_weights *w, const nib_stored *item) {
+    nib_storage *part[NIB_MAX_PARTS] = {0};
+    const size_t offset[NIB_MAX_PARTS] = {0};
+    bool all = true;
+    for (int i = 0; i < item->nparts && all; i++) {
+        part[i] = bytes_of(w, nib_checkpoint_find(w->checkpoint, item->parts[i].name));
+        all = part[i] != NULL;
+    }
+    nib_tensor *t =
+        all ? nib_tensor_quantized(w->ctx, item->layout, &item->desc, part, offset) : NULL;
+    for (int i = 0; i < item->nparts; i++) nib_storage_release(part[i]);
+    return t;
+}
+
+nib_tensor *nib_weights_get(nib_weights *w, const char *name, const nib_shape *shape) {
+    const nib_stored *item = nib_manifest_find(&w->manifest, name);
+    if (!item) {
         NIB_RAISE(NIB_E_FORMAT, "there is no tensor %s", name);
         nib_weights_error_at(w, name);
         return NULL;
     }
+    if (item->layout) {
+        const bool known =
+            nib_manifest_resolve(&w->manifest, w->checkpoint, item, shape) >= NIB_OK;
+        nib_tensor *t = known ? quantized(w, item) : NULL;
+        if (!t) nib_weights_error_at(w, name);
+        return t;
+    }
+    const nib_checkpoint_tensor *found = nib_checkpoint_find(w->checkpoint, name);
     const nib_safetensors_entry *entry = found->entry;
     const bool wide =
         entry->dtype == NIB_F32 || entry->dtype == NIB_F16 || entry->dtype == NIB_BF16;

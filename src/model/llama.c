@@ -36,9 +36,9 @@ typedef struct builder {
 
 /* The tensor of that name, its shape as config.json says; a vector when cols is 0. */
 static nib_tensor *weight(const builder *b, const char *name, int64_t rows, int64_t cols) {
-    nib_tensor *t = nib_weights_get(b->weights, name);
-    if (!t) return NULL;
     const nib_shape want = {cols ? 2 : 1, {rows, cols}};
+    nib_tensor *t = nib_weights_get(b->weights, name, &want);
+    if (!t) return NULL;
     if (nib_shape_equal(&t->shape, &want)) return t;
     char got[96], wanted[96];
     NIB_RAISE(NIB_E_FORMAT, "%s is %s but config.json asks for %s", name,

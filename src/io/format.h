@@ -1,0 +1,45 @@
+/* format.h: how one system writes quantized checkpoints, one file each: format_<name>.c. */
+#ifndef NIB_IO_FORMAT_H
+#define NIB_IO_FORMAT_H
+#include "base/text_util.h"
+#include "io/manifest.h"
+#include "io/safetensors.h"
+
+/* Pairs for __metadata__; strings belong to the list. */
+typedef struct nib_metadata {
+    nib_mem *mem;
+    nib_safetensors_pair *pairs;
+    size_t count, room;
+} nib_metadata;
+nib_status nib_metadata_add(nib_metadata *metadata, const char *key, const char *value);
+void       nib_metadata_free(nib_metadata *metadata);
+
+typedef struct nib_format {
+    const char *name, *doc;            /* "torchao" */
+
+    /* The layout in which this format holds such codes of such a scheme, or NULL. */
+    const nib_layout *(*layout)(const nib_config *config, const nib_qdesc *desc);
+
+    /* Name in the file of a part of the weight `name`; nib_mem_strfree gives it back. */
+    char *(*part_name)(nib_mem *mem, const char *name, const nib_part *part);
+
+    /* Scalars that this format keeps beside a weight: appended to item->constants. NULL: none. */
+    nib_status (*constants)(nib_mem *mem, nib_stored *item);
+
+    /* __metadata__ of one shard, when all of `manifest` is written. */
+    nib_status (*metadata)(const nib_manifest *manifest, size_t shard, nib_metadata *out);
+
+    /* Put "quantization_config" (or nothing) into config.json. */
+    nib_status (*config)(const nib_manifest *manifest, json_t *config);
+
+    /* A further file, such as quanto_qmap.json: its name, or NULL for none; text is filled. */
+    const char *(*side_file)(const nib_manifest *manifest, nib_text *text, nib_status *status);
+
+    /* Whether a checkpoint speaks this format; and if so, its weights. */
+    bool       (*detect)(const nib_checkpoint *checkpoint, const json_t *config);
+    nib_status (*read)(const nib_checkpoint *checkpoint, const json_t *config, nib_manifest *out);
+} nib_format;
+
+const nib_format *nib_format_find(const char *name);   /* NULL: unknown */
+const nib_format *nib_format_at(size_t i);             /* in list order; NULL: no more */
+#endif

@@ -1,0 +1,2 @@
+X(quanto)
+X(native)

@@ -1,0 +1,201 @@
+/* format_quanto.c: what optimum-quanto's state_dict() holds after freeze(), as safetensors, with
+ * quanto_qmap.json beside it: which module has which type.
+ *
+ *   8 bits     m.weight._data, m.weight._scale
+ *   4, 2 bits  m.weight._data._data, m.weight._scale, m.weight._shift
+ *   always     m.input_scale, m.output_scale: scalars, 1 where activations are not quantized
+ *
+ * Nothing in the tensors tells the weight's shape or group size in 4 and 2 bits: those follow from
+ * the model, so such weights are pending until it asks for them. */
+#include <string.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/halffloat.h"
+#include "base/json.h"
+#include "base/path.h"
+#include "io/format.h"
+#include "quant/layouts.h"
+#include "quant/scheme.h"
+#include "tensor/dtype.h"
+
+#define QMAP "quanto_qmap.json"
+
+static const nib_layout *layout(const nib_config *config, const nib_qdesc *desc) {
+    static const char *const names[] = { "quanto_bytes", "quanto_bits" };
+    if (strcmp(config->scheme->system, "quanto") != 0 || desc->shape.ndim == 3) return NULL;
+    for (int i = 0; i < 2; i++) {
+        const nib_layout *found = nib_layout_find(names[i]);
+        if (found && found->holds(desc)) return found;
+    }
+    return NULL;
+}
+
+static char *joined(nib_mem *mem, const char *a, size_t length, const char *b) {
+    char *text = nib_mem_alloc(mem, length + strlen(b) + 1);
+    if (!text) return NULL;
+    memcpy(text, a, length);
+    memcpy(text + length, b, strlen(b) + 1);
+    return text;
+}
+
+/* The module's name is the weight's without ".weight". */
+static size_t module_length(const char *weight) {
+    return nib_text_ends(weight, ".weight") ? strlen(weight) - strlen(".weight") : strlen(weight);
+}
+
+static char *part_name(nib_mem *mem, const char *name, const nib_part *part) {
+    char *dotted = joined(mem, name, strlen(name), ".");
+    char *whole = dotted ? joined(mem, dotted, strlen(dotted), part->suffix) : NULL;
+    nib_mem_strfree(mem, dotted);
+    return whole;
+}
+
+static nib_status constants(nib_mem *mem, nib_stored *item) {
+    static const char *const names[] = { ".input_scale", ".output_scale" };
+    for (int i = 0; i < 2; i++) {
+        nib_stored_constant *c = &item->constants[i];
+        c->name = joined(mem, item->name, module_length(item->name), names[i]);
+        if (!c->name) return nib_last_error()->status;
+        item->nconstants = i + 1;
+        c->dtype = item->dtype;
+        const float one = 1;
+        const uint16_t half = item->dtype == NIB_F16 ? nib_f32_to_f16(one) : nib_f32_to_bf16(one);
+        if (item->dtype == NIB_F32) memcpy(c->bytes, &one, sizeof one);
+        else memcpy(c->bytes, &half, sizeof half);
+    }
+    return NIB_OK;
+}
+
+static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metadata *out) {
+    (void)manifest;
+    (void)shard;
+    return nib_metadata_add(out, "format", "pt");
+}
+
+/* "quanto:weights=qint4" is printed as qint4, with what upstream has no word for behind a colon. */
+static nib_status type_name(const nib_stored *item, nib_text *out) {
+    nib_config_print(item->config, out);
+    if (out->failed) return nib_last_error()->status;
+    char *colon = strchr(out->data, ':');
+    if (colon) *colon = '\0';
+    return NIB_OK;
+}
+
+static const char *side_file(const nib_manifest *manifest, nib_text *text, nib_status *status) {
+    json_t *map = json_object();
+    bool ok = map != NULL;
+    for (size_t i = 0; i < manifest->count && ok; i++) {
+        const nib_stored *item = &manifest->items[i];
+        if (!item->layout) continue;
+        nib_text type = { .mem = manifest->mem };
+        char *module = joined(manifest->mem, item->name, module_length(item->name), "");
+        ok = module && type_name(item, &type) >= NIB_OK;
+        if (ok) {
+            ok = json_object_set_new(map, module, json_pack("{s:s, s:s}", "weights", type.data, "activations", "none")) == 0;
+        }
+        nib_mem_strfree(manifest->mem, module);
+        nib_text_free(&type);
+    }
+    *status = ok ? nib_json_text(map, JSON_INDENT(4), text) : NIB_RAISE(NIB_E_MEMORY, "no memory for " QMAP);
+    json_decref(map);
+    return QMAP;
+}
+
+/* ---- reading ---- */
+static bool detect(const nib_checkpoint *checkpoint, const json_t *config) {
+    (void)config;
+    if (checkpoint->is_file) return false;
+    char *path = nib_checkpoint_path(checkpoint, QMAP);
+    nib_path_kind kind = NIB_PATH_NONE;
+    const bool there = path && nib_path_look(path, true, &kind) >= NIB_OK && kind == NIB_PATH_FILE;
+    nib_mem_strfree(checkpoint->mem, path);
+    return there;
+}
+
+/* A pending item with what the parts themselves tell. */
+static nib_status add_weight(const nib_checkpoint *checkpoint, const char *weight, const nib_config *config,
+                             const char *type, nib_manifest *out) {
+    const bool packed = strcmp(type, "qint4") == 0 || strcmp(type, "qint2") == 0;
+    char *scale_name = joined(out->mem, weight, strlen(weight), "._scale");
+    char *data_name = scale_name ? joined(out->mem, weight, strlen(weight), packed ? "._data._data" : "._data") : NULL;
+    const nib_checkpoint_tensor *scale = data_name ? nib_checkpoint_find(checkpoint, scale_name) : NULL;
+    const nib_checkpoint_tensor *data = data_name ? nib_checkpoint_find(checkpoint, data_name) : NULL;
+    nib_status status = data_name ? NIB_OK : nib_last_error()->status;
+    if (status >= NIB_OK && (!scale || !data)) {
+        status = NIB_RAISE(NIB_E_FORMAT, "%s says that this weight is %s, but it has no %s", QMAP, type,
+                           scale ? data_name : scale_name);
+    }
+    if (status >= NIB_OK) {
+        /* The narrowest shape that has such parts, to have names and count; the real one follows. */
+        const int64_t codes = packed ? 0 : 1;
+        const nib_shape narrow = codes ? data->entry->shape : (nib_shape){ 2, { 1, 32 } };
+        const nib_site site = { narrow.ndim == 4 ? "conv2d" : "linear", weight, narrow, scale->entry->dtype };
+        nib_qdesc desc;
+        nib_act in = { 0 }, act = { 0 };
+        status = config->scheme->plan(config, &site, &desc, &in, &act);
+        const nib_layout *held = status >= NIB_OK ? layout(config, &desc) : NULL;
+        if (status >= NIB_OK && !held) status = NIB_RAISE(NIB_E_FORMAT, "no layout holds %s", type);
+        if (status >= NIB_OK) status = nib_manifest_add_quantized(out, weight, config, held, &desc, scale->shard);
+        if (status >= NIB_OK) {
+            nib_stored *item = &out->items[out->count - 1];
+            item->pending = packed;
+            if (packed) item->shape = (nib_shape){ 0 };
+            else status = nib_manifest_check_parts(checkpoint, item);
+        }
+    }
+    nib_mem_strfree(out->mem, scale_name);
+    nib_mem_strfree(out->mem, data_name);
+    return status;
+}
+
+static nib_status read_module(const nib_checkpoint *checkpoint, const char *module, const json_t *row,
+                              nib_manifest *out) {
+    const char *type, *activations = "none";
+    if (!json_is_object(row)) return NIB_RAISE(NIB_E_FORMAT, "the entry is not an object");
+    NIB_TRY(nib_json_string(row, "weights", true, &type));
+    NIB_TRY(nib_json_string(row, "activations", false, &activations));
+    if (strcmp(activations, "none") != 0)
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "activations of type %s are not known here yet", activations);
+    nib_config *config = nib_config_parse(type);
+    char *weight = config ? joined(out->mem, module, strlen(module), ".weight") : NULL;
+    nib_status status = weight ? NIB_OK : nib_last_error()->status;
+    if (status >= NIB_OK && strcmp(config->scheme->system, "quanto") != 0)
+        status = NIB_RAISE(NIB_E_FORMAT, "\"%s\" is no type of quanto's", type);
+    /* A weight that is there as it is was never frozen, and is float. */
+    if (status >= NIB_OK && !nib_checkpoint_find(checkpoint, weight))
+        status = add_weight(checkpoint, weight, config, type, out);
+    nib_mem_strfree(out->mem, weight);
+    nib_config_free(config);
+    return status;
+}
+
+static nib_status read(const nib_checkpoint *checkpoint, const json_t *config, nib_manifest *out) {
+    (void)config;
+    char *path = nib_checkpoint_path(checkpoint, QMAP), *text = NULL;
+    size_t size = 0;
+    if (path) text = nib_file_read_whole(out->mem, path, NIB_JSON_MAX_BYTES, &size);
+    json_t *map = text ? nib_json_parse(text, size, path, 0) : NULL, *row;
+    nib_status status = map ? NIB_OK : nib_last_error()->status;
+    if (map && !json_is_object(map)) status = NIB_RAISE(NIB_E_FORMAT, QMAP " is not an object");
+    const char *module;
+    if (status >= NIB_OK) {
+        json_object_foreach(map, module, row) {
+            status = read_module(checkpoint, module, row, out);
+            if (status >= NIB_OK) continue;
+            nib_error_at(path, module, -1);
+            break;
+        }
+    }
+    if (status < NIB_OK && path) nib_error_at(path, NULL, -1);
+    if (map) json_decref(map);
+    if (text) nib_mem_free(out->mem, text, size + 1);
+    nib_mem_strfree(out->mem, path);
+    return status;
+}
+
+const nib_format nib_format_quanto = {
+    .name = "quanto", .doc = "optimum-quanto's tensors and quanto_qmap.json",
+    .layout = layout, .part_name = part_name, .constants = constants, .metadata = metadata,
+    .side_file = side_file, .detect = detect, .read = read,
+};

@@ -1,0 +1,199 @@
+#include "model/file_plan.h"
+
+#include <string.h>
+
+#include "base/error.h"
+#include "base/text_util.h"
+#include "flow/candidate.h"
+#include "model/file_config.h"
+#include "quant/codes.h"
+#include "quant/layouts.h"
+#include "quant/scheme.h"
+#include "tensor/context.h"
+#include "tensor/dtype.h"
+
+/* What is known of an item before the format is chosen. */
+typedef struct draft { const nib_config *config; nib_qdesc desc; } draft;
+
+void nib_file_plan_close(nib_file_plan *p) {
+    for (size_t i = 0; i < p->items_room; i++) nib_mem_strfree(p->mem, p->items[i].why_left);
+    nib_mem_free(p->mem, p->items, p->items_room * sizeof *p->items);
+    nib_manifest_free(&p->manifest);
+    nib_selection_close(&p->selection);
+    if (p->config) json_decref(p->config);
+    nib_mem_strfree(p->mem, p->config_text);
+    nib_checkpoint_close(p->source);
+    *p = (nib_file_plan){ 0 };
+}
+
+/* Quantizing what is quantized already would need its floats, which are gone. */
+static nib_status refuse_quantized(const nib_file_plan *p) {
+    nib_manifest now;
+    NIB_TRY(nib_manifest_read(p->mem, p->source, p->config, &now));
+    const char *name = now.format ? now.format->name : NULL;
+    nib_manifest_free(&now);
+    const json_t *about = p->config ? json_object_get(p->config, "quantization_config") : NULL;
+    if (about && !name) name = json_string_value(json_object_get(about, "quant_method"));
+    if (!about && !name) return NIB_OK;
+    NIB_RAISE(NIB_E_ARGUMENT, "this checkpoint is quantized already (%s); quantize the float one it came from",
+              name ? name : "quantization_config");
+    return nib_error_at(p->source->path, NULL, -1);
+}
+
+static nib_status plan_one(nib_file_plan *p, const char *name, const nib_checkpoint_tensor *t,
+                           nib_file_item *item, draft *d) {
+    nib_tensor_candidate c;
+    NIB_TRY(nib_tensor_candidate_of(name, t->entry->dtype, &t->entry->shape, &c));
+    const char *why_left;
+    *item = (nib_file_item){ .source = t, .kind = c.kind, .matrix = c.matrix };
+    d->config = nib_selection_config(&p->selection, &c.candidate, &why_left);
+    if (d->config) {
+        const nib_site site = { c.kind, c.name, t->entry->shape, t->entry->dtype };
+        nib_act in = { 0 }, out = { 0 };
+        const nib_status status = d->config->scheme->plan(d->config, &site, &d->desc, &in, &out);
+        if (status >= NIB_OK) return NIB_OK;
+        nib_error_at(NULL, c.name, -1);
+        if ((status != NIB_E_SHAPE && status != NIB_E_DTYPE) || !p->selection.select.leave_unfit) return status;
+        d->config = NULL;
+        why_left = nib_last_error()->what;
+    }
+    if (!why_left || !c.matrix) return NIB_OK;
+    item->why_left = nib_mem_strdup(p->mem, why_left);
+    return item->why_left ? NIB_OK : nib_last_error()->status;
+}
+
+static const nib_format *choose_format(const draft *drafts, size_t count, const char *asked) {
+    const char *system = NULL;
+    if (asked) {
+        const nib_format *found = nib_format_find(asked);
+        if (found) return found;
+        const char *names[16] = { 0 };
+        for (size_t i = 0; nib_format_at(i) && i < 15; i++) names[i] = nib_format_at(i)->name;
+        const char *near = nib_text_nearest(asked, names);
+        return NIB_RAISE_NULL(NIB_E_ARGUMENT, "unknown format \"%s\"%s%s%s; `nibble list` shows them", asked,
+                              near ? ", did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (!drafts[i].config) continue;
+        const char *own = drafts[i].config->scheme->system;
+        if (system && strcmp(system, own) != 0) return nib_format_find("native");
+        system = own;
+    }
+    const nib_format *own = system ? nib_format_find(system) : NULL;
+    return own ? own : nib_format_find("native");
+}
+
+static nib_status refuse_format(const nib_format *format, const nib_config *config, const nib_qdesc *desc,
+                                const char *name) {
+    nib_text able = { 0 }, scheme = { 0 };
+    for (size_t i = 0; nib_format_at(i); i++)
+        if (nib_format_at(i)->layout(config, desc))
+            nib_text_format(&able, "%s%s", able.length ? ", " : "", nib_format_at(i)->name);
+    nib_config_print(config, &scheme);
+    NIB_RAISE(NIB_E_UNSUPPORTED, "format %s cannot hold %s; formats that can: %s", format->name,
+              scheme.data ? scheme.data : "it", able.data ? able.data : "none");
+    nib_text_free(&able);
+    nib_text_free(&scheme);
+    return nib_error_at(NULL, name, -1);
+}
+
+static nib_status fill_manifest(nib_file_plan *p, const draft *drafts, size_t count, const char *asked) {
+    p->manifest.format = choose_format(drafts, count, asked);
+    if (!p->manifest.format) return nib_last_error()->status;
+    for (size_t i = 0; i < count; i++) {
+        const nib_checkpoint_tensor *t = p->items[i].source;
+        const char *name = i == p->source->count ? NIB_TIED_HEAD : t->entry->name;
+        if (!drafts[i].config) {
+            NIB_TRY(nib_manifest_add_dense(&p->manifest, name, t->entry->dtype, t->entry->shape, t->shard));
+            continue;
+        }
+        const nib_layout *layout = p->manifest.format->layout(drafts[i].config, &drafts[i].desc);
+        if (!layout) return refuse_format(p->manifest.format, drafts[i].config, &drafts[i].desc, name);
+        NIB_TRY(nib_manifest_add_quantized(&p->manifest, name, drafts[i].config, layout, &drafts[i].desc,
+                                           t->shard));
+    }
+    return nib_manifest_index(&p->manifest);
+}
+
+/* A tied head has no weight of its own; asked for, it gets the embedding's and the tie is cut. */
+static const nib_checkpoint_tensor *tied_source(const nib_file_plan *p) {
+    const bool tied = p->config && json_is_true(json_object_get(p->config, "tie_word_embeddings"));
+    if (!tied || !p->selection.select.head || nib_checkpoint_find(p->source, NIB_TIED_HEAD)) return NULL;
+    return nib_checkpoint_find(p->source, NIB_TIED_TABLE);
+}
+
+nib_status nib_file_plan_open(nib_ctx *ctx, const char *from, const nib_rule *rules, size_t nrules,
+                              const nib_select *select, const nib_file_options *options,
+                              nib_file_plan *p) {
+    *p = (nib_file_plan){ .ctx = ctx, .mem = nib_ctx_mem(ctx), .manifest = { .mem = nib_ctx_mem(ctx) } };
+    draft *drafts = NULL;
+    size_t count = 0;
+    NIB_TRY_GOTO(nib_nonfinite_parse(options->nonfinite, &p->nonfinite), fail);
+    NIB_TRY_GOTO(nib_selection_open(p->mem, rules, nrules, select, &p->selection), fail);
+    p->source = nib_checkpoint_open(p->mem, from);
+    if (!p->source) goto fail;
+    NIB_TRY_GOTO(nib_file_config_load(p->mem, p->source, &p->config, &p->config_text), fail);
+    NIB_TRY_GOTO(refuse_quantized(p), fail);
+    const nib_checkpoint_tensor *tied = tied_source(p);
+    count = p->source->count + (tied != NULL);
+    p->items = nib_mem_alloc_array(p->mem, count, sizeof *p->items);
+    if (!p->items) goto fail;
+    p->items_room = count;
+    drafts = nib_mem_alloc_array(p->mem, count, sizeof *drafts);
+    if (!drafts) goto fail;
+    bool any = false;
+    for (size_t i = 0; i < count; i++) {
+        const bool head = i == p->source->count;
+        const nib_checkpoint_tensor *t = head ? tied : &p->source->tensors[i];
+        NIB_TRY_GOTO(plan_one(p, head ? NIB_TIED_HEAD : t->entry->name, t, &p->items[i], &drafts[i]), fail_at);
+        any |= drafts[i].config != NULL;
+    }
+    if (!any) {
+        const nib_select *s = &p->selection.select;
+        NIB_RAISE(NIB_E_ARGUMENT, "no weight of %zu tensors matches%s%s%s%s", count, s->include ? " include " : "",
+                  s->include ? s->include : "", s->exclude ? " less exclude " : "", s->exclude ? s->exclude : "");
+        goto fail_at;
+    }
+    NIB_TRY_GOTO(fill_manifest(p, drafts, count, options->format), fail_at);
+    p->unties_head = tied && drafts[p->source->count].config;
+    if (p->config && p->unties_head && json_object_set_new(p->config, "tie_word_embeddings", json_false()) != 0) {
+        NIB_RAISE(NIB_E_MEMORY, "no memory for config.json");
+        goto fail;
+    }
+    if (p->config && p->manifest.format->config) NIB_TRY_GOTO(p->manifest.format->config(&p->manifest, p->config), fail);
+    nib_mem_free(p->mem, drafts, count * sizeof *drafts);
+    return NIB_OK;
+fail_at:
+    nib_error_at(from, NULL, -1);
+fail:
+    nib_mem_free(p->mem, drafts, count * sizeof *drafts);
+    nib_file_plan_close(p);
+    return nib_last_error()->status;
+}
+
+void nib_file_plan_report(const nib_file_plan *p, bool dry_run) {
+    nib_report *r = p->selection.select.report;
+    if (!r) return;
+    r->matched = r->quantized = r->left = 0;
+    r->bytes_before = r->bytes_after = 0;
+    for (size_t i = 0; i < p->manifest.count; i++) {
+        const nib_stored *stored = &p->manifest.items[i];
+        const nib_file_item *item = &p->items[i];
+        const bool added = i == p->source->count;
+        nib_text scheme = { .mem = p->mem };
+        if (stored->layout) nib_config_print(stored->config, &scheme);
+        const nib_report_row row = {
+            .name = stored->name, .scheme = scheme.data ? scheme.data : "", .why_left = item->why_left,
+            .bytes_before = added ? 0 : item->source->entry->size, .bytes_after = nib_stored_bytes(stored),
+            .sqnr_db = dry_run ? 0 : item->sqnr_db, .max_error = dry_run ? 0 : item->max_error,
+            .weights = nib_stored_count(stored),
+        };
+        r->bytes_before += row.bytes_before;
+        r->bytes_after += row.bytes_after;
+        if (stored->layout) r->quantized++;
+        else if (item->matrix) r->left++;
+        if (r->row && (stored->layout || item->matrix)) r->row(r->user, &row);
+        nib_text_free(&scheme);
+    }
+    r->matched = r->quantized;
+}

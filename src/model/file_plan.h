@@ -1,0 +1,45 @@
+/* file_plan.h: what quantizing a checkpoint will do, known before any work: for each tensor which
+ * scheme or why none, for each output file its exact bytes. */
+#ifndef NIB_MODEL_FILE_PLAN_H
+#define NIB_MODEL_FILE_PLAN_H
+#include "flow/select.h"
+#include "io/format.h"
+#include "io/manifest.h"
+#include "model/stream.h"
+
+typedef struct nib_file_item {         /* beside manifest.items[i] */
+    const nib_checkpoint_tensor *source;
+    const char *kind;                  /* "linear", "experts" */
+    bool matrix;                       /* reported when left */
+    char *why_left;                    /* NULL: quantized, or nothing to say */
+    /* filled by the work */
+    bool done;
+    unsigned char sha256[32];
+    double sqnr_db, max_error;
+    int64_t nonfinite;
+} nib_file_item;
+
+typedef struct nib_file_plan {
+    nib_ctx *ctx;
+    nib_mem *mem;
+    nib_checkpoint *source;
+    json_t *config;                    /* config.json as it will be written; NULL: there is none */
+    char *config_text;                 /* as it was */
+    bool unties_head;                  /* lm_head.weight is made from the embedding */
+    nib_selection selection;
+    nib_nonfinite nonfinite;
+    nib_manifest manifest;             /* of what is written */
+    nib_file_item *items;
+    size_t items_room;
+} nib_file_plan;
+
+/* Fails before anything is written: a source that is quantized already, nothing that matches, a
+ * weight that does not fit, a format that cannot hold a scheme (naming those that can). */
+nib_status nib_file_plan_open(nib_ctx *ctx, const char *from, const nib_rule *rules, size_t nrules,
+                              const nib_select *select, const nib_file_options *options,
+                              nib_file_plan *out);
+void       nib_file_plan_close(nib_file_plan *plan);
+
+/* Totals into the report that the caller gave, and a row for each matrix. */
+void nib_file_plan_report(const nib_file_plan *plan, bool dry_run);
+#endif

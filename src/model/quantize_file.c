@@ -1,0 +1,253 @@
+/* quantize_file.c: a float checkpoint in, a quantized one out, as a stream in bounded memory. */
+#include <nettle/sha2.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/text_util.h"
+#include "io/checkpoint_write.h"
+#include "model/file_config.h"
+#include "model/file_plan.h"
+#include "model/file_report.h"
+#include "model/resume.h"
+#include "model/shard_plan.h"
+#include "model/stream.h"
+#include "tensor/context.h"
+#include "tensor/dtype.h"
+
+enum { COPY_BYTES = 8 << 20 };
+
+typedef struct work {
+    nib_ctx *ctx;
+    nib_file_plan plan;
+    nib_checkpoint_writer *out;
+    const nib_file_item *item;
+    size_t first;                      /* index in the shard of the item's first part */
+    double done, total;
+    bool single;                       /* one .safetensors file: no note, no other files */
+    bool same_boot;                    /* what was written and not synced is still there */
+    bool unlike;                       /* the work to be resumed is another one */
+    int64_t noted_ns;
+} work;
+
+static nib_status read_source(void *user, void *to, size_t size, size_t offset) {
+    const work *w = user;
+    return nib_checkpoint_read(w->plan.source, w->item->source, to, size, offset);
+}
+
+static nib_status put_part(void *user, int part, const void *bytes, size_t size, size_t offset) {
+    const work *w = user;
+    return nib_checkpoint_writer_put(w->out, w->first + (size_t)part, bytes, size, offset);
+}
+
+static nib_status put_constants(const work *w, const nib_stored *stored) {
+    for (int k = 0; k < stored->nconstants; k++) {
+        const nib_stored_constant *c = &stored->constants[k];
+        NIB_TRY(nib_checkpoint_writer_put(w->out, w->first + (size_t)(stored->nparts + k), c->bytes,
+                                          (size_t)nib_dtype_bits(c->dtype) / 8, 0));
+    }
+    return NIB_OK;
+}
+
+static nib_status step(void *user, size_t bytes) {
+    work *w = user;
+    w->done += (double)bytes;
+    return nib_ctx_progress(w->ctx, "quantize", w->done, w->total);
+}
+
+static nib_status quantize_item(work *w, const nib_stored *stored, nib_file_item *item) {
+    nib_stream s = { .ctx = w->ctx, .config = stored->config, .layout = stored->layout, .desc = stored->desc,
+                     .site = { item->kind, stored->name, stored->shape, stored->dtype },
+                     .nonfinite = w->plan.nonfinite, .read = read_source, .put = put_part, .step = step,
+                     .user = w, .digest = true, .measure = true };
+    if (nib_stream_run(&s) < NIB_OK) {
+        nib_error_at(nib_checkpoint_file(w->plan.source, item->source->shard), stored->name, -1);
+        return nib_last_error()->status;
+    }
+    memcpy(item->sha256, s.sha256, sizeof item->sha256);
+    item->sqnr_db = nib_measure_sqnr_db(&s.cost);
+    item->max_error = s.cost.max_error;
+    item->nonfinite = s.nonfinite_count;
+    return NIB_OK;
+}
+
+static nib_status copy_item(work *w, nib_file_item *item, unsigned char *buffer) {
+    const size_t size = item->source->entry->size;
+    struct sha256_ctx sha;
+    sha256_init(&sha);
+    for (size_t at = 0; at < size; at += COPY_BYTES) {
+        const size_t n = size - at < COPY_BYTES ? size - at : COPY_BYTES;
+        NIB_TRY(nib_checkpoint_read(w->plan.source, item->source, buffer, n, at));
+        sha256_update(&sha, n, buffer);
+        NIB_TRY(nib_checkpoint_writer_put(w->out, w->first, buffer, n, at));
+        NIB_TRY(step(w, n));
+    }
+    sha256_digest(&sha, sizeof item->sha256, item->sha256);
+    return NIB_OK;
+}
+
+/* ---- going on where interrupted work stopped ---- */
+
+/* The float bytes of an item that was done must still be those that it was made from. */
+static nib_status check_unchanged(work *w, const nib_stored *stored, const nib_file_item *item,
+                                  unsigned char *buffer) {
+    unsigned char now[32];
+    struct sha256_ctx sha;
+    sha256_init(&sha);
+    for (size_t at = 0, size = item->source->entry->size; at < size; at += COPY_BYTES) {
+        const size_t n = size - at < COPY_BYTES ? size - at : COPY_BYTES;
+        NIB_TRY(nib_checkpoint_read(w->plan.source, item->source, buffer, n, at));
+        sha256_update(&sha, n, buffer);
+        NIB_TRY(step(w, n));
+    }
+    sha256_digest(&sha, sizeof now, now);
+    if (memcmp(now, item->sha256, sizeof now) == 0) return NIB_OK;
+    w->unlike = true;
+    NIB_RAISE(NIB_E_ARGUMENT, "this weight has changed since the work was begun; overwrite it instead of resuming");
+    return nib_error_at(nib_checkpoint_file(w->plan.source, item->source->shard), stored->name, -1);
+}
+
+static nib_status note(work *w, bool now) {
+    enum { SECONDS = 2 };
+    const int64_t time = nib_now_ns();
+    if (w->single || (!now && time - w->noted_ns < (int64_t)SECONDS * 1000000000)) return NIB_OK;
+    nib_text text = { .mem = w->plan.mem };
+    nib_status status = nib_resume_text(&w->plan, &text);
+    if (status >= NIB_OK) status = nib_checkpoint_writer_note(w->out, text.data, text.length);
+    nib_text_free(&text);
+    w->noted_ns = nib_now_ns();
+    return status;
+}
+
+static nib_status read_note(work *w) {
+    size_t size;
+    nib_status status;
+    char *text = nib_checkpoint_writer_noted(w->out, &size, &status);
+    if (!text) return status;
+    status = nib_resume_read(&w->plan, text, size, &w->same_boot);
+    nib_mem_free(w->plan.mem, text, size + 1);
+    return status;
+}
+
+/* ---- files ---- */
+static nib_status write_shard(work *w, size_t shard, unsigned char *buffer) {
+    nib_file_plan *plan = &w->plan;
+    nib_shard_plan about;
+    NIB_TRY(nib_shard_plan_open(plan, shard, &about));
+    const nib_safetensors_plan whole = { about.planned, about.count, about.metadata.pairs, about.metadata.count };
+    nib_shard_state state;
+    nib_status status = nib_checkpoint_writer_begin(w->out, nib_shard_plan_name(plan, shard), &whole, &state);
+    nib_shard_plan_close(&about);
+    w->first = 0;
+    for (size_t i = 0; i < plan->manifest.count && status >= NIB_OK; i++) {
+        const nib_stored *stored = &plan->manifest.items[i];
+        nib_file_item *item = &plan->items[i];
+        if (stored->shard != shard) continue;
+        w->item = item;
+        const bool there = state == NIB_SHARD_DONE || (state == NIB_SHARD_BEGUN && w->same_boot);
+        if (item->done && there) {
+            status = check_unchanged(w, stored, item, buffer);
+            for (int k = 0; k < stored->nparts + stored->nconstants && status >= NIB_OK; k++)
+                status = nib_checkpoint_writer_keep(w->out, w->first + (size_t)k);
+        } else {
+            status = stored->layout ? quantize_item(w, stored, item) : copy_item(w, item, buffer);
+            if (status >= NIB_OK) status = put_constants(w, stored);
+            item->done = status >= NIB_OK;
+            if (status >= NIB_OK) status = note(w, false);
+        }
+        w->first += (size_t)stored->nparts + (size_t)stored->nconstants;
+    }
+    if (status >= NIB_OK) status = nib_checkpoint_writer_end(w->out);
+    return status >= NIB_OK ? note(w, true) : status;
+}
+
+static nib_status write_texts(work *w) {
+    const nib_file_plan *plan = &w->plan;
+    nib_text text = { .mem = plan->mem };
+    nib_status status = NIB_OK;
+    const char *side = plan->manifest.format->side_file
+                           ? plan->manifest.format->side_file(&plan->manifest, &text, &status) : NULL;
+    if (side && status >= NIB_OK) status = nib_checkpoint_writer_file(w->out, side, text.data, text.length);
+    nib_text_free(&text);
+    if (status >= NIB_OK) status = nib_file_report_text(plan, &text);
+    if (status >= NIB_OK) status = nib_checkpoint_writer_file(w->out, "quant_report.json", text.data, text.length);
+    nib_text_free(&text);
+    if (status >= NIB_OK && !plan->source->is_file) status = nib_checkpoint_writer_carry(w->out, plan->source);
+    if (status >= NIB_OK && plan->config) {
+        status = nib_file_config_text(plan->config_text, plan->config, &text);
+        if (status >= NIB_OK) status = nib_checkpoint_writer_file(w->out, "config.json", text.data, text.length);
+        nib_text_free(&text);
+    }
+    return status;
+}
+
+static nib_status predict(const nib_file_plan *plan, size_t *weights, size_t *index, size_t *config) {
+    nib_text text = { .mem = plan->mem };
+    *weights = 0;
+    for (size_t i = 0; i < plan->source->shard_count; i++) {
+        nib_shard_plan shard;
+        NIB_TRY(nib_shard_plan_open(plan, i, &shard));
+        *weights += shard.size;
+        nib_shard_plan_close(&shard);
+    }
+    nib_status status = nib_shard_plan_index(plan, &text);
+    *index = text.length;
+    nib_text_free(&text);
+    if (status >= NIB_OK && plan->config) status = nib_file_config_text(plan->config_text, plan->config, &text);
+    *config = text.length;
+    nib_text_free(&text);
+    return status;
+}
+
+static nib_status do_work(work *w, const char *to, const nib_file_options *options, size_t need) {
+    const nib_file_plan *plan = &w->plan;
+    w->single = nib_text_ends(to, ".safetensors");
+    const nib_checkpoint_output output = { .path = to, .input = plan->source, .stem = plan->source->stem,
+                                           .need = need, .overwrite = options->overwrite,
+                                           .resume = options->resume };
+    w->out = nib_checkpoint_writer_open(plan->mem, &output);
+    if (!w->out) return nib_last_error()->status;
+    unsigned char *buffer = nib_mem_alloc(plan->mem, COPY_BYTES);
+    nib_status status = buffer ? NIB_OK : nib_last_error()->status;
+    if (status >= NIB_OK && options->resume && !w->single) {
+        status = read_note(w);
+        w->unlike = status < NIB_OK;
+    }
+    for (size_t i = 0; i < plan->source->shard_count && status >= NIB_OK; i++) status = write_shard(w, i, buffer);
+    nib_mem_free(plan->mem, buffer, COPY_BYTES);
+    if (status >= NIB_OK && !w->single) status = write_texts(w);
+    if (status >= NIB_OK) return nib_checkpoint_writer_finish(w->out);
+    const nib_error cause = *nib_last_error();
+    if (w->unlike)
+        nib_checkpoint_writer_leave(w->out);   /* not ours to throw away: it can still be finished */
+    else
+        nib_checkpoint_writer_abort(w->out);
+    nib_error_restore(&cause);
+    return status;
+}
+
+nib_status nib_quantize_file(nib_ctx *ctx, const char *from, const char *to, const nib_rule *rules, size_t n,
+                             const nib_select *select, const nib_file_options *options) {
+    nib_file_options o = { 0 };
+    if (options) {
+        const size_t given = options->size && options->size < sizeof o ? options->size : sizeof o;
+        memcpy(&o, options, given);
+    }
+    if (!ctx || !from || (!to && !o.dry_run))
+        return NIB_RAISE(NIB_E_ARGUMENT, "quantizing a file needs a context, a source and a destination");
+    work w = { .ctx = ctx };
+    NIB_TRY(nib_file_plan_open(ctx, from, rules, n, select, &o, &w.plan));
+    size_t weights = 0, index = 0, config = 0;
+    w.total = (double)w.plan.source->payload;
+    nib_status status = predict(&w.plan, &weights, &index, &config);
+    if (status >= NIB_OK && !o.dry_run) status = do_work(&w, to, &o, weights + index + config);
+    if (status >= NIB_OK) nib_file_plan_report(&w.plan, o.dry_run);
+    nib_report *report = w.plan.selection.select.report;
+    if (status >= NIB_OK && report) {
+        report->bytes_weights = weights;
+        report->bytes_index = index;
+        report->bytes_config = config;
+    }
+    nib_file_plan_close(&w.plan);
+    return status;
+}

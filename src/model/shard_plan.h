@@ -1,0 +1,22 @@
+/* shard_plan.h: one output file of a plan: its tensors, its metadata, its exact size. */
+#ifndef NIB_MODEL_SHARD_PLAN_H
+#define NIB_MODEL_SHARD_PLAN_H
+#include "model/file_plan.h"
+
+typedef struct nib_shard_plan {
+    nib_mem *mem;
+    nib_safetensors_planned *planned;
+    size_t count, room;
+    nib_metadata metadata;
+    size_t size, payload;              /* of the file, and of its tensors */
+} nib_shard_plan;
+
+nib_status nib_shard_plan_open(const nib_file_plan *plan, size_t shard, nib_shard_plan *out);
+void       nib_shard_plan_close(nib_shard_plan *shard);
+
+/* The file's name: that of the source's shard, or model.safetensors. */
+const char *nib_shard_plan_name(const nib_file_plan *plan, size_t shard);
+
+/* The text of the index over all shards, or nothing appended when the source has none. */
+nib_status nib_shard_plan_index(const nib_file_plan *plan, nib_text *out);
+#endif

@@ -1,0 +1,44 @@
+/* stream.h: a weight from its float rows to the bytes of its parts, a run of rows at a time.
+ *
+ * Quantizing a file and verifying one are the same stream with another sink: one writes the bytes,
+ * the other compares them. Memory is bounded by the run, not by the weight, unless the scheme or
+ * the layout needs all rows at once. */
+#ifndef NIB_MODEL_STREAM_H
+#define NIB_MODEL_STREAM_H
+#include <nibble/extend.h>
+
+#include "flow/measure.h"
+
+typedef enum nib_nonfinite { NIB_NONFINITE_ERROR = 0, NIB_NONFINITE_KEEP, NIB_NONFINITE_ZERO } nib_nonfinite;
+nib_status nib_nonfinite_parse(const char *text, nib_nonfinite *out); /* NULL: error */
+
+typedef struct nib_stream {
+    nib_ctx *ctx;
+    const nib_config *config;
+    nib_site site;                     /* the float weight */
+    const nib_layout *layout;
+    nib_qdesc desc;
+    nib_nonfinite nonfinite;
+
+    /* `size` bytes of the float weight from its byte `offset` on. */
+    nib_status (*read)(void *user, void *to, size_t size, size_t offset);
+    /* Bytes [offset, offset + size) of part `part`; every byte of every part comes exactly once. */
+    nib_status (*put)(void *user, int part, const void *bytes, size_t size, size_t offset);
+    /* Bytes of the weight that are done, for progress; may be NULL. */
+    nib_status (*step)(void *user, size_t bytes);
+    void *user;
+
+    bool digest;                       /* also the SHA-256 of the float weight's bytes */
+    bool measure;                      /* also what it cost */
+
+    /* out */
+    unsigned char sha256[32];
+    nib_measure cost;
+    int64_t nonfinite_count;           /* kept or made zero */
+} nib_stream;
+
+nib_status nib_stream_run(nib_stream *stream);
+
+/* Bytes of memory that the stream will hold at once. */
+size_t nib_stream_memory(const nib_config *config, const nib_qdesc *desc, const nib_layout *layout);
+#endif
