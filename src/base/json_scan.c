@@ -80,15 +80,16 @@ static size_t put_utf8(char *to, int32_t point) {
     return 4;
 }
 
-/* What stands behind a backslash; adds to to[*n]. */
-static nib_status escape(nib_scan *scan, char *to, size_t *n) {
+/* What stands behind a backslash: *size bytes in `to`. */
+static nib_status escape(nib_scan *scan, char to[4], size_t *size) {
     static const char from[] = "\"\\/bfnrt", into[] = "\"\\/\b\f\n\r\t";
     const size_t start = scan->at - 1;
     const char c = peek(scan);
     const char *simple = c ? strchr(from, c) : NULL;
     if (simple) {
         scan->at++;
-        to[(*n)++] = into[simple - from];
+        to[0] = into[simple - from];
+        *size = 1;
         return NIB_OK;
     }
     if (c != 'u') return wrong(scan, start, "not an escape that JSON knows");
@@ -105,7 +106,7 @@ static nib_status escape(nib_scan *scan, char *to, size_t *n) {
         if (low < 0xdc00 || low >= 0xe000) return wrong(scan, start, "half of a surrogate pair");
         point = 0x10000 + ((point - 0xd800) << 10) + (low - 0xdc00);
     }
-    *n += put_utf8(to + *n, point);
+    *size = put_utf8(to, point);
     return NIB_OK;
 }
 
@@ -120,15 +121,19 @@ nib_status nib_scan_string(nib_scan *scan, char *to, size_t *length) {
             scan->at++;
         const size_t plain = scan->at - run, valid = nib_utf8_valid(scan->text + run, plain);
         if (valid < plain) return wrong(scan, run + valid, "not valid UTF-8");
-        memcpy(to + n, scan->text + run, plain);
+        if (to) memcpy(to + n, scan->text + run, plain);
         n += plain;
         if (scan->at >= scan->length) continue;
         const char c = scan->text[scan->at++];
         if (c == '"') break;
         if (c != '\\') return wrong(scan, scan->at - 1, "a control character within a string");
-        NIB_TRY(escape(scan, to, &n));
+        char decoded[4];
+        size_t size = 0;
+        NIB_TRY(escape(scan, decoded, &size));
+        if (to) memcpy(to + n, decoded, size);
+        n += size;
     }
-    to[n] = '\0';
+    if (to) to[n] = '\0';
     if (length) *length = n;
     return NIB_OK;
 }
@@ -154,27 +159,49 @@ nib_status nib_scan_count(nib_scan *scan, int64_t *value) {
     return NIB_OK;
 }
 
-/* Over a string without decoding it. */
-static nib_status skip_string(nib_scan *scan) {
-    for (scan->at++; scan->at < scan->length; scan->at++) {
-        const char c = scan->text[scan->at];
-        if (c == '"') {
-            scan->at++;
-            return NIB_OK;
-        }
-        if (c == '\\') scan->at++;
+static size_t digits(const nib_scan *scan, size_t at) {
+    size_t n = 0;
+    while (at + n < scan->length && scan->text[at + n] >= '0' && scan->text[at + n] <= '9') n++;
+    return n;
+}
+
+static char at_or_zero(const nib_scan *scan, size_t at) {
+    return at < scan->length ? scan->text[at] : '\0';
+}
+
+/* Over a number: -?(0|[1-9][0-9]*)(.[0-9]+)?([eE][+-]?[0-9]+)? */
+static bool skip_number(nib_scan *scan) {
+    size_t at = scan->at + (peek(scan) == '-' ? 1u : 0u);
+    const size_t whole = digits(scan, at);
+    if (whole == 0 || (whole > 1 && scan->text[at] == '0')) return false;
+    at += whole;
+    if (at_or_zero(scan, at) == '.') {
+        const size_t n = digits(scan, at + 1);
+        if (n == 0) return false;
+        at += 1 + n;
     }
-    scan->at = scan->length;
-    return nib_scan_unexpected(scan, "the end of a string");
+    if (at_or_zero(scan, at) == 'e' || at_or_zero(scan, at) == 'E') {
+        const char sign = at_or_zero(scan, at + 1);
+        at += sign == '+' || sign == '-' ? 2 : 1;
+        const size_t n = digits(scan, at);
+        if (n == 0) return false;
+        at += n;
+    }
+    scan->at = at;
+    return true;
 }
 
 /* Over a number or one of the three words. */
 static nib_status skip_word(nib_scan *scan) {
-    const size_t start = scan->at;
-    while (scan->at < scan->length && scan->text[scan->at] &&
-           !strchr(" \t\n\r,:]}[{\"", scan->text[scan->at]))
-        scan->at++;
-    return scan->at > start ? NIB_OK : nib_scan_unexpected(scan, "a value");
+    static const char *const words[] = {"true", "false", "null"};
+    for (int i = 0; i < 3; i++) {
+        const size_t length = strlen(words[i]);
+        if (scan->length - scan->at < length) continue;
+        if (memcmp(scan->text + scan->at, words[i], length) != 0) continue;
+        scan->at += length;
+        return NIB_OK;
+    }
+    return skip_number(scan) ? NIB_OK : nib_scan_unexpected(scan, "a value");
 }
 
 nib_status nib_scan_skip(nib_scan *scan) {
@@ -195,16 +222,14 @@ nib_status nib_scan_skip(nib_scan *scan) {
             else
                 continue;
         } else {
-            NIB_TRY(c == '"' ? skip_string(scan) : skip_word(scan));
+            NIB_TRY(c == '"' ? nib_scan_string(scan, NULL, NULL) : skip_word(scan));
         }
         while (depth && nib_scan_take(scan, closing[depth - 1])) depth--;
         if (!depth) break;
         NIB_TRY(nib_scan_expect(scan, ','));
         if (closing[depth - 1] == ']') continue;
     key:
-        nib_scan_space(scan);
-        if (peek(scan) != '"') return nib_scan_unexpected(scan, "a key");
-        NIB_TRY(skip_string(scan));
+        NIB_TRY(nib_scan_string(scan, NULL, NULL));
         NIB_TRY(nib_scan_expect(scan, ':'));
     } while (depth);
     return NIB_OK;

@@ -21,14 +21,14 @@ bool nib_scan_take(nib_scan *scan, char c);
 nib_status nib_scan_expect(nib_scan *scan, char c);
 
 /* A string, decoded into `to` with a zero byte behind it. It never gets longer by decoding: room
- * for the rest of the text is enough for all strings in it. *length may be NULL. A zero byte
+ * for the rest of the text is enough for all strings in it. Both may be NULL. A zero byte
  * within, a lone surrogate or invalid UTF-8 is refused. */
 nib_status nib_scan_string(nib_scan *scan, char *to, size_t *length);
 
 /* A whole number from 0 to 2^63 - 1, without fraction or exponent. */
 nib_status nib_scan_count(nib_scan *scan, int64_t *value);
 
-/* Over any one value, nested up to 64 deep. Strings in it are checked for their ends only. */
+/* Over any one value, nested up to 64 deep. Keys in it may be there twice. */
 nib_status nib_scan_skip(nib_scan *scan);
 
 /* "expected X here" at the cursor. */
