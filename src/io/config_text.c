@@ -1,7 +1,6 @@
 #include "io/config_text.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -65,10 +64,13 @@ static void add_real(nib_text *text, double value) {
     char digits[40];
     for (int precision = 15; precision <= 17; precision++) {
         snprintf(digits, sizeof digits, "%.*g", precision, value);
-        if (strtod(digits, NULL) == value) break; /* both speak the locale */
+        for (char *p = digits; *p; p++) /* the locale's decimal point, whatever it is */
+            if (!strchr("0123456789+-e", *p)) *p = '.';
+        json_t *back = json_loads(digits, JSON_DECODE_ANY, NULL);
+        const bool same = back && json_number_value(back) == value;
+        json_decref(back);
+        if (same) break;
     }
-    for (char *p = digits; *p; p++)
-        if (!strchr("0123456789+-e", *p)) *p = '.'; /* its decimal point, whatever it is */
     nib_text_add(text, digits);
     if (!strpbrk(digits, ".e")) nib_text_add(text, ".0");
 }
