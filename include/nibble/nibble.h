@@ -234,11 +234,19 @@ const float *nib_session_logits(const nib_session *s, size_t *count); /* borrowe
 void         nib_session_free(nib_session *s);       /* a failed session refuses calls with the same cause */
 
 /* ---- knowing what it cost ---- */
+/* How good a model is on a file, with the tokenizer of the model's folder. Tasks:
+ *   "perplexity"  a text; protocol "half" (tokens of the second half of each window of `context`
+ *                 ids) or "full" (all); with a reference also how far the two models differ
+ *   "hellaswag"   JSON lines; acc, and acc_norm by log-likelihood per character
+ *   "lambada"     JSON lines; acc and perplexity of the last word */
 typedef struct nib_eval {
     size_t size;
     const char *protocol; int context; const nib_model *reference;          /* in; zero: the task's default */
     double perplexity, perplexity_error, bits_per_byte, kl_mean, kl_p99, same_top, acc, acc_norm, acc_error;
     int64_t tokens;
+    double acc_norm_error;
+    int64_t items;
+    int64_t limit;                     /* in: this many items at most; 0: all */
 } nib_eval;
 nib_status  nib_eval_file(nib_ctx *ctx, const nib_model *model, const char *task, const char *file, nib_eval *eval);
 nib_status  nib_profile_begin(nib_ctx *ctx);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/mem.h"
 
 /* jansson itself recurses at most 2048 deep, which is more stack than a library may take. */
 static size_t too_deep_at(const char *text, size_t length) {
@@ -24,6 +25,35 @@ static size_t too_deep_at(const char *text, size_t length) {
     return length;
 }
 
+/* A copy in which integers that no int64 holds are reals, ".0" put behind them: files of the wild
+ * write limits such as 1000000000000000019884624838656. *copied is its length; NULL: no memory. */
+static char *with_wide_integers_as_reals(const char *text, size_t length, size_t *copied) {
+    enum { NARROW = 18 };              /* digits that always fit */
+    char *copy = nib_mem_alloc(NULL, length + length / NARROW * 2 + 2);
+    if (!copy) return NULL;
+    bool in_string = false;
+    size_t digits = 0, n = 0;
+    for (size_t i = 0; i <= length; i++) {
+        const char c = i < length ? text[i] : '\0';
+        const bool digit = !in_string && c >= '0' && c <= '9';
+        const bool whole = c != '.' && c != 'e' && c != 'E';
+        const size_t first = i - digits, sign = first && text[first - 1] == '-';
+        const char before = first > sign ? text[first - sign - 1] : '\0';
+        const bool fraction = before && strchr(".eE+", before);
+        if (!digit && digits > NARROW && whole && !fraction) {
+            copy[n++] = '.';
+            copy[n++] = '0';
+        }
+        digits = digit ? digits + 1 : 0;
+        if (i == length) break;
+        copy[n++] = c;
+        if (in_string && c == '\\' && i + 1 < length) copy[n++] = text[++i];
+        else if (c == '"') in_string = !in_string;
+    }
+    *copied = n;
+    return copy;
+}
+
 json_t *nib_json_parse(const char *text, size_t length, const char *path, int64_t offset) {
     if (length > NIB_JSON_MAX_BYTES) {
         NIB_RAISE(NIB_E_FORMAT, "JSON of %zu bytes is over the limit of %d", length,
@@ -39,6 +69,16 @@ json_t *nib_json_parse(const char *text, size_t length, const char *path, int64_
     }
     json_error_t error;
     json_t *root = json_loadb(text, length, JSON_REJECT_DUPLICATES, &error);
+    if (!root && json_error_code(&error) == json_error_numeric_overflow) {
+        size_t copied;
+        char *copy = with_wide_integers_as_reals(text, length, &copied);
+        if (!copy) {
+            nib_error_at(path, NULL, offset);
+            return NULL;
+        }
+        root = json_loadb(copy, copied, JSON_REJECT_DUPLICATES, &error);
+        nib_mem_free(NULL, copy, length + length / 18 * 2 + 2);
+    }
     if (root) return root;
     if (json_error_code(&error) == json_error_out_of_memory)
         NIB_RAISE(NIB_E_MEMORY, "no memory for a JSON document of %zu bytes", length);
