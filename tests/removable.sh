@@ -9,6 +9,7 @@ room=$(mktemp -d "${TMPDIR:-/tmp}/nibble-removable-XXXXXX")
 trap 'rm -rf "$room"' EXIT
 trap 'exit 130' INT TERM
 git ls-files -z | xargs -0 tar cf - | (cd "$room" && tar xf -)
+# shellcheck disable=SC2046 # one word a name
 [ $# -gt 0 ] || set -- $(sed -n 's/^X(\(.*\))$/\1/p' "$list")
 
 cd "$room"

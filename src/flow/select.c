@@ -24,13 +24,14 @@ nib_status nib_selection_open(nib_mem *mem, const nib_rule *rules, size_t nrules
             nib_selection_close(out);
             return nib_last_error()->status;
         }
+        *to = (nib_rule){ 0 };
         to->glob = from->glob ? nib_mem_strdup(mem, from->glob) : NULL;
         if (from->config == NIB_LEAVE)
             to->config = NIB_LEAVE;
         else if (nib_config_check(from->config) >= NIB_OK)
             to->config = nib_config_copy(from->config);
         if (!to->config || (from->glob && !to->glob)) {
-            nib_mem_strfree(mem, (char *)(uintptr_t)to->glob);
+            out->nrules++; /* what there is of this one is released with the others */
             nib_selection_close(out);
             return nib_last_error()->status;
         }
