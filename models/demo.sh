@@ -14,7 +14,7 @@ schemes='
 int8_weight_only
 float8_weight_only
 int4_weight_only:group_size=32
-int4_weight_only:group_size=32,algo=hqq
+int4_weight_only:group_size=32,numerics=tinygemm,algo=hqq
 intx_weight_only:bits=3,granularity=group,group_size=32
 qint8
 qfloat8
