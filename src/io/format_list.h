@@ -1,2 +1,3 @@
+X(torchao)
 X(quanto)
 X(native)
