@@ -155,7 +155,7 @@ extern const nib_scheme nib_scheme_float8_weight_only;
 
 typedef struct nib_quanto {                          /* optimum-quanto's weights, to the bit */
     nib_config  config;
-    const char *weights;               /* "qint8", "qint4", "qint2", "qfloat8" (or _e4m3fn), "qfloat8_e5m2",
+    const char *weights;               /* "qint8", "qint4", "qint2", "qfloat8_e4m3fn", "qfloat8_e5m2",
                                           "qfloat8_e4m3fnuz"; NULL: "qint8" */
     nib_algo    algo;                  /* ABSMAX for 8 bits, MINMAX or HQQ for 4 and 2; 0: the first */
 } nib_quanto;

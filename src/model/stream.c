@@ -157,7 +157,7 @@ typedef struct place { int64_t row, rows; int bands; } place; /* rows from `row`
 static nib_status put_part(nib_stream *s, int index, const nib_part *part, const unsigned char *bytes,
                            const place *at) {
     const nib_part_runs runs = nib_part_place(part, &s->desc, at->bands, at->row, at->rows);
-    if (part->row_dim < 0 && at->row > 0) return NIB_OK;   /* shared: once, with the first rows */
+    if (part->row_dim == NIB_ROWS_SHARED && at->row > 0) return NIB_OK;   /* shared: once, with the first rows */
     for (int64_t i = 0; i < runs.count; i++)
         NIB_TRY(s->put(s->user, index, bytes + (size_t)i * runs.size, runs.size,
                        runs.offset + (size_t)i * runs.step));

@@ -31,13 +31,11 @@ static const weight_type types[] = {
     {"qint4", NIB_U4, 4, 15},
     {"qint2", NIB_U2, 2, 3},
     {"qfloat8_e4m3fn", NIB_F8_E4M3FN, 8, 448},
-    {"qfloat8", NIB_F8_E4M3FN, 8, 448},
     {"qfloat8_e5m2", NIB_F8_E5M2, 8, 57344},
     {"qfloat8_e4m3fnuz", NIB_F8_E4M3FNUZ, 8, 240},
 };
 static const char *const type_names[] = {
-    "qint8", "qint4", "qint2", "qfloat8_e4m3fn", "qfloat8", "qfloat8_e5m2", "qfloat8_e4m3fnuz",
-    NULL};
+    "qint8", "qint4", "qint2", "qfloat8_e4m3fn", "qfloat8_e5m2", "qfloat8_e4m3fnuz", NULL};
 /* Spelled as quanto does, at the places of nib_algo. */
 static const char *const algo_names[] = {"default", "max", "", "hqq", "absmax", NULL};
 _Static_assert(NIB_ALGO_MINMAX == 1 && NIB_ALGO_HQQ == 3 && NIB_ALGO_ABSMAX == 4, "algo_names");
@@ -47,8 +45,8 @@ static const char *const aliases[] = {
     "qint8",            "quanto:weights=qint8",
     "qint4",            "quanto:weights=qint4",
     "qint2",            "quanto:weights=qint2",
-    "qfloat8",          "quanto:weights=qfloat8",
     "qfloat8_e4m3fn",   "quanto:weights=qfloat8_e4m3fn",
+    "qfloat8",          "quanto:weights=qfloat8_e4m3fn",
     "qfloat8_e5m2",     "quanto:weights=qfloat8_e5m2",
     "qfloat8_e4m3fnuz", "quanto:weights=qfloat8_e4m3fnuz",
     NULL,
