@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/path.h"
+#include "io/config_text.h"
 
 nib_status nib_file_config_load(nib_mem *mem, const nib_checkpoint *checkpoint, json_t **config,
                                 char **text_out) {
@@ -43,53 +44,23 @@ nib_status nib_file_config_load(nib_mem *mem, const nib_checkpoint *checkpoint, 
     return status;
 }
 
-/* Just behind the colon of a key of the outermost object, or NULL. The text is valid JSON. */
-static const char *after_key(const char *text, const char *key) {
-    const size_t length = strlen(key);
-    int depth = 0;
-    for (const char *p = text; *p; p++) {
-        if (*p == '{' || *p == '[') depth++;
-        if (*p == '}' || *p == ']') depth--;
-        if (*p != '"') continue;
-        const char *start = p + 1;
-        for (p++; *p && *p != '"'; p++)
-            if (*p == '\\') p++;
-        if (depth != 1 || (size_t)(p - start) != length || memcmp(start, key, length) != 0) continue;
-        const char *next = p + 1 + strspn(p + 1, " \t\r\n");
-        if (*next == ':') return next + 1;
-    }
-    return NULL;
+/* `text` with one key set, appended to `out`, which is emptied first. */
+static nib_status set_key(const char *text, size_t length, const char *key, const json_t *value, nib_text *out) {
+    char *changed = nib_config_text_set(out->mem, text, length, key, value, "config.json");
+    if (!changed) return nib_last_error()->status;
+    nib_text_free(out);
+    nib_text_add(out, changed);
+    nib_mem_strfree(out->mem, changed);
+    return out->failed ? nib_last_error()->status : NIB_OK;
 }
 
 nib_status nib_file_config_text(const char *text, const json_t *config, nib_text *out) {
-    const char *from = text, *tie = after_key(text, "tie_word_embeddings");
-    const json_t *added = json_object_get(config, "quantization_config");
-    if (tie && json_is_false(json_object_get(config, "tie_word_embeddings"))) {
-        tie += strspn(tie, " \t\r\n");
-        if (strncmp(tie, "true", 4) == 0) {
-            nib_text_append(out, from, (size_t)(tie - from));
-            nib_text_add(out, "false");
-            from = tie + 4;
-        }
-    }
-    const char *end = strrchr(from, '}');
-    const char *last = end;            /* behind the last value */
-    while (last > from && strchr(" \t\r\n", last[-1])) last--;
-    nib_text_append(out, from, (size_t)(last - from));
-    if (added) {
-        nib_text value = { .mem = out->mem };
-        const nib_status status = nib_json_text(added, JSON_INDENT(2) | JSON_REAL_PRECISION(9), &value);
-        nib_text_format(out, "%s\n  \"quantization_config\": ", json_object_size(config) > 1 ? "," : "");
-        for (const char *p = value.data; status >= NIB_OK && *p; p++) {
-            nib_text_append(out, p, 1);
-            if (*p == '\n') nib_text_add(out, "  ");
-        }
-        nib_text_free(&value);
-        NIB_TRY(status);
-        nib_text_add(out, "\n");
-        nib_text_add(out, end);
-    } else {
-        nib_text_add(out, last);
-    }
-    return out->failed ? nib_last_error()->status : NIB_OK;
+    static const char tie[] = "tie_word_embeddings", about[] = "quantization_config";
+    nib_text_add(out, text);
+    if (out->failed) return nib_last_error()->status;
+    if (json_object_get(config, about))
+        NIB_TRY(set_key(out->data, out->length, about, json_object_get(config, about), out));
+    if (json_is_false(json_object_get(config, tie)))
+        NIB_TRY(set_key(out->data, out->length, tie, json_object_get(config, tie), out));
+    return NIB_OK;
 }
