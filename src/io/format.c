@@ -25,7 +25,7 @@ const nib_format *nib_format_find(const char *name) {
     return NULL;
 }
 
-nib_status nib_metadata_add(nib_metadata *m, const char *key, const char *value) {
+nib_status nib_metadata_add(nib_metadata_list *m, const char *key, const char *value) {
     if (m->count == m->room) {
         const size_t room = m->room ? m->room * 2 : 16;
         nib_safetensors_pair *grown = nib_mem_realloc(m->mem, m->pairs, m->room * sizeof *grown,
@@ -43,11 +43,11 @@ nib_status nib_metadata_add(nib_metadata *m, const char *key, const char *value)
     return NIB_OK;
 }
 
-void nib_metadata_free(nib_metadata *m) {
+void nib_metadata_free(nib_metadata_list *m) {
     for (size_t i = 0; i < m->count; i++) {
         nib_mem_strfree(m->mem, (char *)(uintptr_t)m->pairs[i].key);
         nib_mem_strfree(m->mem, (char *)(uintptr_t)m->pairs[i].value);
     }
     nib_mem_free(m->mem, m->pairs, m->room * sizeof *m->pairs);
-    *m = (nib_metadata){ .mem = m->mem };
+    *m = (nib_metadata_list){ .mem = m->mem };
 }

@@ -6,13 +6,13 @@
 #include "io/safetensors.h"
 
 /* Pairs for __metadata__; strings belong to the list. */
-typedef struct nib_metadata {
+typedef struct nib_metadata_list {
     nib_mem *mem;
     nib_safetensors_pair *pairs;
     size_t count, room;
-} nib_metadata;
-nib_status nib_metadata_add(nib_metadata *metadata, const char *key, const char *value);
-void       nib_metadata_free(nib_metadata *metadata);
+} nib_metadata_list;
+nib_status nib_metadata_add(nib_metadata_list *metadata, const char *key, const char *value);
+void       nib_metadata_free(nib_metadata_list *metadata);
 
 typedef struct nib_format {
     const char *name, *doc;            /* "torchao" */
@@ -27,7 +27,7 @@ typedef struct nib_format {
     nib_status (*constants)(nib_mem *mem, nib_stored *item);
 
     /* __metadata__ of one shard, when all of `manifest` is written. */
-    nib_status (*metadata)(const nib_manifest *manifest, size_t shard, nib_metadata *out);
+    nib_status (*metadata)(const nib_manifest *manifest, size_t shard, nib_metadata_list *out);
 
     /* Put "quantization_config" (or nothing) into config.json. */
     nib_status (*config)(const nib_manifest *manifest, json_t *config);

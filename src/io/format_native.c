@@ -62,7 +62,7 @@ static json_t *describe(nib_mem *mem, const nib_stored *item) {
     return row;
 }
 
-static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metadata *out) {
+static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metadata_list *out) {
     json_t *tensors = json_object();
     bool ok = tensors != NULL;
     for (size_t i = 0; i < manifest->count && ok; i++) {

@@ -67,7 +67,7 @@ static nib_status constants(nib_mem *mem, nib_stored *item) {
     return NIB_OK;
 }
 
-static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metadata *out) {
+static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metadata_list *out) {
     (void)manifest;
     (void)shard;
     return nib_metadata_add(out, "format", "pt");

@@ -121,7 +121,7 @@ static json_t *describe(const nib_stored *item) {
     return json_pack("{s:s, s:o, s:o}", "_type", c->type, "_data", attributes(item, c), "_tensor_data_names", names);
 }
 
-static nib_status add_text(nib_metadata *out, const char *key, json_t *value) {
+static nib_status add_text(nib_metadata_list *out, const char *key, json_t *value) {
     nib_text text = { .mem = out->mem };
     nib_status status = nib_json_text(value, 0, &text);    /* ", " and ": ", as Python's json */
     if (status >= NIB_OK) status = nib_metadata_add(out, key, text.data);
@@ -130,7 +130,7 @@ static nib_status add_text(nib_metadata *out, const char *key, json_t *value) {
     return status;
 }
 
-static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metadata *out) {
+static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metadata_list *out) {
     (void)shard;
     json_t *names = json_array();
     NIB_TRY_GOTO(nib_metadata_add(out, "format", "pt"), fail);

@@ -7,7 +7,7 @@ typedef struct nib_shard_plan {
     nib_mem *mem;
     nib_safetensors_planned *planned;
     size_t count, room;
-    nib_metadata metadata;
+    nib_metadata_list metadata;
     size_t size, payload;              /* of the file, and of its tensors */
 } nib_shard_plan;
 
