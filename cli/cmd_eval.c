@@ -1,0 +1,113 @@
+/* cmd_eval.c: how good a model is, on a text or on a file of questions. */
+#include "cli.h"
+
+static struct {
+    const char *perplexity, *hellaswag, *lambada, *protocol, *reference, *scheme;
+    int64_t context, limit;
+} o;
+
+static const cli_option options[] = {
+    {"perplexity", 0, "FILE", CLI_TEXT, &o.perplexity, "of a text", 0, 0, false},
+    {"hellaswag", 0, "FILE", CLI_TEXT, &o.hellaswag, "share of endings told right; JSON lines", 0,
+     0, false},
+    {"lambada", 0, "FILE", CLI_TEXT, &o.lambada, "share of last words told right; JSON lines", 0, 0,
+     false},
+    {"context", 0, "N", CLI_INT, &o.context, "ids in a window of text (512)", 4, 1 << 30, false},
+    {"protocol", 0, "half|full", CLI_TEXT, &o.protocol, "score half of a window, or all (half)", 0,
+     0, false},
+    {"reference", 0, "FLOAT", CLI_TEXT, &o.reference, "also compare with this model", 0, 0, false},
+    {"scheme", 's', "SCHEME", CLI_TEXT, &o.scheme, "quantize a float model while loading", 0, 0,
+     false},
+    {"limit", 0, "N", CLI_INT, &o.limit, "first N questions only (all)", 1, 1e9, false},
+    {0},
+};
+
+static void add(json_t *document, const char *key, double value) {
+    json_object_set_new(document, key, cli_json_real(value));
+}
+
+static int print(cli *c, const char *task, const nib_eval *e, bool compared) {
+    json_t *d = json_object();
+    if (task[0] == 'p') {
+        add(d, "perplexity", e->perplexity);
+        add(d, "perplexity_error", e->perplexity_error);
+        add(d, "bits_per_byte", e->bits_per_byte);
+        json_object_set_new(d, "tokens", json_integer(e->tokens));
+        json_object_set_new(d, "protocol", json_string(o.protocol ? o.protocol : "half"));
+        if (compared) {
+            add(d, "kl_mean", e->kl_mean);
+            add(d, "kl_p99", e->kl_p99);
+            add(d, "same_top", e->same_top);
+        }
+    } else {
+        add(d, "acc", e->acc);
+        add(d, "acc_stderr", e->acc_error);
+        if (task[0] == 'h') {
+            add(d, "acc_norm", e->acc_norm);
+            add(d, "acc_norm_stderr", e->acc_norm_error);
+        } else {
+            add(d, "perplexity", e->perplexity);
+            add(d, "perplexity_error", e->perplexity_error);
+        }
+        json_object_set_new(d, "items", json_integer(e->items));
+    }
+    if (c->json) return cli_print_json(c, d);
+    cli_table *table = cli_table_new("measure|>value");
+    const char *key;
+    json_t *value;
+    json_object_foreach(d, key, value) {
+        cli_table_cell(table, "%s", key);
+        if (json_is_string(value))
+            cli_table_cell(table, "%s", json_string_value(value));
+        else
+            cli_table_cell(table, "%.6g", json_number_value(value));
+    }
+    json_decref(d);
+    return cli_table_print(c, table, CLI_PLAIN);
+}
+
+static int run(cli *c) {
+    const char *const files[] = {o.perplexity, o.hellaswag, o.lambada};
+    static const char *const tasks[] = {"perplexity", "hellaswag", "lambada"};
+    int task = -1, given = 0;
+    for (int i = 0; i < 3; i++)
+        if (files[i]) task = i, given++;
+    if (given != 1)
+        return cli_usage_error(c, "give one of --perplexity, --hellaswag and --lambada");
+    nib_ctx *ctx = cli_context(c);
+    if (!ctx) return cli_fail(c);
+    nib_config *config = NULL;
+    if (o.scheme && !(config = nib_config_parse(o.scheme))) return cli_fail(c);
+    nib_model *model = nib_model_load(
+        ctx, c->arguments[0], &(nib_load_options){.quantize = config, .no_mmap = c->no_mmap});
+    nib_config_free(config);
+    nib_model *reference =
+        model && o.reference
+            ? nib_model_load(ctx, o.reference, &(nib_load_options){.no_mmap = c->no_mmap})
+            : NULL;
+    nib_eval e = {.protocol = o.protocol,
+                  .context = (int)o.context,
+                  .reference = reference,
+                  .limit = o.limit};
+    int code = CLI_OK;
+    if (!model || (o.reference && !reference) ||
+        nib_eval_file(ctx, model, tasks[task], files[task], &e) < NIB_OK)
+        code = cli_fail(c);
+    cli_progress_end();
+    if (code == CLI_OK) code = print(c, tasks[task], &e, reference != NULL);
+    nib_model_free(reference);
+    nib_model_free(model);
+    return code;
+}
+
+const cli_verb verb_eval = {
+    .name = "eval",
+    .summary = "quality: perplexity, multiple choice, last word, distance from another model",
+    .synopsis = "MODEL --perplexity FILE | --hellaswag FILE | --lambada FILE",
+    .example = "out/ --perplexity text.txt --reference models/kjv-llama",
+    .options = options,
+    .common = CLI_THREADS | CLI_JSON | CLI_MMAP,
+    .min_arguments = 1,
+    .max_arguments = 1,
+    .run = run,
+};

@@ -1,0 +1,206 @@
+/* generate, eval and bench as a user meets them: exit codes, what stands on stdout, JSON fields. */
+#include <jansson.h>
+#include <sys/wait.h>
+
+#include "test_files.h"
+
+/* Run "nibble ..." by the shell; stdout comes back (free it), the exit code in *code. */
+static char *nibble(const char *words, int *code) {
+    static char said[1 << 20];
+    char command[2048];
+    const char *cli = getenv("NIB_CLI");
+    snprintf(command, sizeof command, "%s %s 2>/dev/null </dev/null", cli ? cli : "build/nibble",
+             words);
+    FILE *pipe = popen(command, "r");
+    if (!pipe) abort();
+    const size_t n = fread(said, 1, sizeof said - 1, pipe);
+    said[n] = '\0';
+    const int status = pclose(pipe);
+    *code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+    return said;
+}
+
+static json_t *nibble_json(void **state_, const char *words) {
+    int code;
+    const char *out = nibble(words, &code);
+    if (code != 0) FAIL_AT("nibble %s: exit %d", words, code);
+    json_t *document = json_loads(out, 0, NULL);
+    if (!document) FAIL_AT("nibble %s: not JSON: %.200s", words, out);
+    return document;
+}
+
+static double number(const json_t *document, const char *key) {
+    return json_number_value(json_object_get(document, key));
+}
+
+TEST(generate_says_what_transformers_says_of_the_embedded_model) {
+    json_t *want = json_load_file("tests/golden/kjv-llama.json", 0, NULL);
+    CHECK(want);
+    char words[512];
+    snprintf(words, sizeof words,
+             "generate models/kjv-llama -p \"%s\" -n 48 --greedy --ignore-eos --logits 8 --json -q",
+             json_string_value(json_object_get(want, "prompt")));
+    json_t *got = nibble_json(state_, words);
+    CHECK(json_equal(json_object_get(got, "prompt_ids"), json_object_get(want, "prompt_ids")));
+    CHECK(json_equal(json_object_get(got, "ids"), json_object_get(want, "greedy_new_ids")));
+    CHECK_TEXT(json_string_value(json_object_get(got, "text")),
+               json_string_value(json_object_get(want, "greedy_new_text")));
+    CHECK(number(got, "tokens_per_second") > 0 && number(got, "prompt_tokens_per_second") > 0);
+    const json_t *mine = json_object_get(got, "logits"),
+                 *theirs = json_object_get(want, "last_logits_top8");
+    CHECK_INT(json_array_size(mine), 8);
+    for (size_t i = 0; i < 8; i++) {
+        const json_t *a = json_array_get(mine, i), *b = json_array_get(theirs, i);
+        const double logit = json_number_value(json_array_get(b, 1));
+        CHECK_INT(json_integer_value(json_array_get(a, 0)),
+                  json_integer_value(json_array_get(b, 0)));
+        CHECK_NEAR(json_number_value(json_array_get(a, 1)), logit, 1e-4 * fabs(logit));
+    }
+    json_decref(got);
+    json_decref(want);
+}
+
+TEST(text_streams_to_stdout_and_equals_the_text_of_json) {
+    int code;
+    json_t *got = nibble_json(state_, "generate models/kjv-llama -p 'And it came' -n 30 "
+                                      "--temperature 0.9 --top-k 40 --seed 4 -j -q");
+    char want[4096];
+    snprintf(want, sizeof want, "%s\n", json_string_value(json_object_get(got, "text")));
+    const char *out = nibble(
+        "generate models/kjv-llama -p 'And it came' -n 30 --temperature 0.9 --top-k 40 --seed 4 -q",
+        &code);
+    CHECK_INT(code, 0);
+    CHECK_TEXT(out, want);
+    json_decref(got);
+}
+
+TEST(raw_adds_no_special_tokens_and_ids_stand_for_a_text) {
+    json_t *plain = nibble_json(state_, "generate models/kjv-llama -p And -n 3 -j -q");
+    json_t *raw = nibble_json(state_, "generate models/kjv-llama -p And -n 3 --raw -j -q");
+    const json_t *ids = json_object_get(plain, "prompt_ids"),
+                 *raw_ids = json_object_get(raw, "prompt_ids");
+    CHECK_INT(json_array_size(ids), json_array_size(raw_ids) + 1);
+    CHECK_INT(json_integer_value(json_array_get(ids, 0)), 0);
+    char words[128];
+    snprintf(words, sizeof words, "generate models/kjv-llama --ids 0,%d -n 3 -j -q",
+             (int)json_integer_value(json_array_get(raw_ids, 0)));
+    json_t *same = nibble_json(state_, words);
+    CHECK(json_equal(json_object_get(same, "ids"), json_object_get(plain, "ids")));
+    json_t *bare =
+        nibble_json(state_, "generate tests/golden/model/qwen3_qk_norm --ids 4,5,6 -n 2 -j -q");
+    CHECK_INT(json_array_size(json_object_get(bare, "ids")), 2);
+    CHECK(json_is_null(json_object_get(bare, "text"))); /* no tokenizer lies there */
+    json_decref(plain);
+    json_decref(raw);
+    json_decref(same);
+    json_decref(bare);
+}
+
+TEST(a_profile_tells_where_the_time_went) {
+    json_t *got = nibble_json(
+        state_, "generate models/kjv-llama -p 'In the beginning' -n 60 --profile -t 1 -j -q");
+    double sum = 0;
+    bool linear = false;
+    size_t i;
+    json_t *row;
+    json_array_foreach(json_object_get(got, "profile"), i, row) {
+        sum += number(row, "ms");
+        linear |= strcmp(json_string_value(json_object_get(row, "op")), "linear") == 0;
+        CHECK(number(row, "calls") > 0);
+    }
+    CHECK(linear);
+    print_message("ops took %.1f of %.1f ms\n", sum, number(got, "wall_ms"));
+    CHECK(sum <= number(got, "wall_ms"));
+    json_decref(got);
+}
+
+TEST(a_scheme_quantizes_while_loading) {
+    json_t *whole = nibble_json(state_, "generate models/kjv-llama -p And -n 1 --logits 1 -j -q");
+    json_t *coarse = nibble_json(
+        state_, "generate models/kjv-llama -p And -n 1 --logits 1 -j -q --scheme int8_weight_only");
+    const double a =
+        json_number_value(json_array_get(json_array_get(json_object_get(whole, "logits"), 0), 1));
+    const double b =
+        json_number_value(json_array_get(json_array_get(json_object_get(coarse, "logits"), 0), 1));
+    CHECK(a != b);
+    CHECK_NEAR(b, a, 0.05 * fabs(a)); /* 8-bit codes change a logit by a few percent at most */
+    json_decref(whole);
+    json_decref(coarse);
+}
+
+TEST(eval_prints_the_fields_of_each_task) {
+    json_t *all = json_load_file("tests/golden/eval/expected.json", 0, NULL);
+    json_t *got = nibble_json(
+        state_, "eval tests/golden/eval/with_bos --perplexity tests/golden/eval/text.txt "
+                "--context 64 --reference tests/golden/eval/without_bos -j -q");
+    const json_t *want = json_object_get(all, "with_bos/half/64"), *value;
+    const char *key;
+    json_object_foreach((json_t *)(uintptr_t)want, key, value) CHECK_NEAR(
+        number(got, key), json_number_value(value), 1e-4 * fabs(json_number_value(value)));
+    CHECK_TEXT(json_string_value(json_object_get(got, "protocol")), "half");
+    json_decref(got);
+    got = nibble_json(
+        state_,
+        "eval tests/golden/eval/with_bos --hellaswag tests/golden/eval/hellaswag.jsonl -j -q");
+    want = json_object_get(all, "with_bos/hellaswag");
+    CHECK_NEAR(number(got, "acc"), number(want, "acc"), 1e-8);
+    CHECK_NEAR(number(got, "acc_norm"), number(want, "acc_norm"), 1e-8);
+    CHECK_NEAR(number(got, "acc_stderr"), number(want, "acc_error"), 1e-8);
+    json_decref(got);
+    got = nibble_json(state_, "eval tests/golden/eval/with_bos --lambada "
+                              "tests/golden/eval/lambada.jsonl --limit 7 -j -q");
+    CHECK_INT(json_integer_value(json_object_get(got, "items")), 7);
+    CHECK(number(got, "perplexity") > 1);
+    json_decref(got);
+    json_decref(all);
+}
+
+TEST(bench_prints_markdown_csv_and_json) {
+    int code;
+    const char *out = nibble("bench tests/golden/model/llama_gqa_bf16 -p 20 -n 8 -r 2 -q", &code);
+    CHECK_INT(code, 0);
+    CHECK(out[0] == '|' && strstr(out, "decode tokens/s"));
+    out = nibble("bench tests/golden/model/llama_gqa_bf16 -p 20 -n 8 -r 2 -q --format csv", &code);
+    CHECK_INT(code, 0);
+    CHECK(strncmp(out, "model,scheme,", 13) == 0);
+    json_t *got =
+        nibble_json(state_, "bench tests/golden/model/llama_gqa_bf16 -p 20 -n 8 -r 2 -q -j");
+    CHECK(number(got, "tokens_per_second") > 0 && number(got, "prompt_tokens_per_second") > 0);
+    CHECK(number(got, "load_seconds") > 0 && number(got, "peak_bytes") > 1e5);
+    CHECK(number(got, "bytes_per_token") > 20000); /* its weights but the table: 20 K of bf16 */
+    json_decref(got);
+}
+
+TEST(mistakes_end_with_their_documented_code) {
+    static const struct {
+        const char *words;
+        int code;
+    } bad[] = {
+        {"generate models/kjv-llama", 2},
+        {"generate models/kjv-llama -p a --ids 1", 2},
+        {"generate models/kjv-llama --ids 1,,2", 2},
+        {"generate models/kjv-llama --ids 99999999999", 2},
+        {"generate models/kjv-llama -p a --greedy --temperature 1", 2},
+        {"generate models/kjv-llama -p a -n 3 --scheme int4", 2},
+        {"generate models/kjv-llama --ids 5000 -n 1", 2},
+        {"generate models/nowhere -p a", 1},
+        {"eval models/kjv-llama", 2},
+        {"eval models/kjv-llama --perplexity a --lambada b", 2},
+        {"eval tests/golden/eval/with_bos --hellaswag tests/golden/eval/text.txt", 3},
+        {"eval tests/golden/eval/with_bos --perplexity tests/golden/eval/text.txt --protocol x", 2},
+        {"bench models/kjv-llama --format xml", 2},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        int code;
+        nibble(bad[i].words, &code);
+        if (code != bad[i].code)
+            FAIL_AT("nibble %s: exit %d, want %d", bad[i].words, code, bad[i].code);
+    }
+}
+
+TESTS(RUNS(generate_says_what_transformers_says_of_the_embedded_model),
+      RUNS(text_streams_to_stdout_and_equals_the_text_of_json),
+      RUNS(raw_adds_no_special_tokens_and_ids_stand_for_a_text),
+      RUNS(a_profile_tells_where_the_time_went), RUNS(a_scheme_quantizes_while_loading),
+      RUNS(eval_prints_the_fields_of_each_task), RUNS(bench_prints_markdown_csv_and_json),
+      RUNS(mistakes_end_with_their_documented_code))
