@@ -342,6 +342,26 @@ static void no_memory(void **state_, nib_ctx *ctx, const char *text, const nib_c
     nib_tensor_free(w);
 }
 
+/* NaN and infinity (--nonfinite keep) give some codes, the same each time, and harm no other row.
+ */
+static void not_numbers(void **state_, nib_ctx *ctx, const char *text, const nib_config *config) {
+    enum { ROWS = 3, COLS = 256 };
+    static float wide[ROWS * COLS], back[ROWS * COLS];
+    nib_tensor *w = weight_new(state_, ctx, NIB_F32, ROWS, COLS, NORMAL, wide);
+    float *data = nib_tensor_data_mut(w);
+    nib_codes c;
+    data[COLS + 3] = NAN;
+    data[COLS + 40] = INFINITY;
+    data[COLS + 80] = -INFINITY;
+    CHECK_OK(codes_of(config, w, &c));
+    nib_codes_dequantize(&c, back);
+    for (int i = 0; i < COLS && c.desc.block_rows == 1; i++)
+        if (!isfinite(back[i])) FAIL_AT("%s: a NaN in another row made %g", text, (double)back[i]);
+    nib_codes_free(nib_ctx_mem(ctx), &c);
+    nib_tensor_free(w);
+}
+
+TEST(weights_that_are_no_numbers_do_no_harm) { for_all(state_, not_numbers); }
 TEST(weights_come_back_within_half_a_step) { for_all(state_, comes_back); }
 TEST(the_same_weight_gives_the_same_bytes_packed_or_not) { for_all(state_, same_twice_and_packed); }
 TEST(rows_in_runs_equal_all_at_once) { for_all(state_, streams); }
@@ -350,7 +370,7 @@ TEST(odd_shapes_work_or_are_refused_by_name) { for_all(state_, odd_shapes); }
 TEST(a_stack_is_quantized_matrix_by_matrix) { for_all(state_, stacks); }
 TEST(a_failed_allocation_is_an_error_without_a_leak) { for_all(state_, no_memory); }
 
-TESTS(RUNS(weights_come_back_within_half_a_step),
+TESTS(RUNS(weights_that_are_no_numbers_do_no_harm), RUNS(weights_come_back_within_half_a_step),
       RUNS(the_same_weight_gives_the_same_bytes_packed_or_not),
       RUNS(rows_in_runs_equal_all_at_once), RUNS(rows_of_zeros_come_back_as_zeros),
       RUNS(odd_shapes_work_or_are_refused_by_name), RUNS(a_stack_is_quantized_matrix_by_matrix),

@@ -12,7 +12,11 @@
 static nib_kernels kernels;
 static pthread_once_t kernels_once = PTHREAD_ONCE_INIT;
 
-static void kernels_fill(void) { nib_kernels_fill(&kernels, nib_cpu_features()); }
+static void kernels_fill(void) {
+    uint32_t mask;
+    if (nib_cpu_parse(getenv("NIB_ISA"), &mask) < NIB_OK) mask = 0; /* contexts refuse it by name */
+    nib_kernels_fill(&kernels, nib_cpu_features() & mask);
+}
 
 const nib_kernels *nib_codes_kernels(void) {
     pthread_once(&kernels_once, kernels_fill);

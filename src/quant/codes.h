@@ -7,7 +7,8 @@
 #include "base/mem.h"
 #include "kernel/kernel.h"
 
-/* The kernels of this machine, for work that has no context at hand. */
+/* The kernels of this machine, for work that has no context at hand. NIB_ISA lowers them; the isa of
+ * a context's options does not, and need not: all give the same bits. */
 const nib_kernels *nib_codes_kernels(void);
 
 /* Blocks in a row of blocks, in a column of blocks, and in all. */

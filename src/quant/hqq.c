@@ -43,6 +43,11 @@ static void work_free(work *k) {
 
 static float clamp(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
 
+/* NaN, which only weights that are no numbers give, has code 0. */
+static float code_of(float x, float low, float high) {
+    return x != x ? 0 : clamp(rintf(x), low, high);
+}
+
 /* The proximal operator of |e|^p with p = 0.7 at strength beta: errors shrink towards zero, small
  * ones to it. At e = 0 the power is infinite and the result 0. */
 static float shrink(float e, float beta_inverse) {
@@ -66,7 +71,7 @@ static float step_zero(const float *w, int64_t G, float qmax, float sc, float ze
                        float beta_inverse, double *error) {
     double sum = 0;
     for (int64_t i = 0; i < G; i++) {
-        const float q = clamp(rintf(w[i] * sc + zero), 0, qmax);
+        const float q = code_of(w[i] * sc + zero, 0, qmax);
         const float back = (q - zero) / sc, kept = shrink(w[i] - back, beta_inverse);
         sum += (double)(q - (w[i] - kept) * sc);
         *error += fabs((double)(w[i] - back));
@@ -97,7 +102,7 @@ nib_status nib_hqq_zero(const nib_tensor *rows, nib_codes *out) {
     uint8_t *q = out->q;
     for (int64_t g = 0; g < groups; g++) {
         for (int64_t i = g * G; i < (g + 1) * G; i++)
-            q[i] = (uint8_t)clamp(rintf(k.w[i] * sc[g] + zero[g]), 0, (float)qmax);
+            q[i] = (uint8_t)code_of(k.w[i] * sc[g] + zero[g], 0, (float)qmax);
         const float scale = 1.0f / sc[g];
         const float middle = ((float)nib_qdesc_mid(d) - zero[g]) * scale;
         out->scale[g] = nib_round_to(scale, d->scale_dtype);
@@ -112,7 +117,7 @@ nib_status nib_hqq_zero(const nib_tensor *rows, nib_codes *out) {
 static float step_scale(const float *w, int64_t G, float qmin, float qmax, float scale, float eps) {
     double wq = 0, qq = 0;
     for (int64_t i = 0; i < G; i++) {
-        const float q = clamp(rintf(w[i] / scale), qmin, qmax);
+        const float q = code_of(w[i] / scale, qmin, qmax);
         wq += (double)(w[i] * q);
         qq += (double)(q * q);
     }
@@ -148,7 +153,7 @@ nib_status nib_hqq_scale(const nib_tensor *rows, nib_codes *out) {
     uint8_t *q = out->q;
     for (int64_t g = 0; g < groups; g++) {
         for (int64_t i = g * G; i < (g + 1) * G; i++)
-            q[i] = (uint8_t)(int8_t)clamp(rintf(k.w[i] / scale[g]), (float)qmin, (float)qmax);
+            q[i] = (uint8_t)(int8_t)code_of(k.w[i] / scale[g], (float)qmin, (float)qmax);
         out->scale[g] = nib_round_to(scale[g], d->math);
     }
     work_free(&k);

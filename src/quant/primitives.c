@@ -1,4 +1,6 @@
 /* primitives.c: the steps of quantizing by themselves, checked for callers outside. */
+#include <math.h>
+
 #include "base/error.h"
 #include "quant/codes.h"
 #include "quant/layouts.h"
@@ -43,15 +45,28 @@ nib_status nib_choose_qparams(const nib_tensor *w, nib_mapping mapping, float ep
     return NIB_OK;
 }
 
+/* Zero points are whole numbers near the codes. */
+static nib_status points_check(const nib_codes *codes) {
+    if (codes->desc.zero_kind != NIB_ZERO_POINT) return NIB_OK;
+    for (int64_t i = 0; i < nib_qdesc_blocks(&codes->desc); i++)
+        if (!(fabsf(codes->zero[i]) <= 256) || rintf(codes->zero[i]) != codes->zero[i])
+            return NIB_RAISE(NIB_E_ARGUMENT,
+                             "zero point %.9g of block %lld is no whole number in -256 to 256",
+                             (double)codes->zero[i], (long long)i);
+    return NIB_OK;
+}
+
 nib_status nib_quantize_block(const nib_tensor *w, nib_codes *codes) {
     NIB_TRY(codes_check(codes));
     NIB_TRY(nib_rows_check(w, codes));
+    NIB_TRY(points_check(codes));
     nib_affine_rows(&(nib_qrule){0}, true, NULL, w, codes);
     return NIB_OK;
 }
 
 nib_status nib_dequantize_block(const nib_codes *codes, float *out) {
     NIB_TRY(codes_check(codes));
+    NIB_TRY(points_check(codes));
     nib_codes_dequantize(codes, out);
     return NIB_OK;
 }

@@ -43,7 +43,7 @@ static const float ramp[8] = {-4, -3, -2, -1, 0, 1, 2, 3};
 
 TEST(symmetric_divides_the_range_by_half_the_codes) {
     matrix m;
-    const float w[8] = { -3.75f, -3, -2, -1, 0, 1, 2, 3 };
+    const float w[8] = {-3.75f, -3, -2, -1, 0, 1, 2, 3};
     open_matrix(state_, &m, w, 1, 8, NIB_I4, NIB_ZERO_NONE, 0, 8);
     CHECK_OK(nib_choose_qparams(m.w, NIB_MAP_SYMMETRIC, 1e-7f, &m.codes));
     CHECK_NEAR(m.scale[0], 0.5f, 0.0f);
@@ -168,9 +168,24 @@ TEST(what_does_not_agree_is_refused) {
     close_matrix(&m);
 }
 
+TEST(a_zero_point_is_a_whole_number_near_the_codes) {
+    matrix m;
+    open_matrix(state_, &m, ramp, 1, 8, NIB_U4, NIB_ZERO_POINT, NIB_I8, 8);
+    m.scale[0] = 1;
+    m.zero[0] = 1e9f;
+    CHECK_FAILS(nib_quantize_block(m.w, &m.codes), NIB_E_ARGUMENT, "whole number");
+    m.zero[0] = 0.5f;
+    CHECK_FAILS(nib_quantize_block(m.w, &m.codes), NIB_E_ARGUMENT, "whole number");
+    m.zero[0] = NAN;
+    float back[8];
+    CHECK_FAILS(nib_dequantize_block(&m.codes, back), NIB_E_ARGUMENT, "whole number");
+    close_matrix(&m);
+}
+
 TESTS(RUNS(symmetric_divides_the_range_by_half_the_codes),
       RUNS(asymmetric_gives_zero_a_code_of_its_own),
       RUNS(min_to_max_puts_the_zero_at_the_middle_code),
       RUNS(quantizing_uses_the_scale_that_is_given),
       RUNS(a_weight_in_units_of_its_own_shift_comes_back), RUNS(float_codes_of_zeros_are_zeros),
-      RUNS(packing_by_name_and_back), RUNS(what_does_not_agree_is_refused))
+      RUNS(packing_by_name_and_back), RUNS(what_does_not_agree_is_refused),
+      RUNS(a_zero_point_is_a_whole_number_near_the_codes))
