@@ -25,6 +25,24 @@ static nib_status run_form(const nib_normalize_step *step, nib_matcher *matcher,
     return nib_unicode_form_apply(step->form, text, length, out);
 }
 
+/* Capitals that Unicode 16 and 17 added, which Rust's tables have and older ones of utf8proc lack:
+ * from the first to the last (in steps) each has its small letter that far away. */
+static int32_t to_lower(int32_t code) {
+    static const struct {
+        int32_t first, last, step, distance;
+    } newer[] = {
+        {0x1C89, 0x1C89, 1, 1},      {0xA7CB, 0xA7CB, 1, 0x264 - 0xA7CB},
+        {0xA7CC, 0xA7CE, 2, 1},      {0xA7D2, 0xA7D4, 2, 1},
+        {0xA7DA, 0xA7DA, 1, 1},      {0xA7DC, 0xA7DC, 1, 0x19B - 0xA7DC},
+        {0x10D50, 0x10D65, 1, 0x20}, {0x16EA0, 0x16EB8, 1, 0x1B},
+    };
+    for (size_t i = 0; i < sizeof newer / sizeof *newer && code >= newer[0].first; i++)
+        if (code >= newer[i].first && code <= newer[i].last &&
+            (code - newer[i].first) % newer[i].step == 0)
+            return code + newer[i].distance;
+    return utf8proc_tolower(code);
+}
+
 /* Each character alone, so that a final sigma is none: as Rust's char::to_lowercase. */
 static nib_status run_lowercase(const nib_normalize_step *step, nib_matcher *matcher,
                                 const char *text, size_t length, nib_text *out) {
@@ -33,7 +51,7 @@ static nib_status run_lowercase(const nib_normalize_step *step, nib_matcher *mat
     for (size_t at = 0; at < length;) {
         const int32_t code = nib_utf8_next(text, &at);
         utf8proc_uint8_t bytes[4];
-        const utf8proc_ssize_t n = utf8proc_encode_char(utf8proc_tolower(code), bytes);
+        const utf8proc_ssize_t n = utf8proc_encode_char(to_lower(code), bytes);
         if (code == 0x130) /* the one that becomes two: i and a dot above */
             nib_text_append(out, "i\xCC\x87", 3);
         else

@@ -93,9 +93,9 @@ static nib_status read_character(rewriter *r, int32_t *code, bool *found) {
     return NIB_OK;
 }
 
-/* \s \d \w \h \p{..} or the upper-case complement: appends the inside of its class to `out`.
- * `found` is false when the escape is none of them. */
-static nib_status read_set(rewriter *r, nib_text *out, bool *negated, bool *found) {
+/* \s \d \w \h \p{..} or the upper-case complement, `alone` or in a class: appends the inside of its
+ * class to `out`. `found` is false when the escape is none of them. */
+static nib_status read_set(rewriter *r, bool alone, nib_text *out, bool *negated, bool *found) {
     const int c = peek(r, 1);
     *found = c > 0 && strchr("sSdDwWhHpP", c) != NULL;
     if (!*found) return NIB_OK;
@@ -108,7 +108,7 @@ static nib_status read_set(rewriter *r, nib_text *out, bool *negated, bool *foun
         NIB_TRY(nib_property_class(out, "Nd", 2));
         break;
     case 'w':
-        NIB_TRY(nib_word_class(out));
+        nib_word_class(out, alone);
         break;
     case 'h':
         nib_text_add(out, "0-9A-Fa-f");
@@ -139,6 +139,7 @@ static void add_other(class_frame *f, const char *matcher) {
 
 /* The matcher for what a frame holds so far, without its negation and what is required. */
 static nib_status operand(const rewriter *r, const class_frame *f, nib_text *out) {
+    if (f->simple.failed || f->others.failed) return NIB_E_MEMORY;
     if (!f->simple.length && !f->others.length) return refuse(r, "an empty class");
     if (!f->others.length) {
         nib_text_format(out, "[%s]", f->simple.data);
@@ -182,7 +183,7 @@ static nib_status close_class(rewriter *r, class_frame *f, class_frame *parent) 
     }
     if (f->simple.failed || f->others.failed || f->required.failed) r->out->failed = true;
     nib_text_free(&matcher);
-    return status;
+    return status == NIB_OK && r->out->failed ? NIB_E_MEMORY : status;
 }
 
 /* One item of a class other than a nested class: a set, a character or a range. */
@@ -190,7 +191,7 @@ static nib_status class_item(rewriter *r, class_frame *f) {
     bool negated = false, found = false;
     if (peek(r, 0) == '\\') {
         nib_text set = {.mem = r->out->mem};
-        nib_status status = read_set(r, &set, &negated, &found);
+        nib_status status = read_set(r, false, &set, &negated, &found);
         if (status == NIB_OK && found && !set.failed) {
             if (negated) {
                 nib_text matcher = {.mem = r->out->mem};
@@ -301,6 +302,14 @@ static nib_status rewrite_group(rewriter *r) {
         r->at += n;
         return NIB_OK;
     }
+    if (c == '<' && (is_alnum(d) || d == '_')) { /* a name */
+        size_t n = 4;
+        while (is_alnum(peek(r, n)) || peek(r, n) == '_') n++;
+        if (peek(r, n) != '>') return refuse(r, "this name of a group");
+        nib_text_append(r->out, r->pattern + r->at, n + 1);
+        r->at += n + 1;
+        return NIB_OK;
+    }
     if (c == '#') { /* a comment */
         while (peek(r, 0) >= 0 && peek(r, 0) != ')') r->at++;
         if (peek(r, 0) < 0) return refuse(r, "a comment without )");
@@ -358,7 +367,7 @@ static nib_status rewrite_escape(rewriter *r) {
     nib_text set = {.mem = r->out->mem};
     nib_status status = NIB_OK;
     if (c == 'b' || c == 'B') {
-        status = nib_word_class(&set);
+        nib_word_class(&set, true);
         const char *w = set.data;
         if (set.failed)
             r->out->failed = true;
@@ -369,7 +378,7 @@ static nib_status rewrite_escape(rewriter *r) {
         r->at += 2;
     } else {
         start_atom(r);
-        status = read_set(r, &set, &negated, &found);
+        status = read_set(r, true, &set, &negated, &found);
         if (found && set.failed) r->out->failed = true;
         if (status == NIB_OK && found && !set.failed)
             nib_text_format(r->out, "[%s%s]", negated ? "^" : "", set.data);

@@ -226,9 +226,11 @@ static nib_decode_step *add_step(nib_token_decoder *d) {
 
 static nib_status read_byte_level(void *self, const json_t *object) {
     (void)object;
-    nib_decode_step *step = add_step(self);
+    nib_token_decoder *d = self;
+    nib_decode_step *step = add_step(d);
     if (!step) return NIB_E_MEMORY;
     step->run = run_byte_level;
+    d->spelled_bytes |= d->count == 1;
     return NIB_OK;
 }
 

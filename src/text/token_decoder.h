@@ -10,7 +10,8 @@ typedef struct nib_token_decoder {
     nib_mem *mem;
     nib_decode_step *steps;
     size_t count;
-    bool spaced; /* none was given: pieces are joined by spaces */
+    bool spaced;        /* none was given: pieces are joined by spaces */
+    bool spelled_bytes; /* ByteLevel comes first: pieces may end inside a character */
 } nib_token_decoder;
 
 /* Read the "decoder" of a tokenizer.json. On failure it needs no free. */

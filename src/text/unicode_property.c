@@ -127,14 +127,14 @@ void nib_space_class(nib_text *out) {
                       "\\x{2029}\\x{202F}\\x{205F}\\x{3000}");
 }
 
-/* Oniguruma's \w: letters, marks, decimal digits, letter-like numbers, connectors, letters in
- * circles and squares (alphabetic symbols), and the numbers of Latin-1. */
-nib_status nib_word_class(nib_text *out) {
+/* Letters, marks, decimal digits, letter-like numbers, connectors, and letters in circles and
+ * squares (alphabetic symbols). */
+void nib_word_class(nib_text *out, bool alone) {
     static const char *const parts[] = {"L", "M", "Nd", "Nl", "Pc"};
     for (int i = 0; i < 5; i++) category_class(out, parts[i]);
-    nib_text_add(out, "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}"
-                      "\\x{1F150}-\\x{1F169}\\x{1F170}-\\x{1F189}");
-    return NIB_OK;
+    nib_text_add(out, "\\x{24B6}-\\x{24E9}\\x{1F130}-\\x{1F149}\\x{1F150}-\\x{1F169}"
+                      "\\x{1F170}-\\x{1F189}");
+    if (alone) nib_text_add(out, "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}");
 }
 
 bool nib_is_space(int32_t c) {

@@ -12,9 +12,10 @@
  * not matter. Fails: NIB_E_UNSUPPORTED naming the property. */
 nib_status nib_property_class(nib_text *out, const char *name, size_t length);
 
-/* The same for white space (\s), digits (\d) and word characters (\w). */
+/* The same for white space (\s) and word characters (\w). Outside of a class (`alone`) Oniguruma
+ * counts the superscripts and fractions of Latin-1 among the latter. */
 void nib_space_class(nib_text *out);
-nib_status nib_word_class(nib_text *out);
+void nib_word_class(nib_text *out, bool alone);
 
 bool nib_is_space(int32_t code);  /* White_Space */
 bool nib_is_number(int32_t code); /* N: digits, letter-like and other numbers */
