@@ -32,8 +32,16 @@ static void show_ids(const char *what, const int32_t *got, const unsigned char *
     print_error("\n");
 }
 
+/* Some tokens that make.py added take the white space around them. */
+static bool swallows_spaces(const char *text, size_t length) {
+    static const char *const tokens[] = {"<left>", "<right>", "<both>"};
+    for (int i = 0; i < 3; i++)
+        if (memmem(text, length, tokens[i], strlen(tokens[i]))) return true;
+    return false;
+}
+
 /* Each hand-picked string: ids with special tokens, without, and both ways back. */
-static void check_strings(void **state_, const char *family, bool byte_level) {
+static void check_strings(void **state_, const char *family, bool lossless) {
     char name[64];
     snprintf(name, sizeof name, "%s.strings", family);
     golden strings = read_golden("strings.bin"), wanted = read_golden(name);
@@ -41,7 +49,7 @@ static void check_strings(void **state_, const char *family, bool byte_level) {
     CHECK_MADE(t);
     nib_ids ids = {0}, bare = {0};
     nib_string text = {0};
-    int bad = 0, count = 0;
+    int bad = 0, count = 0, back = 0;
     const unsigned char *want = wanted.bytes;
     for (size_t at = 0; at + 4 <= strings.size; count++) {
         const size_t length = (size_t)little_endian(strings.bytes + at, 4);
@@ -75,14 +83,16 @@ static void check_strings(void **state_, const char *family, bool byte_level) {
                         same_text ? "" : " decoded text differs",
                         same_plain ? "" : " text without special tokens differs");
         bad += !same || !same_bare || !same_text || !same_plain;
-        if (byte_level) { /* what was encoded comes back */
+        if (lossless && !swallows_spaces(s, length)) {
             text.length = 0;
             CHECK_OK(nib_tokenizer_decode(t, bare.data, bare.count, false, &text));
             CHECK_INT(text.length, length);
             CHECK_BYTES(text.data, s, length);
+            back++;
         }
     }
     CHECK_INT(count, 1000);
+    CHECK(!lossless || back > 900);
     CHECK(want == wanted.bytes + wanted.size);
     nib_string_free(&text);
     nib_ids_free(&bare);
@@ -95,7 +105,7 @@ static void check_strings(void **state_, const char *family, bool byte_level) {
 }
 
 /* 10 MB of words, signs and Unicode, one hash for each 64 KiB; then all code points. */
-static void check_blocks(void **state_, const char *family) {
+static void check_blocks(void **state_, const char *family, bool lossless) {
     static word_list list;
     static char text[CODES_PER_BLOCK * 28];
     char name[64];
@@ -105,6 +115,7 @@ static void check_blocks(void **state_, const char *family) {
     read_words(&list);
     nib_tokenizer *t = load(family);
     CHECK_MADE(t);
+    nib_string back = {0};
     nib_ids ids = {0};
     int bad = 0;
     for (int block = 0; block < BLOCKS + CODE_BLOCKS; block++) {
@@ -112,6 +123,12 @@ static void check_blocks(void **state_, const char *family) {
                                              : code_text((uint32_t)(block - BLOCKS), text);
         ids.count = 0;
         CHECK_OK(nib_tokenizer_encode(t, text, length, false, &ids));
+        if (lossless && block >= BLOCKS) {
+            back.length = 0;
+            CHECK_OK(nib_tokenizer_decode(t, ids.data, ids.count, false, &back));
+            CHECK_INT(back.length, length);
+            CHECK_BYTES(back.data, text, length);
+        }
         const uint64_t got = ids_hash(ids.data, ids.count);
         const uint64_t want = little_endian(wanted.bytes + 8 * (size_t)block, 8);
         if (got != want && bad++ < 10)
@@ -119,6 +136,7 @@ static void check_blocks(void **state_, const char *family) {
                         family, block < BLOCKS ? "block" : "code points from 4096 x",
                         block < BLOCKS ? block : block - BLOCKS, ids.count, got, want);
     }
+    nib_string_free(&back);
     nib_ids_free(&ids);
     nib_tokenizer_free(t);
     free_golden(&list.file);
@@ -127,22 +145,22 @@ static void check_blocks(void **state_, const char *family) {
     CHECK_INT(nib_mem_used(NULL), 0);
 }
 
-#define FAMILY(name, byte_level)                                                                   \
+#define FAMILY(name, lossless)                                                                     \
     TEST(name##_encodes_and_decodes_1000_strings_as_the_wheel) {                                   \
-        check_strings(state_, #name, byte_level);                                                  \
+        check_strings(state_, #name, lossless);                                                    \
     }                                                                                              \
     TEST(name##_encodes_ten_megabytes_and_all_code_points_as_the_wheel) {                          \
-        check_blocks(state_, #name);                                                               \
+        check_blocks(state_, #name, lossless);                                                     \
     }
 
-/* true: what was encoded comes back byte for byte (byte-level, nothing normalized or added, no
- * added token that swallows the spaces around it: those are left out of the check by `lossless`) */
-FAMILY(gpt2, false)
-FAMILY(opt, false)
+/* true: what was encoded comes back byte for byte. So it is where text is spelled as bytes, and
+ * nothing is normalized (Qwen 2: NFC) or put in front (Whisper: a space). */
+FAMILY(gpt2, true)
+FAMILY(opt, true)
 FAMILY(whisper, false)
-FAMILY(llama3, false)
+FAMILY(llama3, true)
 FAMILY(qwen2, false)
-FAMILY(bloom, false)
+FAMILY(bloom, true)
 FAMILY(llama2, false)
 FAMILY(tinyllama, false)
 FAMILY(mixed, false)
