@@ -2,7 +2,7 @@
 """Golden values of narrow floats, made by torch and (f6, f4) torchao.
 
     python3 make_numbers.py             writes numbers.h: decode tables and hashes
-    python3 make_numbers.py --sweep     writes sweep.h: all 2^32 inputs, hours of one core
+    python3 make_numbers.py --sweep     writes sweep.h: all 2^32 inputs, ten minutes of one core
 
 The call behind each value: `.to(dtype)` on a contiguous tensor, `.to(torch.float32)` back, and
 torchao.prototype.custom_fp_utils._f32_to_floatx_unpacked / _floatx_unpacked_to_f32.
