@@ -62,6 +62,10 @@ void        nib_writer_cancel(nib_writer *writer);
 /* Bytes of the file that this plan makes, without making it. */
 nib_status  nib_writer_predict(nib_ctx *ctx, const nib_tensor_info *plan, size_t n,
                                const nib_metadata *metadata, size_t nmetadata, size_t *bytes);
+/* ---- one NumPy array in a file: little-endian numbers and bool, C order ---- */
+nib_tensor *nib_npy_load(nib_ctx *ctx, const char *path);           /* yours */
+nib_status  nib_npy_save(const nib_tensor *t, const char *path);    /* dense and contiguous */
+
 /* ==== end of tensors in files ======================================================= */
 
 /* ==== tokenizers: text to ids and back ============================================== */

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "io/checkpoint.h"
+#include "io/npy.h"
 #include "tensor/context.h"
 #include "tensor/dtype.h"
 #include "tensor/tensor.h"
@@ -211,4 +212,28 @@ void nib_writer_cancel(nib_writer *writer) {
     if (!writer) return;
     nib_safetensors_writer_abort(writer->file);
     writer_free(writer);
+}
+
+/* ---- NumPy ---- */
+nib_tensor *nib_npy_load(nib_ctx *ctx, const char *path) {
+    if (!ctx) return NULL;
+    if (!path) return NIB_RAISE_NULL(NIB_E_ARGUMENT, "no path to read from");
+    nib_npy array;
+    void *data;
+    nib_mem *mem = nib_ctx_mem(ctx);
+    NIB_TRY_NULL(nib_npy_read(mem, path, &array, &data));
+    nib_tensor *t = nib_tensor_new(ctx, array.dtype, array.shape);
+    if (t && array.size) memcpy(nib_tensor_data_mut(t), data, array.size);
+    if (!t) nib_error_at(path, NULL, -1);
+    nib_mem_free(mem, data, array.size);
+    return t;
+}
+
+nib_status nib_npy_save(const nib_tensor *t, const char *path) {
+    if (!t) return nib_last_error()->status;
+    if (!path) return NIB_RAISE(NIB_E_ARGUMENT, "no path to write to");
+    if (t->layout || !nib_tensor_contiguous(t))
+        return NIB_RAISE(NIB_E_ARGUMENT, "a tensor to save must be dense and contiguous");
+    return nib_npy_write(nib_ctx_mem(t->ctx), path, t->dtype, &t->shape, nib_tensor_data(t),
+                         nib_tensor_bytes(t));
 }
