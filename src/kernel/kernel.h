@@ -55,6 +55,11 @@ typedef struct nib_kernels {
     void (*minmax_f32)(float *min, float *max, const float *x, int64_t groups, int64_t G);
     void (*absmax_f32)(float *out, const float *x, int64_t groups, int64_t G);
 
+    /* What w lost to v, in double: *signal = sum w^2, *noise = sum (w - v)^2, element i in lane
+     * i mod 8, then a tree; *most = the largest |w - v|. Not for NaN. */
+    void (*loss_f32)(double *signal, double *noise, double *most, const float *w, const float *v,
+                     size_t n);
+
     /* ---- rounding to integer codes: x [groups, G] contiguous, one scale and zero a group ----
      * `math` is NIB_F32, NIB_BF16 or NIB_F16: the result of every float step is rounded to it.
      * rne: to the nearest integer, ties to even. qmin and qmax lie in [-128, 255], |zero| <= 512;

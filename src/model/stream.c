@@ -55,12 +55,20 @@ size_t nib_stream_memory(const nib_config *config, const nib_qdesc *desc, const 
 }
 
 /* ---- one run of rows ---- */
-typedef struct piece { nib_tensor *rows; nib_status status; nib_measure cost; } piece;
+typedef struct place { int64_t row, rows; int bands; } place; /* rows from `row` on of every band */
+
+/* The next run, read while this one is at work. Failing to is nothing yet: the caller reads again. */
+typedef struct ahead { place at; nib_tensor *buffer; nib_status status; } ahead;
+
+typedef struct piece { nib_tensor *rows; nib_status status; int64_t nonfinite; nib_measure cost; } piece;
 
 typedef struct run {
     const nib_stream *s;
     nib_codes codes;
+    const nib_tensor *weight;
     const nib_stats *stats;
+    struct sha256_ctx *sha;            /* NULL: no digest of this run */
+    ahead *ahead;                      /* NULL: this is the last run */
     int64_t piece_rows, count;
     piece *pieces;                     /* made before the threads start */
     nib_scratch scratch;               /* floats before and after, when measuring */
@@ -85,6 +93,38 @@ static int64_t count_nonfinite(const void *data, nib_dtype dtype, int64_t count)
     return found;
 }
 
+/* Count them, and make them zero where that was asked for. */
+static int64_t settle_nonfinite(const nib_stream *s, nib_tensor *rows) {
+    const int64_t count = nib_tensor_count(rows);
+    const size_t element = (size_t)nib_dtype_bits(rows->dtype) / 8;
+    unsigned char *data = rows->part[0]->data + rows->part_offset[0];
+    const int64_t found = count_nonfinite(data, rows->dtype, count);
+    for (int64_t i = 0; found && s->nonfinite == NIB_NONFINITE_ZERO && i < count; i++)
+        if (is_nonfinite(data, rows->dtype, i)) memset(data + (size_t)i * element, 0, element);
+    return found;
+}
+
+static nib_status refuse_nonfinite(const nib_stream *s, const nib_tensor *weight, const place *at) {
+    const void *data = nib_tensor_data(weight);
+    const int64_t band = s->desc.rows / at->bands, cols = s->desc.cols;
+    int64_t i = 0;
+    while (!is_nonfinite(data, weight->dtype, i)) i++;
+    const int64_t held = i / cols, row = held / at->rows * band + at->row + held % at->rows;
+    return NIB_RAISE(NIB_E_FORMAT,
+                     "NaN or infinity at row %lld, column %lld; --nonfinite keep or zero goes on",
+                     (long long)row, (long long)(i % cols));
+}
+
+/* Rows of a run as they lie in the weight, those of one band after those of the other. */
+static nib_status read_rows(const nib_stream *s, nib_tensor *weight, const place *at) {
+    const int64_t band = s->desc.rows / at->bands;
+    const size_t row_bytes = (size_t)s->desc.cols * ((size_t)nib_dtype_bits(s->desc.math) / 8);
+    unsigned char *to = weight->part[0]->data + weight->part_offset[0];
+    for (int b = 0; b < at->bands; b++, to += (size_t)at->rows * row_bytes)
+        NIB_TRY(s->read(s->user, to, (size_t)at->rows * row_bytes, (size_t)(b * band + at->row) * row_bytes));
+    return NIB_OK;
+}
+
 static nib_status quantize_piece(const run *r, int64_t i) {
     const nib_config *config = r->s->config;
     const nib_tensor *rows = r->pieces[i].rows;
@@ -104,11 +144,25 @@ static void measure_piece(run *r, int64_t i) {
     nib_scratch_give(&r->scratch, block);
 }
 
-static void do_pieces(void *user, int64_t begin, int64_t end) {
+static void do_piece(run *r, int64_t i) {
+    piece *p = &r->pieces[i];
+    p->nonfinite = settle_nonfinite(r->s, p->rows);
+    if (p->nonfinite && r->s->nonfinite == NIB_NONFINITE_ERROR) return;
+    p->status = quantize_piece(r, i);
+    if (p->status >= NIB_OK && r->s->measure) measure_piece(r, i);
+}
+
+/* The digest and the reading of the next run are the longest tasks, so they are claimed first. */
+enum { DIGEST, READ_AHEAD, FIRST_PIECE };
+static void do_tasks(void *user, int64_t begin, int64_t end) {
     run *r = user;
     for (int64_t i = begin; i < end; i++) {
-        r->pieces[i].status = quantize_piece(r, i);
-        if (r->pieces[i].status >= NIB_OK && r->s->measure) measure_piece(r, i);
+        if (i >= FIRST_PIECE)
+            do_piece(r, i - FIRST_PIECE);
+        else if (i == READ_AHEAD && r->ahead)
+            r->ahead->status = read_rows(r->s, r->ahead->buffer, &r->ahead->at);
+        else if (i == DIGEST && r->sha)
+            sha256_update(r->sha, nib_tensor_bytes(r->weight), nib_tensor_data(r->weight));
     }
 }
 
@@ -120,40 +174,42 @@ static void close_run(run *r) {
     nib_codes_free(mem, &r->codes);
 }
 
-/* Codes of the rows in `weight`, in r->codes; close_run gives them back in every case. */
-static nib_status codes_of_rows(nib_stream *s, const nib_tensor *weight, const nib_stats *stats, run *r) {
+/* Cut the run into pieces of whole rows; those of a weight that goes as a whole are one. */
+static nib_status open_run(run *r) {
+    const nib_stream *s = r->s;
     nib_mem *mem = nib_ctx_mem(s->ctx);
-    const int64_t rows = weight->shape.dim[0], cols = s->desc.cols;
-    const bool whole = whole_weight(s->config, &s->desc, s->layout);
-    *r = (run){ .s = s, .stats = stats, .piece_rows = rows };
+    const int64_t rows = r->weight->shape.dim[0], cols = s->desc.cols;
     const nib_qdesc desc = nib_qdesc_of_rows(&s->desc, rows);
     NIB_TRY(nib_codes_alloc(mem, &desc, &r->codes));
-    if (!whole && cols > 0 && cols < PIECE_ELEMENTS) r->piece_rows = PIECE_ELEMENTS / cols;
-    if (!whole && cols >= PIECE_ELEMENTS) r->piece_rows = 1;
+    r->piece_rows = rows;
+    if (!whole_weight(s->config, &s->desc, s->layout)) r->piece_rows = cols < PIECE_ELEMENTS ? PIECE_ELEMENTS / cols : 1;
     r->count = (rows + r->piece_rows - 1) / r->piece_rows;
     r->pieces = nib_mem_alloc_array(mem, (size_t)r->count, sizeof *r->pieces);
     if (!r->pieces) return nib_last_error()->status;
     for (int64_t i = 0; i < r->count; i++) {
         const int64_t row = i * r->piece_rows, n = rows - row < r->piece_rows ? rows - row : r->piece_rows;
-        r->pieces[i].rows = nib_tensor_slice(weight, 0, row, n);
+        r->pieces[i].rows = nib_tensor_slice(r->weight, 0, row, n);
         if (!r->pieces[i].rows) return nib_last_error()->status;
     }
     const size_t floats = s->measure ? (size_t)(r->piece_rows * cols) * 2 * sizeof(float) : 0;
-    NIB_TRY(nib_scratch_open(mem, s->ctx->pool, r->count, floats, &r->scratch));
-    nib_parallel_for(s->ctx->pool, r->count, 1, do_pieces, r);
+    return nib_scratch_open(mem, s->ctx->pool, r->count, floats, &r->scratch);
+}
+
+static nib_status settle_run(nib_stream *s, run *r, const place *at, bool first_pass) {
     for (int64_t i = 0; i < r->count; i++) {
-        if (r->pieces[i].status < NIB_OK)
+        const piece *p = &r->pieces[i];
+        if (p->nonfinite && s->nonfinite == NIB_NONFINITE_ERROR) return refuse_nonfinite(s, r->weight, at);
+        if (p->status < NIB_OK)
             return quantize_piece(r, i);   /* once more on this thread, to have the cause on record */
-        s->cost.signal += r->pieces[i].cost.signal;
-        s->cost.noise += r->pieces[i].cost.noise;
-        if (r->pieces[i].cost.max_error > s->cost.max_error) s->cost.max_error = r->pieces[i].cost.max_error;
+        if (first_pass) s->nonfinite_count += p->nonfinite;
+        s->cost.signal += p->cost.signal;
+        s->cost.noise += p->cost.noise;
+        if (p->cost.max_error > s->cost.max_error) s->cost.max_error = p->cost.max_error;
     }
     return NIB_OK;
 }
 
 /* ---- parts of a run, to their places ---- */
-typedef struct place { int64_t row, rows; int bands; } place; /* rows from `row` on of every band */
-
 static nib_status put_part(nib_stream *s, int index, const nib_part *part, const unsigned char *bytes,
                            const place *at) {
     const nib_part_runs runs = nib_part_place(part, &s->desc, at->bands, at->row, at->rows);
@@ -184,76 +240,61 @@ static nib_status pack_and_put(nib_stream *s, const nib_codes *codes, const plac
 }
 
 /* ---- the weight ---- */
+typedef nib_status each_run(nib_stream *s, nib_tensor *weight, const place *at, ahead *next, void *user);
 
-/* Rows of a run as they lie in the weight, those of one band after those of the other. */
-static nib_status read_rows(nib_stream *s, nib_tensor *weight, const place *at, bool first_pass) {
-    const int64_t band = s->desc.rows / at->bands, count = at->rows * s->desc.cols;
-    const size_t element = (size_t)nib_dtype_bits(s->desc.math) / 8;
-    const size_t row_bytes = (size_t)s->desc.cols * element;
-    unsigned char *to = nib_tensor_data_mut(weight);
-    for (int b = 0; b < at->bands; b++, to += (size_t)at->rows * row_bytes) {
-        const int64_t row = b * band + at->row;
-        NIB_TRY(s->read(s->user, to, (size_t)at->rows * row_bytes, (size_t)row * row_bytes));
-        const int64_t found = count_nonfinite(to, s->desc.math, count);
-        if (!found) continue;
-        if (first_pass) s->nonfinite_count += found;
-        for (int64_t i = 0; s->nonfinite != NIB_NONFINITE_KEEP && i < count; i++) {
-            if (!is_nonfinite(to, s->desc.math, i)) continue;
-            if (s->nonfinite == NIB_NONFINITE_ERROR)
-                return NIB_RAISE(NIB_E_FORMAT,
-                                 "NaN or infinity at row %lld, column %lld; --nonfinite keep or zero "
-                                 "goes on", (long long)(row + i / s->desc.cols),
-                                 (long long)(i % s->desc.cols));
-            memset(to + (size_t)i * element, 0, element);
-        }
-    }
-    return NIB_OK;
-}
-
-typedef nib_status each_run(nib_stream *s, const nib_tensor *weight, const place *at, void *user);
-
-/* Each run of rows in order, read into one buffer. */
-static nib_status walk_runs(nib_stream *s, bool first_pass, each_run *each, void *user) {
+static place place_at(const nib_stream *s, int64_t row) {
     const bool whole = whole_weight(s->config, &s->desc, s->layout);
     const int bands = bands_of(s->config, &s->desc, s->layout);
     const int64_t most = rows_at_most(s->config, &s->desc, s->layout), band = s->desc.rows / bands;
+    return (place){ row, row >= band ? 0 : whole ? band : nib_layout_run(s->layout, &s->desc, row, most), bands };
+}
+
+/* Each run of rows in order. Two buffers: one at work, one being filled. */
+static nib_status walk_runs(nib_stream *s, each_run *each, void *user) {
+    const int64_t band = s->desc.rows / bands_of(s->config, &s->desc, s->layout);
     int64_t room = 0;
-    for (int64_t row = 0, rows; row < band; row += rows) {
-        rows = whole ? band : nib_layout_run(s->layout, &s->desc, row, most);
-        room = rows > room ? rows : room;
-    }
-    nib_tensor *buffer = nib_tensor_new(s->ctx, s->desc.math, (nib_shape){ 2, { room * bands, s->desc.cols } });
-    if (!buffer) return nib_last_error()->status;
-    nib_status status = NIB_OK;
-    for (int64_t row = 0, rows; row < band && status >= NIB_OK; row += rows) {
-        rows = whole ? band : nib_layout_run(s->layout, &s->desc, row, most);
-        const place at = { row, rows, bands };
-        status = read_rows(s, buffer, &at, first_pass);
-        nib_tensor *weight = status >= NIB_OK ? nib_tensor_slice(buffer, 0, 0, rows * bands) : NULL;
-        if (weight) status = each(s, weight, &at, user);
-        else if (status >= NIB_OK) status = nib_last_error()->status;
+    for (place at = place_at(s, 0); at.rows; at = place_at(s, at.row + at.rows))
+        room = at.rows * at.bands > room ? at.rows * at.bands : room;
+    const nib_shape shape = { 2, { room, s->desc.cols } };
+    const place first = place_at(s, 0);
+    nib_tensor *buffer = nib_tensor_new(s->ctx, s->desc.math, shape);
+    nib_tensor *other = buffer && first.rows < band ? nib_tensor_new(s->ctx, s->desc.math, shape) : NULL;
+    nib_status status = buffer && (other || first.rows == band) ? read_rows(s, buffer, &first)
+                                                                : nib_last_error()->status;
+    for (place at = first; at.rows && status >= NIB_OK;) {
+        ahead next = { .at = place_at(s, at.row + at.rows), .buffer = other, .status = NIB_END };
+        nib_tensor *weight = nib_tensor_slice(buffer, 0, 0, at.rows * at.bands);
+        status = weight ? each(s, weight, &at, next.at.rows ? &next : NULL, user) : nib_last_error()->status;
         nib_tensor_free(weight);
+        if (status >= NIB_OK && next.at.rows && next.status != NIB_OK) status = read_rows(s, other, &next.at);
+        other = buffer;
+        buffer = next.buffer;
+        at = next.at;
     }
     nib_tensor_free(buffer);
+    nib_tensor_free(other);
     return status;
 }
 
-static nib_status measure_run(nib_stream *s, const nib_tensor *weight, const place *at, void *user) {
-    (void)at;
+/* The first pass of a scheme that needs one. */
+static nib_status measure_run(nib_stream *s, nib_tensor *weight, const place *at, ahead *next, void *user) {
+    (void)next;
+    const int64_t found = settle_nonfinite(s, weight);
+    if (found && s->nonfinite == NIB_NONFINITE_ERROR) return refuse_nonfinite(s, weight, at);
+    s->nonfinite_count += found;
     return s->config->scheme->measure(s->config, user, weight);
 }
 
-typedef struct output { nib_stats stats; struct sha256_ctx *sha; } output;
+typedef struct output { nib_stats stats; struct sha256_ctx *sha; bool first_pass; } output;
 
-static void digest(struct sha256_ctx *sha, const nib_tensor *weight) {
-    sha256_update(sha, nib_tensor_bytes(weight), nib_tensor_data(weight));
-}
-
-static nib_status output_run(nib_stream *s, const nib_tensor *weight, const place *at, void *user) {
-    output *out = user;
-    run r = { .s = s };
-    if (out->sha) digest(out->sha, weight);
-    nib_status status = codes_of_rows(s, weight, &out->stats, &r);
+static nib_status output_run(nib_stream *s, nib_tensor *weight, const place *at, ahead *next, void *user) {
+    const output *out = user;
+    run r = { .s = s, .weight = weight, .stats = &out->stats, .sha = out->sha, .ahead = next };
+    nib_status status = open_run(&r);
+    if (status >= NIB_OK) {
+        nib_parallel_for(s->ctx->pool, FIRST_PIECE + r.count, 1, do_tasks, &r);
+        status = settle_run(s, &r, at, out->first_pass);
+    }
     if (status >= NIB_OK) status = pack_and_put(s, &r.codes, at);
     close_run(&r);
     if (status >= NIB_OK && s->step) status = s->step(s->user, nib_tensor_bytes(weight));
@@ -281,15 +322,14 @@ nib_status nib_stream_run(nib_stream *s) {
     sha256_init(&sha);
     s->cost = (nib_measure){ 0 };
     s->nonfinite_count = 0;
-    output out = { .stats = { 0 } };
-    const bool two_passes = s->config->scheme->measure != NULL;
-    if (two_passes) NIB_TRY(walk_runs(s, true, measure_run, &out.stats));
+    output out = { .first_pass = s->config->scheme->measure == NULL };
+    if (!out.first_pass) NIB_TRY(walk_runs(s, measure_run, &out.stats));
     const bool banded = bands_of(s->config, &s->desc, s->layout) > 1;
     /* The digest is of the bytes in the file, so not of values that were made zero. */
     const bool apart = banded || s->nonfinite == NIB_NONFINITE_ZERO;
     if (s->digest && !apart) out.sha = &sha;
     if (s->digest && apart) NIB_TRY(digest_in_order(s, &sha));
-    NIB_TRY(walk_runs(s, !two_passes, output_run, &out));
+    NIB_TRY(walk_runs(s, output_run, &out));
     if (s->digest) sha256_digest(&sha, sizeof s->sha256, s->sha256);
     return NIB_OK;
 }

@@ -203,6 +203,22 @@ static void check_reductions(void **state_) {
     }
 }
 
+static void check_losses(void **state_) {
+    if (!CHANGED(loss_f32)) return;
+    for (int kind = 0; kind < UGLY_FINITE; kind++) {
+        for (size_t n = 0; n < 70; n++) {
+            const float *w = ugly(in1, n, kind), *v = ugly(in2, n, (kind + 1) % UGLY_FINITE);
+            double want[3], have[3];
+            ref.loss_f32(&want[0], &want[1], &want[2], w, v, n);
+            got.loss_f32(&have[0], &have[1], &have[2], w, v, n);
+            for (int i = 0; i < 3; i++)
+                if (memcmp(&want[i], &have[i], sizeof want[i]) != 0)
+                    FAIL_AT("%s: loss_f32: n %zu, kind %d, result %d: %.17g, want %.17g", now->name, n, kind, i,
+                            have[i], want[i]);
+        }
+    }
+}
+
 static const nib_dtype maths[] = {NIB_F32, NIB_BF16, NIB_F16};
 
 static void same_codes(void **state_, const char *slot, const uint8_t *y, const uint8_t *want,
@@ -401,6 +417,7 @@ TEST(every_set_of_this_machine_equals_the_judges_bit_for_bit) {
         check_narrow_densely(state_);
         check_gemm(state_);
         check_reductions(state_);
+        check_losses(state_);
         check_quantizing(state_);
         check_nibbles(state_);
         check_elementwise(state_);

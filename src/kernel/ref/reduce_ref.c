@@ -1,4 +1,6 @@
 /* reduce_ref.c: sums over 16 lanes and a tree, and the range of groups. */
+#include <math.h>
+
 #include "kernel/kernel.h"
 #include "kernel/ref/float_ref.h"
 
@@ -31,11 +33,32 @@ static void absmax_f32(float *out, const float *x, int64_t groups, int64_t G) {
     }
 }
 
+static void loss_f32(double *signal, double *noise, double *most, const float *w, const float *v,
+                     size_t n) {
+    double kept[8] = {0}, lost[8] = {0};
+    *most = 0;
+    for (size_t i = 0; i < n; i++) {
+        const double a = (double)w[i], error = a - (double)v[i];
+        kept[i % 8] += a * a;
+        lost[i % 8] += error * error;
+        if (fabs(error) > *most) *most = fabs(error);
+    }
+    for (int half = 4; half; half /= 2) {
+        for (int i = 0; i < half; i++) {
+            kept[i] += kept[i + half];
+            lost[i] += lost[i + half];
+        }
+    }
+    *signal = kept[0];
+    *noise = lost[0];
+}
+
 static void install(nib_kernels *k) {
     k->dot_f32 = dot_f32;
     k->sum_f32 = sum_f32;
     k->sum_squares_f32 = sum_squares_f32;
     k->minmax_f32 = minmax_f32;
     k->absmax_f32 = absmax_f32;
+    k->loss_f32 = loss_f32;
 }
 const nib_kernel_set nib_kernels_reduce_ref = {.name = "reduce_ref", .install = install};

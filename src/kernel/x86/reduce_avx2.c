@@ -75,12 +75,56 @@ static void absmax_f32(float *out, const float *x, int64_t groups, int64_t G) {
     }
 }
 
+/* Lanes 0 to 3 and 4 to 7 of the sums, and the largest error of each lane. */
+typedef struct losses {
+    __m256d kept[2], lost[2], most;
+} losses;
+
+static inline void add_losses(losses *l, __m256 w, __m256 v) {
+    const __m256d sign = _mm256_set1_pd(-0.0);
+    const __m256d a[2] = {_mm256_cvtps_pd(_mm256_castps256_ps128(w)),
+                          _mm256_cvtps_pd(_mm256_extractf128_ps(w, 1))};
+    const __m256d b[2] = {_mm256_cvtps_pd(_mm256_castps256_ps128(v)),
+                          _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1))};
+    for (int i = 0; i < 2; i++) {
+        const __m256d error = _mm256_sub_pd(a[i], b[i]);
+        l->kept[i] = _mm256_add_pd(l->kept[i], _mm256_mul_pd(a[i], a[i]));
+        l->lost[i] = _mm256_add_pd(l->lost[i], _mm256_mul_pd(error, error));
+        l->most = _mm256_max_pd(l->most, _mm256_andnot_pd(sign, error));
+    }
+}
+
+static double tree(__m256d low, __m256d high) {
+    const __m256d four = _mm256_add_pd(low, high);
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
+
+static void loss_f32(double *signal, double *noise, double *most, const float *w, const float *v,
+                     size_t n) {
+    losses l = {{_mm256_setzero_pd(), _mm256_setzero_pd()},
+                {_mm256_setzero_pd(), _mm256_setzero_pd()},
+                _mm256_setzero_pd()};
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) add_losses(&l, _mm256_loadu_ps(w + i), _mm256_loadu_ps(v + i));
+    if (i < n) {                           /* the lanes that are missing add zeros */
+        const __m256i first = avx2_first(n - i);
+        add_losses(&l, _mm256_maskload_ps(w + i, first), _mm256_maskload_ps(v + i, first));
+    }
+    *signal = tree(l.kept[0], l.kept[1]);
+    *noise = tree(l.lost[0], l.lost[1]);
+    const __m128d two =
+        _mm_max_pd(_mm256_castpd256_pd128(l.most), _mm256_extractf128_pd(l.most, 1));
+    *most = _mm_cvtsd_f64(_mm_max_sd(two, _mm_unpackhi_pd(two, two)));
+}
+
 static void install(nib_kernels *k) {
     k->dot_f32 = dot_f32;
     k->sum_f32 = sum_f32;
     k->sum_squares_f32 = sum_squares_f32;
     k->minmax_f32 = minmax_f32;
     k->absmax_f32 = absmax_f32;
+    k->loss_f32 = loss_f32;
 }
 const nib_kernel_set nib_kernels_reduce_avx2 = {
     .name = "reduce_avx2", .needs = NIB_CPU_AVX2, .install = install};
