@@ -47,6 +47,8 @@ void nib_weights_close(nib_weights *w) {
     nib_mem_free(&w->ctx->mem, w, sizeof *w);
 }
 
+void nib_weights_settle(nib_weights *w) { nib_manifest_free(&w->manifest); }
+
 bool nib_weights_has(const nib_weights *w, const char *name) {
     return nib_manifest_find(&w->manifest, name) != NULL;
 }

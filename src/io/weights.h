@@ -16,6 +16,10 @@ nib_weights *nib_weights_open(nib_ctx *ctx, const char *path, const json_t *conf
                               bool no_mmap);
 void nib_weights_close(nib_weights *weights); /* NULL is fine */
 
+/* All weights were taken: the tables of names go, files stay mapped. Only the sizes and closing may
+ * follow. */
+void nib_weights_settle(nib_weights *weights);
+
 bool nib_weights_has(const nib_weights *weights, const char *name);
 
 /* Caller owns. `shape` is what the model asks for, which some formats need to read their bytes by;

@@ -110,6 +110,7 @@ nib_model *nib_model_load(nib_ctx *ctx, const char *path, const nib_load_options
     m->file_bytes = nib_weights_file_bytes(m->weights);
     m->root = m->arch->build(ctx, &m->hparams, m->weights);
     if (!m->root) goto fail;
+    nib_weights_settle(m->weights);
     if (o.quantize) NIB_TRY_GOTO(nib_quantize(m->root, o.quantize, NULL), fail);
     json_decref(config);
     json_decref(generation);

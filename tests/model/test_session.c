@@ -1,10 +1,13 @@
 /* Sessions: the same bits however work is cut, and clear refusals. */
+#include <errno.h>
 #include <nibble/nn.h>
 
 #include "base/mem.h"
+#include "base/sys.h"
 #include "golden_model.h"
 #include "model/arch.h"
 #include "tensor/context.h"
+#include "test_files.h"
 
 /* Cases that between them use every part of the forward pass. */
 static const char *const samples[] = {"llama_gqa_bf16", "llama_attention_bias", "llama_rope_llama3",
@@ -250,7 +253,99 @@ TEST(every_failed_allocation_over_load_and_two_tokens_is_reported_and_leaks_noth
     }
 }
 
-TESTS(RUNS(logits_are_the_same_bits_for_any_cut_of_the_prompt),
+TEST(quantized_weights_give_the_same_bits_on_any_threads_batch_and_cut) {
+    static const char *const schemes[] = {"int8_weight_only",
+                                          "int4_weight_only:group_size=32",
+                                          "intx_weight_only:bits=3,granularity=row",
+                                          "float8_weight_only",
+                                          "qint8",
+                                          "qint4",
+                                          "qint2",
+                                          "qfloat8"};
+    int tried = 0;
+    for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++) {
+        nib_config *config = nib_config_parse(schemes[i]);
+        if (!config) continue; /* a build without this scheme */
+        trace first, other;
+        for (int threads = 1; threads <= 4; threads += 3) {
+            nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = threads});
+            nib_model *model = load(state_, ctx, "llama_gqa_bf16");
+            CHECK_OK(
+                nib_quantize(nib_model_root(model), config, &(nib_select){.leave_unfit = true}));
+            converse(state_, ctx, model, LONG, threads == 1 ? &first : &other);
+            if (threads > 1) CHECK_BYTES(&other, &first, sizeof first);
+            converse(state_, ctx, model, 77, &other);
+            CHECK_BYTES(&other, &first, sizeof first);
+            nib_session *s[2];
+            int32_t ids[2], prompt[LONG];
+            long_prompt(prompt);
+            for (int k = 0; k < 2; k++) {
+                s[k] = nib_session_new(
+                    ctx, model, &(nib_session_options){.ignore_eos = true, .max_tokens = 400});
+                CHECK_OK(nib_session_feed(s[k], prompt, LONG - (size_t)k));
+            }
+            for (int k = 0; k < NEW; k++) CHECK_OK(nib_sessions_step(s, 2, ids));
+            CHECK_BYTES(nib_session_logits(s[0], NULL), first.logits[NEW],
+                        sizeof first.logits[NEW]);
+            for (int k = 0; k < 2; k++) nib_session_free(s[k]);
+            nib_model_free(model);
+            nib_ctx_free(ctx);
+        }
+        nib_config_free(config);
+        tried++;
+    }
+    print_message("%d schemes\n", tried);
+}
+
+TEST(weights_that_are_no_numbers_end_a_session_with_a_clear_error) {
+    TEST_FOLDER(folder);
+    size_t size = 0;
+    char *bytes = test_read(GOLDEN "llama_mha_f32/config.json", &size);
+    test_write(IN(folder, "config.json"), bytes, size);
+    free(bytes);
+    bytes = test_read(GOLDEN "llama_mha_f32/model.safetensors", &size);
+    const float nan = NAN;
+    memcpy(bytes + size - sizeof nan, &nan, sizeof nan);
+    test_write(IN(folder, "model.safetensors"), bytes, size);
+    free(bytes);
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_model *model = nib_model_load(ctx, folder, NULL);
+    nib_session *s = nib_session_new(ctx, model, NULL);
+    CHECK_MADE(s);
+    int32_t id;
+    CHECK_OK(nib_session_feed(s, (int32_t[]){3, 4}, 2));
+    CHECK_FAILS(nib_session_next(s, &id), NIB_E_FORMAT, "is NaN");
+    CHECK_FAILS(nib_session_next(s, &id), NIB_E_FORMAT, "is NaN");
+    nib_session_free(s);
+    nib_model_free(model);
+    nib_ctx_free(ctx);
+    test_folder_remove(folder);
+}
+
+TEST(every_failed_system_call_over_load_and_two_tokens_is_reported_or_harmless) {
+    bool done = false;
+    for (long n = 0; !done; n++) {
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1});
+        nib_sys_fail_after(n, EIO);
+        nib_model *model = nib_model_load(ctx, GOLDEN "llama_sharded", NULL);
+        nib_session *s = nib_session_new(ctx, model, &(nib_session_options){.ignore_eos = true});
+        int32_t ids[2];
+        const bool ran = nib_session_feed(s, (int32_t[]){4, 5, 6}, 3) == NIB_OK &&
+                         nib_session_next(s, &ids[0]) == NIB_OK &&
+                         nib_session_next(s, &ids[1]) == NIB_OK;
+        done = nib_sys_fail_after(-1, 0) <= n;
+        if (!ran) CHECK_INT(nib_last_error()->status, NIB_E_IO);
+        if (done) CHECK(ran && n > 5);
+        nib_session_free(s);
+        nib_model_free(model);
+        nib_ctx_free(ctx);
+    }
+}
+
+TESTS(RUNS(quantized_weights_give_the_same_bits_on_any_threads_batch_and_cut),
+      RUNS(weights_that_are_no_numbers_end_a_session_with_a_clear_error),
+      RUNS(every_failed_system_call_over_load_and_two_tokens_is_reported_or_harmless),
+      RUNS(logits_are_the_same_bits_for_any_cut_of_the_prompt),
       RUNS(logits_are_the_same_bits_for_any_number_of_threads),
       RUNS(sessions_that_step_together_get_the_bits_they_get_alone),
       RUNS(an_end_stops_a_session_and_more_input_goes_on),
