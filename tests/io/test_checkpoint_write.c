@@ -1,7 +1,9 @@
 #include "io/checkpoint_write.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 
 #include "base/error.h"
@@ -412,6 +414,80 @@ TEST(replacing_a_model_survives_any_failing_call_or_allocation) {
     faults(state_, (const int[]){EIO, ENOSPC, 0, -1}, true);
 }
 
+static void write_over(const char *path, const char *text) {
+    FILE *f = fopen(path, "w");
+    if (f) fputs(text, f);
+    if (f) fclose(f);
+}
+
+static int cannot_reserve(int fd, off_t size) {
+    (void)fd, (void)size;
+    return EOPNOTSUPP;
+}
+
+/* Mounts that nobody else sees: as root, or as root of a user namespace that holds this user. */
+static bool own_mounts(void) {
+    const uid_t user = getuid();
+    if (unshare(CLONE_NEWNS) != 0) {
+        char map[32];
+        if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return false;
+        snprintf(map, sizeof map, "0 %u 1", (unsigned)user);
+        write_over("/proc/self/uid_map", map);
+    }
+    return mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0;
+}
+
+/* In a file system of 256 KiB of this process's own: 0 when all is as it should be, 77 when it may
+ * not make one, else the number of what was wrong. */
+static int fill_disk(const char *dir) {
+    if (!own_mounts() || mount("none", dir, "tmpfs", 0, "size=256k") != 0) return 77;
+    const nib_safetensors_planned big = {"w", NIB_U8, {1, {1 << 20}}};
+    const nib_safetensors_plan plan = {&big, 1, NULL, 0};
+    nib_sys table = nib_sys_real;
+    char *before = test_picture(dir), *bytes = calloc(1, 1 << 20);
+    int result = 0;
+    for (int reserve = 1; reserve >= 0 && !result; reserve--) {
+        if (!reserve) table.fallocate = cannot_reserve; /* then the writing itself finds out */
+        nib_sys_use(&table);
+        nib_shard_state state;
+        nib_checkpoint_writer *w =
+            nib_checkpoint_writer_open(NULL, &(nib_checkpoint_output){.path = IN(dir, "out")});
+        if (!w) return 1;
+        nib_status status = nib_checkpoint_writer_begin(w, "model.safetensors", &plan, &state);
+        if (reserve && status == NIB_OK) result = 2;
+        if (status == NIB_OK) status = nib_checkpoint_writer_put(w, 0, bytes, 1 << 20, 0);
+        nib_checkpoint_writer_abort(w);
+        if (status != NIB_E_FULL || nib_last_error()->os_errno != ENOSPC) result = 3;
+        if (!strstr(nib_last_error()->path, "model.safetensors")) result = 4;
+        char *after = test_picture(dir);
+        if (strcmp(before, after) != 0) result = 5;
+        free(after);
+    }
+    nib_sys_use(NULL);
+    nib_checkpoint_writer *w = nib_checkpoint_writer_open(
+        NULL, &(nib_checkpoint_output){.path = IN(dir, "out"), .need = 1 << 20});
+    if (w || nib_last_error()->status != NIB_E_FULL) result = 6;
+    free(before);
+    free(bytes);
+    umount(dir);
+    return result;
+}
+
+TEST(a_full_disk_is_told_and_left_as_it_was) {
+    TEST_FOLDER(dir);
+    int how = 0;
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) _exit(fill_disk(dir));
+    CHECK(waitpid(child, &how, 0) == child);
+    test_folder_remove(dir);
+    CHECK(WIFEXITED(how));
+    if (WEXITSTATUS(how) == 77)
+        print_message("skipped: this user cannot mount a small tmpfs\n");
+    else
+        CHECK_INT(WEXITSTATUS(how), 0);
+}
+
 /* Killed at any moment: the name holds the old model or the new one, and the next run succeeds. */
 TEST(a_kill_leaves_the_old_model_or_the_new_one) {
     TEST_FOLDER_IN_MEMORY(dir);
@@ -466,4 +542,5 @@ TESTS(RUNS(a_model_appears_whole_with_its_index_and_what_it_carries),
       RUNS(a_shard_not_kept_or_not_whole_is_not_published),
       RUNS(a_new_model_survives_any_failing_call_or_allocation),
       RUNS(replacing_a_model_survives_any_failing_call_or_allocation),
+      RUNS(a_full_disk_is_told_and_left_as_it_was),
       RUNS(a_kill_leaves_the_old_model_or_the_new_one))
