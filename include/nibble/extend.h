@@ -180,6 +180,7 @@ struct nib_scheme {
     nib_status (*quantize)(const nib_config *c, const nib_stats *stats, const nib_tensor *rows,
                            nib_codes *out);
 };
+const nib_scheme *nib_scheme_find(const char *name);   /* by name or alias; NULL, unraised, if unknown */
 
 /* ---- ops ---- */
 enum { NIB_MAX_INPUTS = 8, NIB_MAX_ATTRS = 12, NIB_MAX_OUTPUTS = 4 };

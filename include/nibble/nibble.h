@@ -251,7 +251,9 @@ typedef struct nib_eval {
 nib_status  nib_eval_file(nib_ctx *ctx, const nib_model *model, const char *task, const char *file, nib_eval *eval);
 nib_status  nib_profile_begin(nib_ctx *ctx);
 nib_status  nib_profile_end(nib_ctx *ctx, void (*row)(void *user, const char *op, int64_t calls, double ms, double bytes), void *user);
-const char *nib_list(const char *kind, size_t i, const char **doc); /* "scheme", "format", "arch", "kernel"; NULL: no more */
+/* Entry i of what this build can do, with one line about it: "scheme", "format", "arch", or "kernel" for
+ * the kernels that this machine can run. NULL: no more. */
+const char *nib_list(const char *kind, size_t i, const char **doc);
 const char *nib_version(void);
 
 #if defined(__GNUC__)

@@ -6,7 +6,6 @@
 #include "base/text_util.h"
 #include "tensor/tensor.h"
 
-const nib_scheme *nib_scheme_find(const char *name);   /* by name or alias; NULL when unknown */
 const nib_scheme *nib_scheme_at(size_t i);             /* in list order; NULL: no more */
 
 /* What an alias stands for, "quanto:weights=qint4" for "qint4"; NULL when it is none. */

@@ -47,6 +47,17 @@ void nib_ctx_free(nib_ctx *ctx) {
 
 nib_mem *nib_ctx_mem(nib_ctx *ctx) { return ctx ? &ctx->mem : NULL; }
 
+const char *nib_kernels_of_machine(size_t i, const char **level) {
+    const uint32_t features = nib_cpu_features();
+    const nib_kernel_set *set;
+    for (size_t k = 0; (set = nib_kernel_set_at(k)); k++) {
+        if (set->needs & ~features || i-- > 0) continue;
+        *level = nib_cpu_level(set->needs);
+        return set->name;
+    }
+    return NULL;
+}
+
 nib_status nib_ctx_progress(nib_ctx *ctx, const char *what, double done, double total) {
     if (ctx && ctx->progress && !ctx->progress(ctx->user, what, done, total))
         return NIB_RAISE(NIB_E_CANCELLED, "%s was cancelled", what);

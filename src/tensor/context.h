@@ -33,6 +33,10 @@ struct nib_ctx {
 /* The memory seam of a context; NULL for NULL, which stands for the process's own. */
 nib_mem *nib_ctx_mem(nib_ctx *ctx);
 
+/* The name of kernel set i among those that this machine can run, plainest first, and the highest
+ * instruction set that it needs ("ref": none); NULL: no more. */
+const char *nib_kernels_of_machine(size_t i, const char **level);
+
 /* Tell the caller how far long work is; NIB_E_CANCELLED is raised when it wants to stop. */
 nib_status nib_ctx_progress(nib_ctx *ctx, const char *what, double done, double total);
 
