@@ -20,12 +20,23 @@ typedef struct nib_tensor_info {       /* one tensor as the file has it; strings
     nib_shape   shape;
     size_t      bytes;
     const char *file;                  /* the shard that holds it, without its folder */
-    const char *scheme;                /* of a quantized one; NULL: it is plain */
+    const char *scheme;                /* of the weight it is a part of; NULL: it is plain */
 } nib_tensor_info;
+
+/* A weight as a model knows it: a tensor of a file, or the parts of a quantized one. */
+typedef struct nib_weight_info {       /* strings borrowed */
+    const char *name;                  /* "model.layers.0.mlp.up_proj.weight" */
+    nib_dtype   dtype;                 /* that of the float weight */
+    bool        shape_known;           /* quanto's 4- and 2-bit files leave the shape to the model */
+    nib_shape   shape;
+    size_t      bytes;                 /* of all its parts in the files */
+    const char *file;                  /* that holds them, without its folder */
+    const char *scheme, *layout;       /* NULL: float; a scheme that is not told is "" */
+} nib_weight_info;
 
 typedef struct nib_reader nib_reader;
 
-/* Opens and checks all of it: grammar, sizes, shards against index. Nothing else is read yet.
+/* Opens and checks all of it: grammar, sizes, shards against index, parts of quantized weights.
  * Fails: NIB_E_IO, or NIB_E_FORMAT with file, tensor and byte in nib_last_error(). */
 nib_reader *nib_reader_open(nib_ctx *ctx, const char *path);
 void        nib_reader_free(nib_reader *reader);
@@ -35,7 +46,12 @@ const char *nib_reader_metadata(const nib_reader *reader, const char *key); /* N
 /* The next tensor in the order of the files: NIB_OK, then NIB_END. With `tensor` it is read into
  * memory of its own, yours to nib_tensor_free; NULL only looks. */
 nib_status  nib_reader_next(nib_reader *reader, nib_tensor_info *info, nib_tensor **tensor);
-void        nib_reader_rewind(nib_reader *reader);
+void        nib_reader_rewind(nib_reader *reader);     /* both lists */
+
+/* The next weight in the order of the files: NIB_OK, then NIB_END. */
+nib_status  nib_reader_next_weight(nib_reader *reader, nib_weight_info *info);
+const char *nib_reader_format(const nib_reader *reader);   /* "torchao"; NULL: all of it is float */
+const char *nib_reader_config(const nib_reader *reader);   /* text of config.json; NULL: none */
 
 /* One tensor by name, yours. NIB_E_ARGUMENT when there is none. */
 nib_tensor *nib_reader_load(nib_reader *reader, const char *name);

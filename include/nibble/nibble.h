@@ -82,6 +82,8 @@ typedef enum nib_dtype {               /* an element, nothing else; values are s
     NIB_U1 = 49, NIB_U2 = 50, NIB_U3 = 51, NIB_U4 = 52, NIB_U5 = 53, NIB_U6 = 54, NIB_U7 = 55,
 } nib_dtype;
 
+const char *nib_dtype_name(nib_dtype dtype); /* "bf16", "f8_e4m3fn"; "?" for no dtype */
+
 enum { NIB_MAX_DIMS = 8 };
 typedef struct nib_shape { int ndim; int64_t dim[NIB_MAX_DIMS]; } nib_shape;
 

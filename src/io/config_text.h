@@ -9,6 +9,12 @@
 #include <nibble/nibble.h>
 
 #include "base/mem.h"
+#include "io/checkpoint.h"
+
+/* config.json beside the weights; both NULL with NIB_OK when there is none (a single file, a folder
+ * without). json_decref gives the document back, nib_mem_strfree the text, which may be NULL. */
+nib_status nib_config_text_load(nib_mem *mem, const nib_checkpoint *checkpoint, json_t **config,
+                                char **text);
 
 /* The text with `key` of its outermost object set to `value`, or removed for a NULL value. A new
  * key comes last, in the indentation of the others. `path` is for errors and may be NULL. Give

@@ -6,6 +6,10 @@
 #include "base/error.h"
 #include "io/checkpoint.h"
 #include "io/npy.h"
+#include "io/config_text.h"
+#include "io/format.h"
+#include "io/manifest.h"
+#include "quant/scheme.h"
 #include "tensor/context.h"
 #include "tensor/dtype.h"
 #include "tensor/tensor.h"
@@ -13,8 +17,51 @@
 struct nib_reader {
     nib_ctx *ctx;
     nib_checkpoint *checkpoint;
-    size_t next;
+    nib_manifest manifest;
+    char *config;             /* text of config.json, or NULL */
+    char **schemes;           /* [manifest.count], as text; NULL: float */
+    size_t schemes_count;
+    const nib_stored **owner; /* [checkpoint->count], whose part a tensor is; NULL: plain */
+    size_t owner_count, next, next_weight;
 };
+
+static char *scheme_text(nib_mem *mem, const nib_stored *item) {
+    nib_text text = {.mem = mem};
+    if (item->config) nib_config_print(item->config, &text);
+    char *copy = text.failed ? NULL : nib_mem_strdup(mem, text.data ? text.data : "");
+    nib_text_free(&text);
+    return copy;
+}
+
+static void own(nib_reader *r, const nib_stored *item, const char *name) {
+    const nib_checkpoint_tensor *t = nib_checkpoint_find(r->checkpoint, name);
+    if (t) r->owner[t - r->checkpoint->tensors] = item;
+}
+
+/* Which weights there are, and which tensors are their parts. */
+static nib_status read_weights(nib_reader *r) {
+    nib_mem *mem = nib_ctx_mem(r->ctx);
+    json_t *config = NULL;
+    nib_status status = nib_config_text_load(mem, r->checkpoint, &config, &r->config);
+    if (status >= NIB_OK) status = nib_manifest_read(mem, r->checkpoint, config, &r->manifest);
+    json_decref(config);
+    NIB_TRY(status);
+    r->schemes = nib_mem_alloc_array(mem, r->manifest.count, sizeof *r->schemes);
+    if (!r->schemes) return nib_last_error()->status;
+    r->schemes_count = r->manifest.count;
+    r->owner = nib_mem_alloc_array(mem, r->checkpoint->count, sizeof *r->owner);
+    if (!r->owner) return nib_last_error()->status;
+    r->owner_count = r->checkpoint->count;
+    for (size_t i = 0; i < r->manifest.count; i++) {
+        const nib_stored *item = &r->manifest.items[i];
+        if (!item->layout) continue;
+        r->schemes[i] = scheme_text(mem, item);
+        if (!r->schemes[i]) return nib_last_error()->status;
+        for (int k = 0; k < item->nparts; k++) own(r, item, item->parts[k].name);
+        for (int k = 0; k < item->nconstants; k++) own(r, item, item->constants[k].name);
+    }
+    return NIB_OK;
+}
 
 nib_reader *nib_reader_open(nib_ctx *ctx, const char *path) {
     if (!path) return NIB_RAISE_NULL(NIB_E_ARGUMENT, "no path to read from");
@@ -22,16 +69,61 @@ nib_reader *nib_reader_open(nib_ctx *ctx, const char *path) {
     nib_reader *reader = nib_mem_alloc_zero(mem, sizeof *reader);
     if (!reader) return NULL;
     reader->ctx = ctx;
+    reader->manifest.mem = mem;
     reader->checkpoint = nib_checkpoint_open(mem, path);
-    if (reader->checkpoint) return reader;
+    if (reader->checkpoint && read_weights(reader) >= NIB_OK) return reader;
     nib_reader_free(reader);
     return NULL;
 }
 
-void nib_reader_free(nib_reader *reader) {
-    if (!reader) return;
-    nib_checkpoint_close(reader->checkpoint);
-    nib_mem_free(nib_ctx_mem(reader->ctx), reader, sizeof *reader);
+void nib_reader_free(nib_reader *r) {
+    if (!r) return;
+    nib_mem *mem = nib_ctx_mem(r->ctx);
+    for (size_t i = 0; i < r->schemes_count; i++) nib_mem_strfree(mem, r->schemes[i]);
+    nib_mem_free(mem, r->schemes, r->schemes_count * sizeof *r->schemes);
+    nib_mem_free(mem, r->owner, r->owner_count * sizeof *r->owner);
+    nib_mem_strfree(mem, r->config);
+    nib_manifest_free(&r->manifest);
+    nib_checkpoint_close(r->checkpoint);
+    nib_mem_free(mem, r, sizeof *r);
+}
+
+const char *nib_reader_format(const nib_reader *r) {
+    return r && r->manifest.format ? r->manifest.format->name : NULL;
+}
+
+const char *nib_reader_config(const nib_reader *r) { return r ? r->config : NULL; }
+
+nib_status nib_reader_next_weight(nib_reader *r, nib_weight_info *info) {
+    if (!r) return nib_last_error()->status;
+    const nib_stored *item = NULL;
+    while (!item) { /* a weight comes where its first part lies */
+        if (r->next_weight == r->checkpoint->count) return NIB_END;
+        const char *name = r->checkpoint->tensors[r->next_weight].entry->name;
+        const nib_stored *part_of = r->owner[r->next_weight++];
+        if (!part_of)
+            item = nib_manifest_find(&r->manifest, name);
+        else if (strcmp(part_of->parts[0].name, name) == 0)
+            item = part_of;
+    }
+    size_t bytes = 0; /* as the files have them: a pending weight's parts are not known by shape */
+    for (int k = 0; k < item->nparts + item->nconstants; k++) {
+        const char *name = k < item->nparts ? item->parts[k].name
+                                            : item->constants[k - item->nparts].name;
+        const nib_checkpoint_tensor *t = nib_checkpoint_find(r->checkpoint, name);
+        if (t) bytes += t->entry->size;
+    }
+    *info = (nib_weight_info){
+        .name = item->name,
+        .dtype = item->dtype,
+        .shape_known = !item->pending,
+        .shape = item->shape,
+        .bytes = bytes,
+        .file = r->checkpoint->shards[item->shard].name,
+        .scheme = r->schemes[item - r->manifest.items],
+        .layout = item->layout ? item->layout->name : NULL,
+    };
+    return NIB_OK;
 }
 
 size_t nib_reader_count(const nib_reader *reader) { return reader ? reader->checkpoint->count : 0; }
@@ -66,13 +158,16 @@ nib_status nib_reader_next(nib_reader *reader, nib_tensor_info *info, nib_tensor
             .shape = at->entry->shape,
             .bytes = at->entry->size,
             .file = reader->checkpoint->shards[at->shard].name,
+            .scheme = reader->owner[reader->next]
+                          ? reader->schemes[reader->owner[reader->next] - reader->manifest.items]
+                          : NULL,
         };
     reader->next++;
     return NIB_OK;
 }
 
 void nib_reader_rewind(nib_reader *reader) {
-    if (reader) reader->next = 0;
+    if (reader) reader->next = reader->next_weight = 0;
 }
 
 nib_tensor *nib_reader_load(nib_reader *reader, const char *name) {

@@ -11,12 +11,7 @@
 #define NIB_TIED_HEAD  "lm_head.weight"
 #define NIB_TIED_TABLE "model.embed_tokens.weight"
 
-/* config.json beside the weights; both NULL with NIB_OK when there is none (a single file, a folder
- * without). json_decref gives the document back, nib_mem_strfree the text, which may be NULL. */
-nib_status nib_file_config_load(nib_mem *mem, const nib_checkpoint *checkpoint, json_t **config,
-                                char **text);
-
-/* The same text with "quantization_config" of `config` in it, and the tie cut if `config` says so;
+/* The text of config.json with "quantization_config" of `config` in it, and the tie cut if `config` says so;
  * everything else stays to the byte as it was written. */
 nib_status nib_file_config_text(const char *text, const json_t *config, nib_text *out);
 #endif

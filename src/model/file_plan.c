@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/text_util.h"
 #include "flow/candidate.h"
+#include "io/config_text.h"
 #include "model/file_config.h"
 #include "quant/codes.h"
 #include "quant/layouts.h"
@@ -132,7 +133,7 @@ nib_status nib_file_plan_open(nib_ctx *ctx, const char *from, const nib_rule *ru
     NIB_TRY_GOTO(nib_selection_open(p->mem, rules, nrules, select, &p->selection), fail);
     p->source = nib_checkpoint_open(p->mem, from);
     if (!p->source) goto fail;
-    NIB_TRY_GOTO(nib_file_config_load(p->mem, p->source, &p->config, &p->config_text), fail);
+    NIB_TRY_GOTO(nib_config_text_load(p->mem, p->source, &p->config, &p->config_text), fail);
     NIB_TRY_GOTO(refuse_quantized(p), fail);
     const nib_checkpoint_tensor *tied = tied_source(p);
     count = p->source->count + (tied != NULL);

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "base/text_util.h"
+#include "io/config_text.h"
 #include "io/format.h"
 #include "io/manifest.h"
 #include "model/file_config.h"
@@ -143,7 +144,7 @@ nib_status nib_verify_file(nib_ctx *ctx, const char *path, const char *source, n
     v.path = nib_checkpoint_open(v.mem, path);
     v.source = v.path ? nib_checkpoint_open(v.mem, source) : NULL;
     if (!v.source) goto done;
-    NIB_TRY_GOTO(nib_file_config_load(v.mem, v.path, &config, NULL), done);
+    NIB_TRY_GOTO(nib_config_text_load(v.mem, v.path, &config, NULL), done);
     NIB_TRY_GOTO(nib_manifest_read(v.mem, v.path, config, &v.manifest), done);
     if (!v.manifest.format) {
         NIB_RAISE(NIB_E_FORMAT, "this checkpoint is not quantized in a format known here");

@@ -6,7 +6,6 @@
 /* Bits of one element, 0 for a value that is no dtype. Sub-byte codes are stored packed. */
 int nib_dtype_bits(nib_dtype dtype);
 
-const char *nib_dtype_name(nib_dtype dtype);       /* "bf16", "f8_e4m3fn"; "?" for no dtype */
 const char *nib_dtype_torch_name(nib_dtype dtype); /* "bfloat16", "float8_e4m3fn"; "" if none */
 nib_dtype   nib_dtype_from_torch_name(const char *name); /* with or without "torch."; 0: unknown */
 

@@ -114,5 +114,16 @@ stdout_empty
 stderr_has "$tmp/b/eval.json"
 stderr_has "at byte 15"
 
+# info: of a folder all that config.json and the files tell, of a single file what it holds.
+run 0 info models/kjv-llama --json
+stdout_has '"architecture": "LlamaForCausalLM"'
+stdout_has '"parameters": 4459264'
+stdout_has '"name": "model.layers.4.mlp.down_proj.weight"'
+run 0 info models/kjv-llama/model.safetensors
+stdout_has "no architecture told, all float; 4.46 million parameters"
+run 3 info README.md
+stdout_empty
+stderr_has "README.md"
+
 [ "$failures" -eq 0 ] || exit 1
 echo "the command: all as documented"

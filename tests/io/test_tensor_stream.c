@@ -103,5 +103,61 @@ TEST(rows_written_in_any_order_read_back_the_same) {
     test_folder_remove(dir);
 }
 
+TEST(weights_of_a_quantized_checkpoint_come_whole_and_their_tensors_name_the_scheme) {
+    static const struct { const char *scheme, *format, *layout; bool shape_known; } table[] = {
+        {"int8_weight_only", "torchao", "int8_row", true},
+        {"int8_weight_only:granularity=group,group_size=64", "native", "int8_row", true},
+        {"qint4", "quanto", "quanto_bits", false},
+    };
+    for (size_t k = 0; k < sizeof table / sizeof *table; k++) {
+        NEEDS_SCHEME(table[k].scheme);
+        TEST_FOLDER(dir);
+        nib_ctx *ctx = nib_ctx_new(NULL);
+        nib_config *config = nib_config_parse(table[k].scheme);
+        const nib_rule rule = {"*", config};
+        CHECK_OK(nib_quantize_file(ctx, "models/kjv-llama", IN(dir, "q"), &rule, 1, NULL,
+                                   &(nib_file_options){.format = table[k].format}));
+        nib_reader *reader = nib_reader_open(ctx, IN(dir, "q"));
+        CHECK_MADE(reader);
+        CHECK_TEXT(nib_reader_format(reader), table[k].format);
+        CHECK(strstr(nib_reader_config(reader), "\"LlamaForCausalLM\""));
+        nib_weight_info w;
+        int quantized = 0, all = 0;
+        size_t bytes = 0, tensor_bytes = 0;
+        for (nib_status status; (status = nib_reader_next_weight(reader, &w)) != NIB_END; all++) {
+            CHECK_OK(status);
+            bytes += w.bytes;
+            if (!w.scheme) continue;
+            quantized++;
+            CHECK_TEXT(w.scheme, table[k].scheme);
+            CHECK_TEXT(w.layout, table[k].layout);
+            CHECK_INT(w.dtype, NIB_BF16);
+            CHECK_INT(w.shape_known, table[k].shape_known);
+            if (w.shape_known && strstr(w.name, "down_proj"))
+                CHECK(w.shape.ndim == 2 && w.shape.dim[0] == 256 && w.shape.dim[1] == 768);
+        }
+        CHECK_INT(quantized, 35); /* 5 layers of 7 matrices, 11 norms, the table */
+        CHECK_INT(all, 47);
+        nib_tensor_info t;
+        int parts = 0;
+        while (nib_reader_next(reader, &t, NULL) == NIB_OK) {
+            tensor_bytes += t.bytes;
+            parts += t.scheme != NULL;
+            if (t.scheme) CHECK_TEXT(t.scheme, table[k].scheme);
+        }
+        CHECK_INT(bytes, tensor_bytes);
+        CHECK_INT(parts, nib_reader_count(reader) - 12);
+        nib_reader_free(reader);
+        reader = nib_reader_open(ctx, "models/kjv-llama");
+        CHECK_MADE(reader);
+        CHECK(!nib_reader_format(reader));
+        nib_reader_free(reader);
+        nib_config_free(config);
+        nib_ctx_free(ctx);
+        test_folder_remove(dir);
+    }
+}
+
 TESTS(RUNS(tensors_come_one_by_one_and_then_the_end),
-      RUNS(rows_written_in_any_order_read_back_the_same))
+      RUNS(rows_written_in_any_order_read_back_the_same),
+      RUNS(weights_of_a_quantized_checkpoint_come_whole_and_their_tensors_name_the_scheme))
