@@ -427,12 +427,15 @@ static int cannot_reserve(int fd, off_t size) {
 
 /* Mounts that nobody else sees: as root, or as root of a user namespace that holds this user. */
 static bool own_mounts(void) {
-    const uid_t user = getuid();
+    const unsigned user = getuid(), group = getgid();
     if (unshare(CLONE_NEWNS) != 0) {
         char map[32];
         if (unshare(CLONE_NEWUSER | CLONE_NEWNS) != 0) return false;
-        snprintf(map, sizeof map, "0 %u 1", (unsigned)user);
+        snprintf(map, sizeof map, "0 %u 1", user);
         write_over("/proc/self/uid_map", map);
+        snprintf(map, sizeof map, "0 %u 1", group);
+        write_over("/proc/self/setgroups", "deny"); /* without it no gid_map */
+        write_over("/proc/self/gid_map", map);
     }
     return mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0;
 }
