@@ -44,8 +44,7 @@ TEST(a_missing_tokenizer_passes_its_cause_on) {
 
 TEST(a_folder_tells_its_special_tokens) {
     static const char *const configs[] = {
-        "{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"</"
-        "s>\",\"lstrip\":false},\"pad_token\":null}",
+        "{\"bos_token\":\"<s>\",\"eos_token\":{\"content\":\"</s>\"},\"pad_token\":null}",
         "{\"bos_token\":7}",
         "[",
     };
