@@ -60,7 +60,13 @@ typedef struct place { int64_t row, rows; int bands; } place; /* rows from `row`
 /* The next run, read while this one is at work. Failing to is nothing yet: the caller reads again. */
 typedef struct ahead { place at; nib_tensor *buffer; nib_status status; } ahead;
 
-typedef struct piece { nib_tensor *rows; nib_status status; int64_t nonfinite; nib_measure cost; } piece;
+typedef struct piece {
+    nib_tensor *rows;
+    nib_status status;
+    int64_t nonfinite;
+    nib_measure cost;
+    float scale, zero;                 /* its own copy of those that all pieces share */
+} piece;
 
 typedef struct run {
     const nib_stream *s;
@@ -125,16 +131,28 @@ static nib_status read_rows(const nib_stream *s, nib_tensor *weight, const place
     return NIB_OK;
 }
 
+/* Where the codes of a piece go. Each piece writes a scale that holds for the whole weight, the
+ * same value; only the first writes it where it stays. */
+static nib_codes codes_of_piece(const run *r, int64_t i) {
+    piece *p = &r->pieces[i];
+    nib_codes codes = nib_codes_rows(&r->codes, i * r->piece_rows, p->rows->shape.dim[0]);
+    if (i > 0 && r->s->desc.block_rows > 1 && nib_qdesc_blocks(&codes.desc) == 1) {
+        codes.scale = &p->scale;
+        if (codes.zero) codes.zero = &p->zero;
+    }
+    return codes;
+}
+
 static nib_status quantize_piece(const run *r, int64_t i) {
     const nib_config *config = r->s->config;
     const nib_tensor *rows = r->pieces[i].rows;
-    nib_codes codes = nib_codes_rows(&r->codes, i * r->piece_rows, rows->shape.dim[0]);
+    nib_codes codes = codes_of_piece(r, i);
     return config->scheme->quantize(config, r->stats, rows, &codes);
 }
 
 static void measure_piece(run *r, int64_t i) {
     const nib_tensor *rows = r->pieces[i].rows;
-    const nib_codes codes = nib_codes_rows(&r->codes, i * r->piece_rows, rows->shape.dim[0]);
+    const nib_codes codes = codes_of_piece(r, i);
     const int64_t count = nib_tensor_count(rows);
     int block;
     float *before = nib_scratch_take(&r->scratch, &block), *after = before + count;
