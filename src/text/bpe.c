@@ -63,6 +63,11 @@ void nib_bpe_work_free(nib_bpe_work *work) {
     nib_mem_free(work->mem, work, sizeof *work);
 }
 
+size_t nib_bpe_work_bytes(const nib_bpe_work *work) {
+    return CACHE_SLOTS * sizeof *work->cache + work->heap_room * sizeof *work->heap +
+           work->symbol_room * sizeof *work->symbols;
+}
+
 static size_t pair_hash(uint64_t pair) {
     pair ^= pair >> 32;
     pair *= 0x9e3779b97f4a7c15u; /* 2^64 divided by the golden ratio */

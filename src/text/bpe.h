@@ -32,6 +32,7 @@ typedef struct nib_bpe {
 typedef struct nib_bpe_work nib_bpe_work;
 nib_bpe_work *nib_bpe_work_new(nib_mem *mem);
 void nib_bpe_work_free(nib_bpe_work *work);
+size_t nib_bpe_work_bytes(const nib_bpe_work *work); /* what it holds now */
 
 /* Read the "model" of a tokenizer.json. On failure *bpe is empty and needs no free. */
 nib_status nib_bpe_read(nib_bpe *bpe, nib_mem *mem, const json_t *model);

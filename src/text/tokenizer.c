@@ -34,7 +34,19 @@ nib_text_work *nib_text_work_take(const nib_tokenizer *t) {
     return NULL;
 }
 
+/* What a long text made large is given back rather than kept for the next. */
+enum { MOST_KEPT_BYTES = 4 << 20 };
+static size_t pieces_bytes(const nib_pieces *p) {
+    return p->text.room + p->room * sizeof *p->spans;
+}
+
 void nib_text_work_give(const nib_tokenizer *t, nib_text_work *work) {
+    const size_t bytes = work->normal.room + work->spare_normal.room + pieces_bytes(&work->pieces) +
+                         pieces_bytes(&work->spare_pieces) + nib_bpe_work_bytes(work->bpe);
+    if (bytes > MOST_KEPT_BYTES) {
+        work_free(work);
+        return;
+    }
     _Atomic(nib_text_work *) *slot = (_Atomic(nib_text_work *) *)(uintptr_t)&t->work;
     work_free(atomic_exchange(slot, work));
 }

@@ -76,6 +76,23 @@ TEST(a_folder_tells_its_special_tokens) {
     CHECK_INT(nib_mem_used(NULL), 0);
 }
 
+TEST(a_long_text_leaves_no_large_work_space_behind) {
+    nib_tokenizer *t = nib_tokenizer_load(NULL, GOLDEN "llama2.json");
+    CHECK_MADE(t);
+    const size_t loaded = nib_mem_used(NULL), length = 2000000;
+    char *text = malloc(length);
+    CHECK_MADE(text);
+    for (size_t i = 0; i < length; i++) text[i] = "a word and another one. "[i % 24];
+    nib_ids ids = {0};
+    CHECK_OK(nib_tokenizer_encode(t, text, length, false, &ids));
+    CHECK(ids.count > 100000);
+    nib_ids_free(&ids);
+    CHECK(nib_mem_used(NULL) < loaded + (5 << 20));
+    free(text);
+    nib_tokenizer_free(t);
+    CHECK_INT(nib_mem_used(NULL), 0);
+}
+
 enum { THREADS = 4, ROUNDS = 8 };
 typedef struct worker {
     const nib_tokenizer *tokenizer;
@@ -123,4 +140,5 @@ TEST(threads_share_a_tokenizer_and_get_the_same_ids) {
 
 TESTS(RUNS(calls_append_and_a_failed_one_leaves_what_was_there),
       RUNS(a_missing_tokenizer_passes_its_cause_on), RUNS(a_folder_tells_its_special_tokens),
+      RUNS(a_long_text_leaves_no_large_work_space_behind),
       RUNS(threads_share_a_tokenizer_and_get_the_same_ids))
