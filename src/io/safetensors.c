@@ -285,7 +285,25 @@ static int by_name(const void *a, const void *b) {
     return strcmp((*x)->name, (*y)->name);
 }
 static int by_key(const void *a, const void *b) {
-    return strcmp(((const nib_safetensors_pair *)a)->key, ((const nib_safetensors_pair *)b)->key);
+    const nib_safetensors_pair *const *x = a, *const *y = b;
+    return strcmp((*x)->key, (*y)->key);
+}
+
+/* torchao's metadata has a key for each tensor: they are looked up as tensors are. */
+static nib_status check_keys(const parser *p) {
+    nib_safetensors *file = p->file;
+    file->by_key = nib_mem_alloc_array(file->mem, file->metadata_count, sizeof *file->by_key);
+    if (!file->by_key) return NIB_E_MEMORY;
+    for (size_t i = 0; i < file->metadata_count; i++) file->by_key[i] = &file->metadata[i];
+    if (file->metadata_count)
+        qsort(file->by_key, file->metadata_count, sizeof *file->by_key, by_key);
+    for (size_t i = 1; i < file->metadata_count; i++) {
+        const char *key = file->by_key[i]->key;
+        if (strcmp(file->by_key[i - 1]->key, key) != 0) continue;
+        NIB_RAISE(NIB_E_FORMAT, "__metadata__ has \"%.60s\" twice", key);
+        return nib_error_at(p->scan.path, NULL, 8);
+    }
+    return NIB_OK;
 }
 
 /* Sorting finds names that are there twice without a hash that a hostile file could defeat. */
@@ -301,18 +319,7 @@ static nib_status check_names(const parser *p) {
         NIB_RAISE(NIB_E_FORMAT, "two tensors have this name");
         return wrong(p, a->header_offset > b->header_offset ? a : b);
     }
-    if (file->metadata_count < 2) return NIB_OK;
-    const size_t size = file->metadata_count * sizeof *file->metadata;
-    nib_safetensors_pair *sorted = nib_mem_alloc(file->mem, size);
-    if (!sorted) return NIB_E_MEMORY;
-    memcpy(sorted, file->metadata, size);
-    qsort(sorted, file->metadata_count, sizeof *sorted, by_key);
-    nib_status status = NIB_OK;
-    for (size_t i = 1; i < file->metadata_count && status == NIB_OK; i++)
-        if (strcmp(sorted[i - 1].key, sorted[i].key) == 0)
-            status = NIB_RAISE(NIB_E_FORMAT, "__metadata__ has \"%.60s\" twice", sorted[i].key);
-    nib_mem_free(file->mem, sorted, size);
-    return status < NIB_OK ? nib_error_at(p->scan.path, NULL, 8) : NIB_OK;
+    return check_keys(p);
 }
 
 /* ---- the length in front ---- */
@@ -407,6 +414,7 @@ void nib_safetensors_close(nib_safetensors *file) {
     nib_mem_free(mem, file->entries, file->room * sizeof *file->entries);
     nib_mem_free(mem, file->by_name, file->count * sizeof *file->by_name);
     nib_mem_free(mem, file->metadata, file->metadata_room * sizeof *file->metadata);
+    nib_mem_free(mem, file->by_key, file->metadata_count * sizeof *file->by_key);
     nib_mem_free(mem, file->names, file->names_size);
     nib_mem_free(mem, file, sizeof *file);
 }
@@ -425,8 +433,15 @@ const nib_safetensors_entry *nib_safetensors_find(const nib_safetensors *file, c
 }
 
 const char *nib_safetensors_metadata(const nib_safetensors *file, const char *key) {
-    for (size_t i = 0; i < file->metadata_count; i++)
-        if (strcmp(file->metadata[i].key, key) == 0) return file->metadata[i].value;
+    for (size_t low = 0, high = file->metadata_count; low < high;) {
+        const size_t middle = low + (high - low) / 2;
+        const int order = strcmp(key, file->by_key[middle]->key);
+        if (order == 0) return file->by_key[middle]->value;
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
     return NULL;
 }
 

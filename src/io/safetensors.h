@@ -43,6 +43,7 @@ typedef struct nib_safetensors {
     const nib_safetensors_entry **by_name;
     nib_safetensors_pair *metadata; /* in the order of the file */
     size_t metadata_count, metadata_room;
+    const nib_safetensors_pair **by_key;
     size_t data_offset; /* where the tensors begin: 8 + N */
     char *names;        /* all decoded strings */
     size_t names_size;
