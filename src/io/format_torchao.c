@@ -108,8 +108,8 @@ static json_t *attributes(const nib_stored *item, const struct tensor_class *c) 
         return json_pack("{s:o, s:o, s:o, s:n}", "target_dtype", torch_dtype(d->code), "block_size",
                          list_of(block, 2), "dtype", torch_dtype(d->math), "activation_quantization");
     if (strcmp(c->type, "Int4Tensor") == 0)
-        return json_pack("{s:n, s:o, s:o}", "activation_dtype", "block_size", list_of(block, 2), "shape",
-                         list_of(shape, 2));
+        return json_pack("{s:o, s:o, s:o}", "activation_dtype", torch_dtype(NIB_BF16), "block_size",
+                         list_of(block, 2), "shape", list_of(shape, 2)); /* bf16 whatever the weight's */
     return json_pack("{s:o, s:o}", "block_size", list_of(block, 2), "shape", list_of(shape, 2));
 }
 
@@ -137,6 +137,10 @@ static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metad
     for (size_t i = 0; i < manifest->count; i++) {
         json_array_append_new(names, json_string(manifest->items[i].name));
         NIB_TRY_GOTO(add_text(out, manifest->items[i].name, describe(&manifest->items[i])), fail);
+    }
+    if (manifest->tied) {                  /* upstream goes by the model's state_dict(), where it is */
+        json_array_append_new(names, json_string(manifest->tied));
+        NIB_TRY_GOTO(add_text(out, manifest->tied, describe(&(nib_stored){ 0 })), fail);
     }
     return add_text(out, "tensor_names", names);
 fail:
@@ -251,9 +255,12 @@ static json_t *quant_type(const nib_manifest *manifest) {
 }
 
 static nib_status config(const nib_manifest *manifest, json_t *root) {
-    json_t *about = json_pack("{s:b, s:n, s:s, s:{s:o}, s:b}", "include_input_output_embeddings", 0,
-                              "modules_to_not_convert", "quant_method", "torchao", "quant_type", "default",
-                              quant_type(manifest), "untie_embedding_weights", 0);
+    bool head = false;                     /* null leaves the head out, so that [] must say: nothing */
+    for (size_t i = 0; i < manifest->count; i++)
+        head |= manifest->items[i].layout && strcmp(manifest->items[i].name, "lm_head.weight") == 0;
+    json_t *about = json_pack("{s:b, s:o, s:s, s:{s:o}, s:b}", "include_input_output_embeddings", 0,
+                              "modules_to_not_convert", head ? json_array() : json_null(), "quant_method", "torchao",
+                              "quant_type", "default", quant_type(manifest), "untie_embedding_weights", 0);
     if (about && json_object_set_new(root, "quantization_config", about) == 0) return NIB_OK;
     return NIB_RAISE(NIB_E_MEMORY, "no memory for quantization_config");
 }
@@ -362,6 +369,11 @@ static nib_status read_weight(const nib_checkpoint *checkpoint, const char *name
             return NIB_RAISE(NIB_E_UNSUPPORTED, "%s with \"%s\" is not known here yet: its activations are quantized",
                              type, active[i]);
     }
+    nib_dtype multiplied;                  /* int4 for fp8 activations is quantized by another rule */
+    NIB_TRY(get_dtype(data, "activation_dtype", NIB_BF16, &multiplied));
+    if (multiplied != NIB_BF16)
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "%s for activations of %s is not known here yet", type,
+                         nib_dtype_name(multiplied));
     char *qdata = flat_name(out->mem, name, "qdata");
     char *scale_name = qdata ? flat_name(out->mem, name, c->data_names[1] && strcmp(c->data_names[1], "scale_and_zero") == 0
                                                             ? "scale_and_zero" : "scale") : NULL;

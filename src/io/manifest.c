@@ -129,11 +129,7 @@ nib_status nib_manifest_check_parts(const nib_checkpoint *checkpoint, nib_stored
             return nib_error_at(nib_checkpoint_file(checkpoint, t->shard), p->name,
                                 (int64_t)t->entry->header_offset);
         }
-        if (i && t->shard != item->shard) {
-            NIB_RAISE(NIB_E_FORMAT, "the parts of %s lie in two files", item->name);
-            return nib_error_at(nib_checkpoint_file(checkpoint, t->shard), p->name, -1);
-        }
-        item->shard = t->shard;
+        if (i == 0) item->shard = t->shard;   /* the others may lie elsewhere: upstream splits them */
     }
     return NIB_OK;
 }

@@ -36,12 +36,13 @@ typedef struct nib_stored {            /* one weight */
     int nconstants;
     nib_stored_constant constants[NIB_MAX_CONSTANTS]; /* found when reading: whatever they hold */
     bool pending;                      /* the file does not tell the shape: see nib_manifest_resolve */
-    size_t shard;                      /* the file that its parts lie in, or go to */
+    size_t shard;                      /* the file that its first part lies in, or all go to */
 } nib_stored;
 
 typedef struct nib_manifest {
     nib_mem *mem;
     const struct nib_format *format;   /* NULL: every weight is float */
+    const char *tied;                  /* when writing: a second name of a weight, in no file; or NULL */
     nib_stored *items;                 /* in file order */
     size_t count, room;
     const nib_stored **by_name;        /* set by nib_manifest_index */
@@ -67,8 +68,8 @@ nib_status nib_manifest_index(nib_manifest *manifest);
 int64_t nib_stored_count(const nib_stored *item);      /* numbers in the weight */
 size_t nib_stored_bytes(const nib_stored *item);       /* of all its parts, in the file */
 
-/* For formats that read: the item's parts are in the checkpoint, in one file, with the dtypes and
- * shapes that the layout calls for; sets item->shard. And: everything else as dense weights. */
+/* For formats that read: the item's parts are in the checkpoint, with the dtypes and shapes that the
+ * layout calls for; sets item->shard to the first one's. And: everything else as dense weights. */
 const char *nib_checkpoint_file(const nib_checkpoint *checkpoint, size_t shard); /* path of a shard */
 nib_status nib_manifest_check_parts(const nib_checkpoint *checkpoint, nib_stored *item);
 nib_status nib_manifest_add_rest(nib_manifest *manifest, const nib_checkpoint *checkpoint);

@@ -116,11 +116,20 @@ static nib_status fill_manifest(nib_file_plan *p, const draft *drafts, size_t co
     return nib_manifest_index(&p->manifest);
 }
 
-/* A tied head has no weight of its own; asked for, it gets the embedding's and the tie is cut. */
-static const nib_checkpoint_tensor *tied_source(const nib_file_plan *p) {
+/* A tied head has no weight of its own: that of the embedding, or NULL when it is not tied. */
+static const nib_checkpoint_tensor *tied_table(const nib_file_plan *p) {
     const bool tied = p->config && json_is_true(json_object_get(p->config, "tie_word_embeddings"));
-    if (!tied || !p->selection.select.head || nib_checkpoint_find(p->source, NIB_TIED_HEAD)) return NULL;
-    return nib_checkpoint_find(p->source, NIB_TIED_TABLE);
+    return tied && !nib_checkpoint_find(p->source, NIB_TIED_HEAD) ? nib_checkpoint_find(p->source, NIB_TIED_TABLE) : NULL;
+}
+
+/* Asked for, the head gets the embedding's weight and the tie is cut; else a language model has it
+ * under two names. */
+static const nib_checkpoint_tensor *tied_source(nib_file_plan *p) {
+    const nib_checkpoint_tensor *table = tied_table(p);
+    const char *kind = json_string_value(json_array_get(json_object_get(p->config, "architectures"), 0));
+    if (table && p->selection.select.head) return table;
+    if (table && kind && nib_text_ends(kind, "ForCausalLM")) p->manifest.tied = NIB_TIED_HEAD;
+    return NULL;
 }
 
 nib_status nib_file_plan_open(nib_ctx *ctx, const char *from, const nib_rule *rules, size_t nrules,
