@@ -230,7 +230,12 @@ typedef struct nib_session_options {
 } nib_session_options;
 nib_session *nib_session_new(nib_ctx *ctx, const nib_model *model, const nib_session_options *options);
 nib_status   nib_session_feed(nib_session *s, const int32_t *tokens, size_t n);
-nib_status   nib_session_next(nib_session *s, int32_t *token);       /* NIB_OK, NIB_END or an error */
+
+/* One more token; NIB_END with -1 when an end was sampled (it is not given out) or max_tokens, which
+ * counts prompt and answer, are reached. Feeding more goes on after an end. */
+nib_status   nib_session_next(nib_session *s, int32_t *token);
+
+/* The same for n sessions of one model and context; NIB_END when none of them has more to say. */
 nib_status   nib_sessions_step(nib_session *const *s, size_t n, int32_t *tokens);
 const float *nib_session_logits(const nib_session *s, size_t *count); /* borrowed until the next step */
 void         nib_session_free(nib_session *s);       /* a failed session refuses calls with the same cause */

@@ -1,7 +1,9 @@
 /* Evaluating against transformers and plain Python: tests/golden/eval/make.py. */
+#include <errno.h>
 #include <jansson.h>
 
 #include "base/mem.h"
+#include "base/sys.h"
 #include "golden_model.h"
 #include "tensor/context.h"
 #include "test_files.h"
@@ -163,7 +165,68 @@ TEST(bad_data_is_an_error_that_names_file_line_and_what_is_wrong) {
     nib_ctx_free(ctx);
 }
 
+/* Run one task with the Nth allocation failing, N = 0, 1, ... until it passes. What can do without
+ * (a cache) may go on, to the same result. */
+static void starve(void **state_, const char *task, const char *file, bool reference) {
+    bool done = false;
+    nib_eval want = {.context = 64, .limit = 2};
+    for (long n = -1; !done; n += n < 300 ? 1 : 17) {
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1});
+        nib_model *model = nib_model_load(ctx, EVAL "with_bos", NULL);
+        nib_eval e = {.context = 64, .limit = 2, .reference = reference ? model : NULL};
+        nib_mem_fail_after(n, false);
+        const nib_status status = nib_eval_file(ctx, model, task, file, &e);
+        done = nib_mem_fail_after(-1, false) <= n;
+        if (n < 0) {
+            CHECK_OK(status);
+            want = e;
+            done = false;
+        } else if (status == NIB_OK) {
+            CHECK_NEAR(e.perplexity, want.perplexity, 0);
+            CHECK_NEAR(e.acc, want.acc, 0);
+        } else {
+            CHECK_INT(status, NIB_E_MEMORY);
+            CHECK(!done);
+        }
+        CHECK_INT(ctx->owned_count, 0);
+        nib_model_free(model);
+        nib_ctx_free(ctx);
+    }
+}
+
+TEST(every_failed_system_call_while_evaluating_is_reported) {
+    bool done = false;
+    for (long n = 0; !done; n++) {
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1});
+        nib_model *model = nib_model_load(ctx, EVAL "with_bos", NULL);
+        nib_eval e = {.limit = 1};
+        nib_sys_fail_after(n, EIO);
+        const nib_status status = nib_eval_file(ctx, model, "lambada", EVAL "lambada.jsonl", &e);
+        done = nib_sys_fail_after(-1, 0) <= n;
+        if (done)
+            CHECK_OK(status);
+        else if (status != NIB_OK)
+            CHECK_INT(status, NIB_E_IO); /* closing may fail unnoticed */
+        nib_model_free(model);
+        nib_ctx_free(ctx);
+    }
+}
+
+TEST(every_failed_allocation_while_evaluating_is_reported) {
+    TEST_FOLDER(folder);
+    size_t size;
+    char *text = test_read(EVAL "text.txt", &size);
+    test_write(IN(folder, "text"), text, 300);
+    free(text);
+    starve(state_, "perplexity", IN(folder, "text"), true);
+    starve(state_, "hellaswag", EVAL "hellaswag.jsonl", false);
+    starve(state_, "lambada", EVAL "lambada.jsonl", false);
+    test_folder_remove(folder);
+}
+
 TESTS(RUNS(perplexity_equals_that_of_transformers_by_both_protocols_with_and_without_bos),
       RUNS(a_model_differs_by_nothing_from_itself),
       RUNS(hellaswag_and_lambada_equal_those_of_transformers_in_both_spellings),
-      RUNS(bad_data_is_an_error_that_names_file_line_and_what_is_wrong))
+      RUNS(bad_data_is_an_error_that_names_file_line_and_what_is_wrong),
+      RUNS(every_failed_system_call_while_evaluating_is_reported),
+      RUNS(every_failed_allocation_while_evaluating_is_reported))
