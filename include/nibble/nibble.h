@@ -214,6 +214,8 @@ typedef struct nib_load_options {
     bool no_mmap;
 } nib_load_options;
 nib_model  *nib_model_load(nib_ctx *ctx, const char *path, const nib_load_options *options); /* folder */
+/* Write a model, quantized or not, as a folder like the one it was loaded from; `path` must not exist.
+ * `format` as in nib_file_options. Weights are the source's in name and file. */
 nib_status  nib_model_save(const nib_model *model, const char *path, const char *format);
 void        nib_model_free(nib_model *model);
 nib_module *nib_model_root(nib_model *model);        /* borrowed; change it before the first session */

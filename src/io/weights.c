@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "io/manifest.h"
 #include "quant/codes.h"
+#include "quant/scheme.h"
 #include "tensor/context.h"
 #include "tensor/dtype.h"
 #include "tensor/tensor.h"
@@ -56,6 +57,8 @@ bool nib_weights_has(const nib_weights *w, const char *name) {
 const char *nib_weights_metadata(const nib_weights *w, const char *key) {
     return nib_checkpoint_metadata(w->checkpoint, key);
 }
+
+const nib_checkpoint *nib_weights_checkpoint(const nib_weights *w) { return w->checkpoint; }
 
 size_t nib_weights_file_bytes(const nib_weights *w) { return w->checkpoint->payload; }
 
@@ -122,6 +125,10 @@ static nib_tensor *quantized(const nib_weights *w, const nib_stored *item) {
     nib_tensor *t =
         all ? nib_tensor_quantized(w->ctx, item->layout, &item->desc, part, offset) : NULL;
     for (int i = 0; i < item->nparts; i++) nib_storage_release(part[i]);
+    if (t && item->config && !(t->config = nib_config_copy(item->config))) {
+        nib_tensor_free(t);
+        return NULL;
+    }
     return t;
 }
 

@@ -8,6 +8,8 @@
 #include <jansson.h>
 #include <nibble/nibble.h>
 
+#include "io/checkpoint.h"
+
 typedef struct nib_weights nib_weights;
 
 /* Open the checkpoint at `path` and check every header. `config` is its config.json. `dtype`: of
@@ -32,6 +34,9 @@ nib_tensor *nib_weights_get(nib_weights *weights, const char *name, const nib_sh
 nib_status nib_weights_error_at(const nib_weights *weights, const char *name);
 
 const char *nib_weights_metadata(const nib_weights *weights, const char *key); /* or NULL */
+
+/* The files behind the weights, borrowed. */
+const nib_checkpoint *nib_weights_checkpoint(const nib_weights *weights);
 
 /* Bytes of all tensors in the files. */
 size_t nib_weights_file_bytes(const nib_weights *weights);

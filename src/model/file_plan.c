@@ -13,9 +13,6 @@
 #include "tensor/context.h"
 #include "tensor/dtype.h"
 
-/* What is known of an item before the format is chosen. */
-typedef struct draft { const nib_config *config; nib_qdesc desc; } draft;
-
 void nib_file_plan_close(nib_file_plan *p) {
     for (size_t i = 0; i < p->items_room; i++) nib_mem_strfree(p->mem, p->items[i].why_left);
     nib_mem_free(p->mem, p->items, p->items_room * sizeof *p->items);
@@ -42,17 +39,19 @@ static nib_status refuse_quantized(const nib_file_plan *p) {
 }
 
 static nib_status plan_one(nib_file_plan *p, const char *name, const nib_checkpoint_tensor *t,
-                           nib_file_item *item, draft *d) {
+                           nib_file_item *item, nib_draft *d) {
     nib_tensor_candidate c;
     NIB_TRY(nib_tensor_candidate_of(name, t->entry->dtype, &t->entry->shape, &c));
     const char *why_left;
     *item = (nib_file_item){ .source = t, .kind = c.kind, .matrix = c.matrix };
+    *d = (nib_draft){ .name = name, .dtype = t->entry->dtype, .shape = t->entry->shape, .shard = t->shard };
     d->config = nib_selection_config(&p->selection, &c.candidate, &why_left);
     if (d->config) {
         const nib_site site = { c.kind, c.name, t->entry->shape, t->entry->dtype };
         nib_act in = { 0 }, out = { 0 };
         const nib_status status = d->config->scheme->plan(d->config, &site, &d->desc, &in, &out);
-        if (status >= NIB_OK) return NIB_OK;
+        d->quantized = status >= NIB_OK;
+        if (d->quantized) return NIB_OK;
         nib_error_at(NULL, c.name, -1);
         if ((status != NIB_E_SHAPE && status != NIB_E_DTYPE) || !p->selection.select.leave_unfit) return status;
         d->config = NULL;
@@ -63,7 +62,7 @@ static nib_status plan_one(nib_file_plan *p, const char *name, const nib_checkpo
     return item->why_left ? NIB_OK : nib_last_error()->status;
 }
 
-static const nib_format *choose_format(const draft *drafts, size_t count, const char *asked) {
+static const nib_format *choose_format(const nib_draft *drafts, size_t count, const char *asked) {
     const char *system = NULL;
     if (asked) {
         const nib_format *found = nib_format_find(asked);
@@ -75,8 +74,8 @@ static const nib_format *choose_format(const draft *drafts, size_t count, const 
                               near ? ", did you mean \"" : "", near ? near : "", near ? "\"?" : "");
     }
     for (size_t i = 0; i < count; i++) {
-        if (!drafts[i].config) continue;
-        const char *own = drafts[i].config->scheme->system;
+        if (!drafts[i].quantized) continue;
+        const char *own = drafts[i].config ? drafts[i].config->scheme->system : "native";
         if (system && strcmp(system, own) != 0) return nib_format_find("native");
         system = own;
     }
@@ -84,36 +83,43 @@ static const nib_format *choose_format(const draft *drafts, size_t count, const 
     return own ? own : nib_format_find("native");
 }
 
-static nib_status refuse_format(const nib_format *format, const nib_config *config, const nib_qdesc *desc,
-                                const char *name) {
-    nib_text able = { 0 }, scheme = { 0 };
-    for (size_t i = 0; nib_format_at(i); i++)
-        if (nib_format_at(i)->layout(config, desc))
-            nib_text_format(&able, "%s%s", able.length ? ", " : "", nib_format_at(i)->name);
-    nib_config_print(config, &scheme);
-    NIB_RAISE(NIB_E_UNSUPPORTED, "format %s cannot hold %s; formats that can: %s", format->name,
-              scheme.data ? scheme.data : "it", able.data ? able.data : "none");
-    nib_text_free(&able);
-    nib_text_free(&scheme);
-    return nib_error_at(NULL, name, -1);
+/* Only our own format can do without knowing how the codes were made. */
+static const nib_layout *layout_in(const nib_format *format, const nib_draft *d) {
+    return d->config || strcmp(format->name, "native") == 0 ? format->layout(d->config, &d->desc) : NULL;
 }
 
-static nib_status fill_manifest(nib_file_plan *p, const draft *drafts, size_t count, const char *asked) {
-    p->manifest.format = choose_format(drafts, count, asked);
-    if (!p->manifest.format) return nib_last_error()->status;
+static nib_status refuse_format(const nib_format *format, const nib_draft *d) {
+    nib_text able = { 0 }, scheme = { 0 };
+    for (size_t i = 0; nib_format_at(i); i++)
+        if (layout_in(nib_format_at(i), d))
+            nib_text_format(&able, "%s%s", able.length ? ", " : "", nib_format_at(i)->name);
+    if (d->config) nib_config_print(d->config, &scheme);
+    NIB_RAISE(NIB_E_UNSUPPORTED, "format %s cannot hold %s; formats that can: %s", format->name,
+              scheme.data ? scheme.data : "codes of an unknown scheme", able.data ? able.data : "none");
+    nib_text_free(&able);
+    nib_text_free(&scheme);
+    return nib_error_at(NULL, d->name, -1);
+}
+
+nib_status nib_file_plan_fill(nib_file_plan *p, const nib_draft *drafts, size_t count, const char *asked) {
+    const nib_format *format = choose_format(drafts, count, asked);
+    if (!format) return nib_last_error()->status;
+    for (size_t i = 0; i < count; i++)
+        if (drafts[i].quantized) p->manifest.format = format;
     for (size_t i = 0; i < count; i++) {
-        const nib_checkpoint_tensor *t = p->items[i].source;
-        const char *name = i == p->source->count ? NIB_TIED_HEAD : t->entry->name;
-        if (!drafts[i].config) {
-            NIB_TRY(nib_manifest_add_dense(&p->manifest, name, t->entry->dtype, t->entry->shape, t->shard));
+        const nib_draft *d = &drafts[i];
+        if (!d->quantized) {
+            NIB_TRY(nib_manifest_add_dense(&p->manifest, d->name, d->dtype, d->shape, d->shard));
             continue;
         }
-        const nib_layout *layout = p->manifest.format->layout(drafts[i].config, &drafts[i].desc);
-        if (!layout) return refuse_format(p->manifest.format, drafts[i].config, &drafts[i].desc, name);
-        NIB_TRY(nib_manifest_add_quantized(&p->manifest, name, drafts[i].config, layout, &drafts[i].desc,
-                                           t->shard));
+        const nib_layout *layout = layout_in(format, d);
+        if (!layout) return refuse_format(format, d);
+        NIB_TRY(nib_manifest_add_quantized(&p->manifest, d->name, d->config, layout, &d->desc, d->shard));
     }
-    return nib_manifest_index(&p->manifest);
+    NIB_TRY(nib_manifest_index(&p->manifest));
+    if (!p->config) return NIB_OK;
+    (void)json_object_del(p->config, "quantization_config");   /* of another format: not there any more */
+    return p->manifest.format && format->config ? format->config(&p->manifest, p->config) : NIB_OK;
 }
 
 /* A tied head has no weight of its own: that of the embedding, or NULL when it is not tied. */
@@ -136,7 +142,7 @@ nib_status nib_file_plan_open(nib_ctx *ctx, const char *from, const nib_rule *ru
                               const nib_select *select, const nib_file_options *options,
                               nib_file_plan *p) {
     *p = (nib_file_plan){ .ctx = ctx, .mem = nib_ctx_mem(ctx), .manifest = { .mem = nib_ctx_mem(ctx) } };
-    draft *drafts = NULL;
+    nib_draft *drafts = NULL;
     size_t count = 0;
     NIB_TRY_GOTO(nib_nonfinite_parse(options->nonfinite, &p->nonfinite), fail);
     NIB_TRY_GOTO(nib_selection_open(p->mem, rules, nrules, select, &p->selection), fail);
@@ -156,7 +162,7 @@ nib_status nib_file_plan_open(nib_ctx *ctx, const char *from, const nib_rule *ru
         const bool head = i == p->source->count;
         const nib_checkpoint_tensor *t = head ? tied : &p->source->tensors[i];
         NIB_TRY_GOTO(plan_one(p, head ? NIB_TIED_HEAD : t->entry->name, t, &p->items[i], &drafts[i]), fail_at);
-        any |= drafts[i].config != NULL;
+        any |= drafts[i].quantized;
     }
     if (!any) {
         const nib_select *s = &p->selection.select;
@@ -164,13 +170,12 @@ nib_status nib_file_plan_open(nib_ctx *ctx, const char *from, const nib_rule *ru
                   s->include ? s->include : "", s->exclude ? " less exclude " : "", s->exclude ? s->exclude : "");
         goto fail_at;
     }
-    NIB_TRY_GOTO(fill_manifest(p, drafts, count, options->format), fail_at);
-    p->unties_head = tied && drafts[p->source->count].config;
+    p->unties_head = tied && drafts[p->source->count].quantized;
     if (p->config && p->unties_head && json_object_set_new(p->config, "tie_word_embeddings", json_false()) != 0) {
         NIB_RAISE(NIB_E_MEMORY, "no memory for config.json");
         goto fail;
     }
-    if (p->config && p->manifest.format->config) NIB_TRY_GOTO(p->manifest.format->config(&p->manifest, p->config), fail);
+    NIB_TRY_GOTO(nib_file_plan_fill(p, drafts, count, options->format), fail_at);
     nib_mem_free(p->mem, drafts, count * sizeof *drafts);
     return NIB_OK;
 fail_at:

@@ -28,7 +28,7 @@ typedef struct nib_file_plan {
     bool unties_head;                  /* lm_head.weight is made from the embedding */
     nib_selection selection;
     nib_nonfinite nonfinite;
-    nib_manifest manifest;             /* of what is written */
+    nib_manifest manifest;             /* of what is written; no format: all of it float */
     nib_file_item *items;
     size_t items_room;
 } nib_file_plan;
@@ -39,6 +39,20 @@ nib_status nib_file_plan_open(nib_ctx *ctx, const char *from, const nib_rule *ru
                               const nib_select *select, const nib_file_options *options,
                               nib_file_plan *out);
 void       nib_file_plan_close(nib_file_plan *plan);
+
+/* What is known of a weight before the format is chosen. */
+typedef struct nib_draft {
+    const char *name;
+    nib_dtype dtype; nib_shape shape;  /* of the float weight */
+    size_t shard;                      /* file that it goes to */
+    bool quantized;
+    const nib_config *config;          /* NULL with `quantized`: not known */
+    nib_qdesc desc;
+} nib_draft;
+
+/* Fill plan->manifest with the drafts, in the format that was asked for or that of the schemes, and
+ * set plan->config's "quantization_config". Needs mem and config. */
+nib_status nib_file_plan_fill(nib_file_plan *plan, const nib_draft *drafts, size_t count, const char *format);
 
 /* Totals into the report that the caller gave, and a row for each matrix. */
 void nib_file_plan_report(const nib_file_plan *plan, bool dry_run);

@@ -6,7 +6,6 @@
 #include "base/error.h"
 #include "base/text_util.h"
 #include "io/checkpoint_write.h"
-#include "model/file_config.h"
 #include "model/file_plan.h"
 #include "model/file_report.h"
 #include "model/resume.h"
@@ -38,15 +37,6 @@ static nib_status read_source(void *user, void *to, size_t size, size_t offset) 
 static nib_status put_part(void *user, int part, const void *bytes, size_t size, size_t offset) {
     const work *w = user;
     return nib_checkpoint_writer_put(w->out, w->first + (size_t)part, bytes, size, offset);
-}
-
-static nib_status put_constants(const work *w, const nib_stored *stored) {
-    for (int k = 0; k < stored->nconstants; k++) {
-        const nib_stored_constant *c = &stored->constants[k];
-        NIB_TRY(nib_checkpoint_writer_put(w->out, w->first + (size_t)(stored->nparts + k), c->bytes,
-                                          (size_t)nib_dtype_bits(c->dtype) / 8, 0));
-    }
-    return NIB_OK;
 }
 
 static nib_status step(void *user, size_t bytes) {
@@ -151,7 +141,7 @@ static nib_status write_shard(work *w, size_t shard, unsigned char *buffer) {
                 status = nib_checkpoint_writer_keep(w->out, w->first + (size_t)k);
         } else {
             status = stored->layout ? quantize_item(w, stored, item) : copy_item(w, item, buffer);
-            if (status >= NIB_OK) status = put_constants(w, stored);
+            if (status >= NIB_OK) status = nib_shard_plan_constants(stored, w->first, w->out);
             item->done = status >= NIB_OK;
             if (status >= NIB_OK) status = note(w, false);
         }
@@ -161,40 +151,10 @@ static nib_status write_shard(work *w, size_t shard, unsigned char *buffer) {
     return status >= NIB_OK ? note(w, true) : status;
 }
 
-static nib_status write_texts(work *w) {
-    const nib_file_plan *plan = &w->plan;
-    nib_text text = { .mem = plan->mem };
-    nib_status status = NIB_OK;
-    const char *side = plan->manifest.format->side_file
-                           ? plan->manifest.format->side_file(&plan->manifest, &text, &status) : NULL;
-    if (side && status >= NIB_OK) status = nib_checkpoint_writer_file(w->out, side, text.data, text.length);
-    nib_text_free(&text);
-    if (status >= NIB_OK) status = nib_file_report_text(plan, &text);
+static nib_status write_report(work *w) {
+    nib_text text = { .mem = w->plan.mem };
+    nib_status status = nib_file_report_text(&w->plan, &text);
     if (status >= NIB_OK) status = nib_checkpoint_writer_file(w->out, "quant_report.json", text.data, text.length);
-    nib_text_free(&text);
-    if (status >= NIB_OK && !plan->source->is_file) status = nib_checkpoint_writer_carry(w->out, plan->source);
-    if (status >= NIB_OK && plan->config) {
-        status = nib_file_config_text(plan->config_text, plan->config, &text);
-        if (status >= NIB_OK) status = nib_checkpoint_writer_file(w->out, "config.json", text.data, text.length);
-        nib_text_free(&text);
-    }
-    return status;
-}
-
-static nib_status predict(const nib_file_plan *plan, size_t *weights, size_t *index, size_t *config) {
-    nib_text text = { .mem = plan->mem };
-    *weights = 0;
-    for (size_t i = 0; i < plan->source->shard_count; i++) {
-        nib_shard_plan shard;
-        NIB_TRY(nib_shard_plan_open(plan, i, &shard));
-        *weights += shard.size;
-        nib_shard_plan_close(&shard);
-    }
-    nib_status status = nib_shard_plan_index(plan, &text);
-    *index = text.length;
-    nib_text_free(&text);
-    if (status >= NIB_OK && plan->config) status = nib_file_config_text(plan->config_text, plan->config, &text);
-    *config = text.length;
     nib_text_free(&text);
     return status;
 }
@@ -215,7 +175,8 @@ static nib_status do_work(work *w, const char *to, const nib_file_options *optio
     }
     for (size_t i = 0; i < plan->source->shard_count && status >= NIB_OK; i++) status = write_shard(w, i, buffer);
     nib_mem_free(plan->mem, buffer, COPY_BYTES);
-    if (status >= NIB_OK && !w->single) status = write_texts(w);
+    if (status >= NIB_OK && !w->single) status = write_report(w);
+    if (status >= NIB_OK && !w->single) status = nib_shard_plan_texts(plan, w->out);
     if (status >= NIB_OK) return nib_checkpoint_writer_finish(w->out);
     const nib_error cause = *nib_last_error();
     if (w->unlike)
@@ -239,7 +200,7 @@ nib_status nib_quantize_file(nib_ctx *ctx, const char *from, const char *to, con
     NIB_TRY(nib_file_plan_open(ctx, from, rules, n, select, &o, &w.plan));
     size_t weights = 0, index = 0, config = 0;
     w.total = (double)w.plan.source->payload;
-    nib_status status = predict(&w.plan, &weights, &index, &config);
+    nib_status status = nib_shard_plan_predict(&w.plan, &weights, &index, &config);
     if (status >= NIB_OK && !o.dry_run) status = do_work(&w, to, &o, weights + index + config);
     if (status >= NIB_OK) nib_file_plan_report(&w.plan, o.dry_run);
     nib_report *report = w.plan.selection.select.report;

@@ -1,9 +1,22 @@
 #include "model/shard_plan.h"
 
 #include "base/error.h"
+#include "model/file_config.h"
+#include "tensor/dtype.h"
 
 const char *nib_shard_plan_name(const nib_file_plan *plan, size_t shard) {
     return plan->source->is_file ? "model.safetensors" : plan->source->shards[shard].name;
+}
+
+/* Of tied weights under one name, the source's metadata may tell the other. */
+static nib_status add_alias(const nib_file_plan *plan, nib_metadata_list *metadata) {
+    static const char *const names[] = { NIB_TIED_HEAD, NIB_TIED_TABLE };
+    for (int i = 0; i < 2; i++) {
+        const char *alias = nib_checkpoint_metadata(plan->source, names[i]);
+        if (alias && !nib_manifest_find(&plan->manifest, names[i]))
+            NIB_TRY(nib_metadata_add(metadata, names[i], alias));
+    }
+    return NIB_OK;
 }
 
 nib_status nib_shard_plan_open(const nib_file_plan *plan, size_t shard, nib_shard_plan *out) {
@@ -22,7 +35,10 @@ nib_status nib_shard_plan_open(const nib_file_plan *plan, size_t shard, nib_shar
             out->planned[out->count++] = (nib_safetensors_planned){ item->constants[k].name, item->constants[k].dtype,
                                                                     { 0 } };
     }
-    nib_status status = plan->manifest.format->metadata(&plan->manifest, shard, &out->metadata);
+    const nib_format *format = plan->manifest.format;
+    nib_status status = format ? format->metadata(&plan->manifest, shard, &out->metadata)
+                               : nib_metadata_add(&out->metadata, "format", "pt");
+    if (status >= NIB_OK) status = add_alias(plan, &out->metadata);
     const nib_safetensors_plan whole = { out->planned, out->count, out->metadata.pairs, out->metadata.count };
     if (status >= NIB_OK) status = nib_safetensors_plan_size(plan->mem, &whole, &out->size, &out->payload);
     if (status < NIB_OK) nib_shard_plan_close(out);
@@ -60,4 +76,48 @@ nib_status nib_shard_plan_index(const nib_file_plan *plan, nib_text *out) {
     nib_mem_strfree(plan->mem, text);
     nib_mem_free(plan->mem, names, count * 2 * sizeof *names);
     return text && !out->failed ? NIB_OK : nib_last_error()->status;
+}
+
+nib_status nib_shard_plan_predict(const nib_file_plan *plan, size_t *weights, size_t *index,
+                                  size_t *config) {
+    nib_text text = { .mem = plan->mem };
+    *weights = 0;
+    for (size_t i = 0; i < plan->source->shard_count; i++) {
+        nib_shard_plan shard;
+        NIB_TRY(nib_shard_plan_open(plan, i, &shard));
+        *weights += shard.size;
+        nib_shard_plan_close(&shard);
+    }
+    nib_status status = nib_shard_plan_index(plan, &text);
+    *index = text.length;
+    nib_text_free(&text);
+    if (status >= NIB_OK && plan->config) status = nib_file_config_text(plan->config_text, plan->config, &text);
+    *config = text.length;
+    nib_text_free(&text);
+    return status;
+}
+
+nib_status nib_shard_plan_constants(const nib_stored *item, size_t first, nib_checkpoint_writer *out) {
+    for (int k = 0; k < item->nconstants; k++) {
+        const nib_stored_constant *c = &item->constants[k];
+        NIB_TRY(nib_checkpoint_writer_put(out, first + (size_t)(item->nparts + k), c->bytes,
+                                          (size_t)nib_dtype_bits(c->dtype) / 8, 0));
+    }
+    return NIB_OK;
+}
+
+nib_status nib_shard_plan_texts(const nib_file_plan *plan, nib_checkpoint_writer *out) {
+    nib_text text = { .mem = plan->mem };
+    nib_status status = NIB_OK;
+    const nib_format *format = plan->manifest.format;
+    const char *side = format && format->side_file ? format->side_file(&plan->manifest, &text, &status) : NULL;
+    if (side && status >= NIB_OK) status = nib_checkpoint_writer_file(out, side, text.data, text.length);
+    nib_text_free(&text);
+    if (status >= NIB_OK && !plan->source->is_file) status = nib_checkpoint_writer_carry(out, plan->source);
+    if (status >= NIB_OK && plan->config) {
+        status = nib_file_config_text(plan->config_text, plan->config, &text);
+        if (status >= NIB_OK) status = nib_checkpoint_writer_file(out, "config.json", text.data, text.length);
+        nib_text_free(&text);
+    }
+    return status;
 }

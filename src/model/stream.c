@@ -55,7 +55,7 @@ size_t nib_stream_memory(const nib_config *config, const nib_qdesc *desc, const 
 }
 
 /* ---- one run of rows ---- */
-typedef struct place { int64_t row, rows; int bands; } place; /* rows from `row` on of every band */
+typedef nib_place place;
 
 /* The next run, read while this one is at work. Failing to is nothing yet: the caller reads again. */
 typedef struct ahead { place at; nib_tensor *buffer; nib_status status; } ahead;
@@ -238,7 +238,7 @@ static nib_status put_part(nib_stream *s, int index, const nib_part *part, const
     return NIB_OK;
 }
 
-static nib_status pack_and_put(nib_stream *s, const nib_codes *codes, const place *at) {
+nib_status nib_stream_put(nib_stream *s, const nib_codes *codes, const nib_place *at) {
     nib_mem *mem = nib_ctx_mem(s->ctx);
     nib_part whole[NIB_MAX_PARTS], packed[NIB_MAX_PARTS];
     const int n = s->layout->parts(&s->desc, whole);
@@ -313,7 +313,7 @@ static nib_status output_run(nib_stream *s, nib_tensor *weight, const place *at,
         nib_parallel_for(s->ctx->pool, FIRST_PIECE + r.count, 1, do_tasks, &r);
         status = settle_run(s, &r, at, out->first_pass);
     }
-    if (status >= NIB_OK) status = pack_and_put(s, &r.codes, at);
+    if (status >= NIB_OK) status = nib_stream_put(s, &r.codes, at);
     close_run(&r);
     if (status >= NIB_OK && s->step) status = s->step(s->user, nib_tensor_bytes(weight));
     return status;

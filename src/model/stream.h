@@ -39,6 +39,14 @@ typedef struct nib_stream {
 
 nib_status nib_stream_run(nib_stream *stream);
 
+/* Pack codes of `rows` rows from `row` on of each of B bands, those of one band after those of the
+ * other, and put the bytes. Of a stream only ctx, layout, desc, put and user are asked for. */
+typedef struct nib_place { int64_t row, rows; int bands; } nib_place;
+nib_status nib_stream_put(nib_stream *stream, const nib_codes *codes, const nib_place *at);
+
+/* Put the codes of a quantized tensor of the same desc, whatever layout it has in memory. */
+nib_status nib_stream_repack(nib_stream *stream, const nib_tensor *from);
+
 /* Bytes of memory that the stream will hold at once. */
 size_t nib_stream_memory(const nib_config *config, const nib_qdesc *desc, const nib_layout *layout);
 #endif

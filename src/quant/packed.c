@@ -191,6 +191,10 @@ nib_tensor *nib_quantize_tensor(const nib_tensor *weight, const nib_config *conf
     NIB_TRY_GOTO(nib_scheme_measure(own, &stats, matrix), done);
     NIB_TRY_GOTO(nib_quantize_packed(ctx, own, &stats, layout, &desc, matrix, bytes), done);
     t = nib_tensor_quantized(ctx, layout, &desc, storage, offset);
+    if (t) {
+        t->config = own;
+        own = NULL;
+    }
 done:
     for (int i = 0; i < NIB_MAX_PARTS; i++) nib_storage_release(storage[i]);
     nib_tensor_free(matrix);

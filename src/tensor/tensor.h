@@ -20,6 +20,7 @@ struct nib_tensor {
     int64_t stride[NIB_MAX_DIMS];      /* dense only, in elements */
     const nib_layout *layout;          /* NULL: dense */
     nib_qdesc desc;                    /* quantized only */
+    nib_config *config;                /* how the codes were made, owned; NULL: not known */
     int nparts;
     nib_storage *part[NIB_MAX_PARTS];
     size_t part_offset[NIB_MAX_PARTS]; /* bytes into the storage */
