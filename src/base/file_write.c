@@ -18,12 +18,16 @@
 #include "base/path.h"
 #include "base/sys.h"
 
+/* Often enough that the disk is never idle, seldom enough that looking for dirty pages costs nothing. */
+enum { WRITE_BACK_BYTES = 64 << 20 };
+
 struct nib_file_writer {
     nib_mem *mem;
     char *path, *temp, *parent;
     int fd; /* -1 once synced and closed */
     size_t size;
     bool failed; /* a write or sync failed: nothing may be committed */
+    size_t unsynced; /* bytes put since the disk was last told to begin */
 };
 
 /* A folder of many writers needs names that differ; O_EXCL finds out when one does not. */
@@ -170,6 +174,11 @@ nib_status nib_file_writer_put(nib_file_writer *writer, const void *from, size_t
             return nib_error_at(writer->path, NULL, (int64_t)(offset + done));
         }
         done += (size_t)moved;
+    }
+    writer->unsynced += size;
+    if (writer->unsynced >= WRITE_BACK_BYTES) {
+        nib_sys_write_back(writer->fd, 0, 0); /* all of the file that is dirty */
+        writer->unsynced = 0;
     }
     return NIB_OK;
 }

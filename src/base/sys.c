@@ -28,6 +28,16 @@ static int real_fallocate(int fd, off_t size) {
 #endif
 }
 
+/* The page cache would sit on most of a large file until fsync, and the disk idle until then. */
+static int real_write_back(int fd, off_t offset, off_t size) {
+#ifdef SYNC_FILE_RANGE_WRITE
+    return sync_file_range(fd, offset, size, SYNC_FILE_RANGE_WRITE);
+#else
+    (void)fd, (void)offset, (void)size;
+    return 0;
+#endif
+}
+
 static int real_size_limit(size_t *most) {
     struct rlimit limit;
     if (getrlimit(RLIMIT_FSIZE, &limit) < 0) return -1;
@@ -57,6 +67,7 @@ const nib_sys nib_sys_real = {
     .lstat = real_lstat,
     .fsync = fsync,
     .fallocate = real_fallocate,
+    .write_back = real_write_back,
     .size_limit = real_size_limit,
     .ftruncate = ftruncate,
     .lock = real_lock,
@@ -173,6 +184,12 @@ int nib_sys_fallocate(int fd, size_t size) {
         result = fails() ? errno : table->fallocate(fd, (off_t)size);
     } while (result == EINTR);
     return result;
+}
+
+void nib_sys_write_back(int fd, size_t offset, size_t size) {
+    const int before = errno;
+    if (!fails()) (void)table->write_back(fd, (off_t)offset, (off_t)size);
+    errno = before;
 }
 
 int nib_sys_size_limit(size_t *most) {

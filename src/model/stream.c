@@ -1,5 +1,6 @@
 #include "model/stream.h"
 
+#include <math.h>
 #include <nettle/sha2.h>
 #include <string.h>
 
@@ -19,7 +20,7 @@
 enum { RUN_BYTES = 24 << 20, PIECE_ELEMENTS = 1 << 16 };
 
 nib_status nib_nonfinite_parse(const char *text, nib_nonfinite *out) {
-    static const char *const names[] = { "error", "keep", "zero" };
+    static const char *const names[] = {"error", "keep", "zero"};
     *out = NIB_NONFINITE_ERROR;
     for (int i = 0; text && i < 3; i++) {
         if (strcmp(text, names[i]) != 0) continue;
@@ -30,7 +31,8 @@ nib_status nib_nonfinite_parse(const char *text, nib_nonfinite *out) {
     return NIB_RAISE(NIB_E_ARGUMENT, "nonfinite is \"%s\", want error, keep or zero", text);
 }
 
-static bool whole_weight(const nib_config *config, const nib_qdesc *desc, const nib_layout *layout) {
+static bool whole_weight(const nib_config *config, const nib_qdesc *desc,
+                         const nib_layout *layout) {
     return (config->scheme->whole && config->scheme->whole(config)) ||
            (layout->bands && layout->bands(desc) == 0);
 }
@@ -40,14 +42,16 @@ static int bands_of(const nib_config *config, const nib_qdesc *desc, const nib_l
 }
 
 /* How many rows of each band fit a run. */
-static int64_t rows_at_most(const nib_config *config, const nib_qdesc *desc, const nib_layout *layout) {
+static int64_t rows_at_most(const nib_config *config, const nib_qdesc *desc,
+                            const nib_layout *layout) {
     if (whole_weight(config, desc, layout)) return desc->rows;
     const int64_t row_bytes = desc->cols * nib_dtype_bits(desc->math) / 8;
     const int64_t rows = RUN_BYTES / row_bytes / bands_of(config, desc, layout);
     return rows > 0 ? rows : 1;
 }
 
-size_t nib_stream_memory(const nib_config *config, const nib_qdesc *desc, const nib_layout *layout) {
+size_t nib_stream_memory(const nib_config *config, const nib_qdesc *desc,
+                         const nib_layout *layout) {
     const int bands = bands_of(config, desc, layout);
     const int64_t most = rows_at_most(config, desc, layout);
     const int64_t rows = most * bands < desc->rows ? most * bands : desc->rows;
@@ -57,15 +61,20 @@ size_t nib_stream_memory(const nib_config *config, const nib_qdesc *desc, const 
 /* ---- one run of rows ---- */
 typedef nib_place place;
 
-/* The next run, read while this one is at work. Failing to is nothing yet: the caller reads again. */
-typedef struct ahead { place at; nib_tensor *buffer; nib_status status; } ahead;
+/* The next run, read while this one is at work. Failing to is nothing yet: the caller reads again.
+ */
+typedef struct ahead {
+    place at;
+    nib_tensor *buffer;
+    nib_status status;
+} ahead;
 
 typedef struct piece {
     nib_tensor *rows;
     nib_status status;
     int64_t nonfinite;
     nib_measure cost;
-    float scale, zero;                 /* its own copy of those that all pieces share */
+    float scale, zero; /* its own copy of those that all pieces share */
 } piece;
 
 typedef struct run {
@@ -73,11 +82,12 @@ typedef struct run {
     nib_codes codes;
     const nib_tensor *weight;
     const nib_stats *stats;
-    struct sha256_ctx *sha;            /* NULL: no digest of this run */
-    ahead *ahead;                      /* NULL: this is the last run */
+    struct sha256_ctx *sha; /* NULL: no digest of this run */
+    ahead *ahead;           /* NULL: this is the last run */
+    struct behind *behind;  /* NULL: this is the first */
     int64_t piece_rows, count;
-    piece *pieces;                     /* made before the threads start */
-    nib_scratch scratch;               /* floats before and after, when measuring */
+    piece *pieces;       /* made before the threads start */
+    nib_scratch scratch; /* floats before and after, when measuring */
 } run;
 
 static bool is_nonfinite(const void *data, nib_dtype dtype, int64_t i) {
@@ -127,7 +137,8 @@ static nib_status read_rows(const nib_stream *s, nib_tensor *weight, const place
     const size_t row_bytes = (size_t)s->desc.cols * ((size_t)nib_dtype_bits(s->desc.math) / 8);
     unsigned char *to = weight->part[0]->data + weight->part_offset[0];
     for (int b = 0; b < at->bands; b++, to += (size_t)at->rows * row_bytes)
-        NIB_TRY(s->read(s->user, to, (size_t)at->rows * row_bytes, (size_t)(b * band + at->row) * row_bytes));
+        NIB_TRY(s->read(s->user, to, (size_t)at->rows * row_bytes,
+                        (size_t)(b * band + at->row) * row_bytes));
     return NIB_OK;
 }
 
@@ -162,21 +173,30 @@ static void measure_piece(run *r, int64_t i) {
     nib_scratch_give(&r->scratch, block);
 }
 
+/* The sum of squares that measuring gives is finite exactly if the weights are, which saves looking
+ * at them once more. */
 static void do_piece(run *r, int64_t i) {
     piece *p = &r->pieces[i];
-    p->nonfinite = settle_nonfinite(r->s, p->rows);
+    const bool look = !r->s->measure || r->s->nonfinite == NIB_NONFINITE_ZERO;
+    if (look) p->nonfinite = settle_nonfinite(r->s, p->rows);
     if (p->nonfinite && r->s->nonfinite == NIB_NONFINITE_ERROR) return;
     p->status = quantize_piece(r, i);
-    if (p->status >= NIB_OK && r->s->measure) measure_piece(r, i);
+    if (p->status < NIB_OK || !r->s->measure) return;
+    measure_piece(r, i);
+    if (!look && !isfinite(p->cost.signal)) p->nonfinite = settle_nonfinite(r->s, p->rows);
 }
 
-/* The digest and the reading of the next run are the longest tasks, so they are claimed first. */
-enum { DIGEST, READ_AHEAD, FIRST_PIECE };
+static void write_behind(const nib_stream *s, struct behind *b);
+
+/* The longest tasks are claimed first. */
+enum { DIGEST, WRITE_BEHIND, READ_AHEAD, FIRST_PIECE };
 static void do_tasks(void *user, int64_t begin, int64_t end) {
     run *r = user;
     for (int64_t i = begin; i < end; i++) {
         if (i >= FIRST_PIECE)
             do_piece(r, i - FIRST_PIECE);
+        else if (i == WRITE_BEHIND && r->behind)
+            write_behind(r->s, r->behind);
         else if (i == READ_AHEAD && r->ahead)
             r->ahead->status = read_rows(r->s, r->ahead->buffer, &r->ahead->at);
         else if (i == DIGEST && r->sha)
@@ -200,12 +220,14 @@ static nib_status open_run(run *r) {
     const nib_qdesc desc = nib_qdesc_of_rows(&s->desc, rows);
     NIB_TRY(nib_codes_alloc(mem, &desc, &r->codes));
     r->piece_rows = rows;
-    if (!whole_weight(s->config, &s->desc, s->layout)) r->piece_rows = cols < PIECE_ELEMENTS ? PIECE_ELEMENTS / cols : 1;
+    if (!whole_weight(s->config, &s->desc, s->layout))
+        r->piece_rows = cols < PIECE_ELEMENTS ? PIECE_ELEMENTS / cols : 1;
     r->count = (rows + r->piece_rows - 1) / r->piece_rows;
     r->pieces = nib_mem_alloc_array(mem, (size_t)r->count, sizeof *r->pieces);
     if (!r->pieces) return nib_last_error()->status;
     for (int64_t i = 0; i < r->count; i++) {
-        const int64_t row = i * r->piece_rows, n = rows - row < r->piece_rows ? rows - row : r->piece_rows;
+        const int64_t row = i * r->piece_rows,
+                      n = rows - row < r->piece_rows ? rows - row : r->piece_rows;
         r->pieces[i].rows = nib_tensor_slice(r->weight, 0, row, n);
         if (!r->pieces[i].rows) return nib_last_error()->status;
     }
@@ -216,9 +238,10 @@ static nib_status open_run(run *r) {
 static nib_status settle_run(nib_stream *s, run *r, const place *at, bool first_pass) {
     for (int64_t i = 0; i < r->count; i++) {
         const piece *p = &r->pieces[i];
-        if (p->nonfinite && s->nonfinite == NIB_NONFINITE_ERROR) return refuse_nonfinite(s, r->weight, at);
+        if (p->nonfinite && s->nonfinite == NIB_NONFINITE_ERROR)
+            return refuse_nonfinite(s, r->weight, at);
         if (p->status < NIB_OK)
-            return quantize_piece(r, i);   /* once more on this thread, to have the cause on record */
+            return quantize_piece(r, i); /* once more on this thread, to have the cause on record */
         if (first_pass) s->nonfinite_count += p->nonfinite;
         s->cost.signal += p->cost.signal;
         s->cost.noise += p->cost.noise;
@@ -227,44 +250,96 @@ static nib_status settle_run(nib_stream *s, run *r, const place *at, bool first_
     return NIB_OK;
 }
 
-/* ---- parts of a run, to their places ---- */
-static nib_status put_part(nib_stream *s, int index, const nib_part *part, const unsigned char *bytes,
-                           const place *at) {
+/* ---- parts of a run, to their places, while the next run is at work ---- */
+typedef struct behind {
+    nib_codes codes;
+    place at;
+    int n;
+    void *bytes[NIB_MAX_PARTS];
+    size_t size[NIB_MAX_PARTS];
+    nib_status status;
+    nib_error error; /* of the thread that wrote */
+} behind;
+
+static nib_status put_part(const nib_stream *s, int index, const nib_part *part,
+                           const unsigned char *bytes, const place *at) {
     const nib_part_runs runs = nib_part_place(part, &s->desc, at->bands, at->row, at->rows);
-    if (part->row_dim == NIB_ROWS_SHARED && at->row > 0) return NIB_OK;   /* shared: once, with the first rows */
+    if (part->row_dim == NIB_ROWS_SHARED && at->row > 0)
+        return NIB_OK; /* shared: once, with the first rows */
     for (int64_t i = 0; i < runs.count; i++)
         NIB_TRY(s->put(s->user, index, bytes + (size_t)i * runs.size, runs.size,
                        runs.offset + (size_t)i * runs.step));
     return NIB_OK;
 }
 
-nib_status nib_stream_put(nib_stream *s, const nib_codes *codes, const nib_place *at) {
+static void write_behind(const nib_stream *s, behind *b) {
+    nib_part parts[NIB_MAX_PARTS];
+    (void)s->layout->parts(&s->desc, parts);
+    s->layout->pack(b->bytes, &b->codes);
+    b->status = NIB_OK;
+    for (int i = 0; i < b->n && b->status >= NIB_OK; i++)
+        b->status = put_part(s, i, &parts[i], b->bytes[i], &b->at);
+    if (b->status < NIB_OK) b->error = *nib_last_error();
+}
+
+static void close_behind(const nib_stream *s, behind *b) {
     nib_mem *mem = nib_ctx_mem(s->ctx);
-    nib_part whole[NIB_MAX_PARTS], packed[NIB_MAX_PARTS];
-    const int n = s->layout->parts(&s->desc, whole);
-    (void)s->layout->parts(&codes->desc, packed);
-    void *bytes[NIB_MAX_PARTS] = { 0 };
-    size_t size[NIB_MAX_PARTS] = { 0 };
-    nib_status status = NIB_OK;
-    for (int i = 0; i < n && status >= NIB_OK; i++) {
-        size[i] = nib_part_bytes(&packed[i]);
-        bytes[i] = nib_mem_alloc_zero(mem, size[i]);
-        if (!bytes[i]) status = nib_last_error()->status;
+    for (int i = 0; i < b->n; i++) nib_mem_free(mem, b->bytes[i], b->size[i]);
+    nib_codes_free(mem, &b->codes);
+    *b = (behind){0};
+}
+
+/* Take the codes of a run that is done, with room for its parts. */
+static nib_status open_behind(const nib_stream *s, nib_codes *codes, const place *at, behind *b) {
+    nib_part packed[NIB_MAX_PARTS];
+    *b = (behind){.codes = *codes, .at = *at};
+    *codes = (nib_codes){0};
+    const int n = s->layout->parts(&b->codes.desc, packed);
+    for (int i = 0; i < n; i++) {
+        b->size[i] = nib_part_bytes(&packed[i]);
+        b->bytes[i] = nib_mem_alloc_zero(nib_ctx_mem(s->ctx), b->size[i]);
+        if (!b->bytes[i]) return nib_last_error()->status;
+        b->n = i + 1;
     }
-    if (status >= NIB_OK) s->layout->pack(bytes, codes);
-    for (int i = 0; i < n && status >= NIB_OK; i++) status = put_part(s, i, &whole[i], bytes[i], at);
-    for (int i = 0; i < n; i++) nib_mem_free(mem, bytes[i], size[i]);
+    return NIB_OK;
+}
+
+nib_status nib_stream_put(nib_stream *s, const nib_codes *codes, const nib_place *at) {
+    nib_codes borrowed = *codes;
+    behind b;
+    nib_status status = open_behind(s, &borrowed, at, &b);
+    if (status >= NIB_OK) {
+        write_behind(s, &b);
+        status = b.status;
+    }
+    b.codes = (nib_codes){0};              /* the caller's */
+    close_behind(s, &b);
     return status;
 }
 
+/* The run before is written, or it failed and its cause is put on record here. */
+static nib_status settle_behind(nib_stream *s, behind *b) {
+    const nib_status status = b->status;
+    if (status < NIB_OK) nib_error_restore(&b->error);
+    const size_t bytes =
+        (size_t)(b->codes.desc.rows * s->desc.cols) * ((size_t)nib_dtype_bits(s->desc.math) / 8);
+    close_behind(s, b);
+    return status >= NIB_OK && s->step ? s->step(s->user, bytes) : status;
+}
+
 /* ---- the weight ---- */
-typedef nib_status each_run(nib_stream *s, nib_tensor *weight, const place *at, ahead *next, void *user);
+typedef nib_status each_run(nib_stream *s, nib_tensor *weight, const place *at, ahead *next,
+                            void *user);
 
 static place place_at(const nib_stream *s, int64_t row) {
     const bool whole = whole_weight(s->config, &s->desc, s->layout);
     const int bands = bands_of(s->config, &s->desc, s->layout);
     const int64_t most = rows_at_most(s->config, &s->desc, s->layout), band = s->desc.rows / bands;
-    return (place){ row, row >= band ? 0 : whole ? band : nib_layout_run(s->layout, &s->desc, row, most), bands };
+    return (place){row,
+                   row >= band ? 0
+                   : whole     ? band
+                               : nib_layout_run(s->layout, &s->desc, row, most),
+                   bands};
 }
 
 /* Each run of rows in order. Two buffers: one at work, one being filled. */
@@ -273,18 +348,21 @@ static nib_status walk_runs(nib_stream *s, each_run *each, void *user) {
     int64_t room = 0;
     for (place at = place_at(s, 0); at.rows; at = place_at(s, at.row + at.rows))
         room = at.rows * at.bands > room ? at.rows * at.bands : room;
-    const nib_shape shape = { 2, { room, s->desc.cols } };
+    const nib_shape shape = {2, {room, s->desc.cols}};
     const place first = place_at(s, 0);
     nib_tensor *buffer = nib_tensor_new(s->ctx, s->desc.math, shape);
-    nib_tensor *other = buffer && first.rows < band ? nib_tensor_new(s->ctx, s->desc.math, shape) : NULL;
+    nib_tensor *other =
+        buffer && first.rows < band ? nib_tensor_new(s->ctx, s->desc.math, shape) : NULL;
     nib_status status = buffer && (other || first.rows == band) ? read_rows(s, buffer, &first)
                                                                 : nib_last_error()->status;
     for (place at = first; at.rows && status >= NIB_OK;) {
-        ahead next = { .at = place_at(s, at.row + at.rows), .buffer = other, .status = NIB_END };
+        ahead next = {.at = place_at(s, at.row + at.rows), .buffer = other, .status = NIB_END};
         nib_tensor *weight = nib_tensor_slice(buffer, 0, 0, at.rows * at.bands);
-        status = weight ? each(s, weight, &at, next.at.rows ? &next : NULL, user) : nib_last_error()->status;
+        status = weight ? each(s, weight, &at, next.at.rows ? &next : NULL, user)
+                        : nib_last_error()->status;
         nib_tensor_free(weight);
-        if (status >= NIB_OK && next.at.rows && next.status != NIB_OK) status = read_rows(s, other, &next.at);
+        if (status >= NIB_OK && next.at.rows && next.status != NIB_OK)
+            status = read_rows(s, other, &next.at);
         other = buffer;
         buffer = next.buffer;
         at = next.at;
@@ -295,7 +373,8 @@ static nib_status walk_runs(nib_stream *s, each_run *each, void *user) {
 }
 
 /* The first pass of a scheme that needs one. */
-static nib_status measure_run(nib_stream *s, nib_tensor *weight, const place *at, ahead *next, void *user) {
+static nib_status measure_run(nib_stream *s, nib_tensor *weight, const place *at, ahead *next,
+                              void *user) {
     (void)next;
     const int64_t found = settle_nonfinite(s, weight);
     if (found && s->nonfinite == NIB_NONFINITE_ERROR) return refuse_nonfinite(s, weight, at);
@@ -303,25 +382,47 @@ static nib_status measure_run(nib_stream *s, nib_tensor *weight, const place *at
     return s->config->scheme->measure(s->config, user, weight);
 }
 
-typedef struct output { nib_stats stats; struct sha256_ctx *sha; bool first_pass; } output;
+typedef struct output {
+    nib_stats stats;
+    struct sha256_ctx *sha;
+    bool first_pass;
+    behind behind;
+} output;
 
-static nib_status output_run(nib_stream *s, nib_tensor *weight, const place *at, ahead *next, void *user) {
-    const output *out = user;
-    run r = { .s = s, .weight = weight, .stats = &out->stats, .sha = out->sha, .ahead = next };
+static nib_status output_run(nib_stream *s, nib_tensor *weight, const place *at, ahead *next,
+                             void *user) {
+    output *out = user;
+    behind *before = at->row ? &out->behind : NULL;
+    run r = {.s = s,
+             .weight = weight,
+             .stats = &out->stats,
+             .sha = out->sha,
+             .ahead = next,
+             .behind = before};
     nib_status status = open_run(&r);
-    if (status >= NIB_OK) {
-        nib_parallel_for(s->ctx->pool, FIRST_PIECE + r.count, 1, do_tasks, &r);
-        status = settle_run(s, &r, at, out->first_pass);
-    }
-    if (status >= NIB_OK) status = nib_stream_put(s, &r.codes, at);
+    if (status >= NIB_OK) nib_parallel_for(s->ctx->pool, FIRST_PIECE + r.count, 1, do_tasks, &r);
+    if (status >= NIB_OK && before) status = settle_behind(s, before);
+    if (status >= NIB_OK) status = settle_run(s, &r, at, out->first_pass);
+    if (status >= NIB_OK) status = open_behind(s, &r.codes, at, &out->behind);
     close_run(&r);
-    if (status >= NIB_OK && s->step) status = s->step(s->user, nib_tensor_bytes(weight));
+    return status;
+}
+
+/* Every run, and the last one's parts. */
+static nib_status output_all(nib_stream *s, output *out) {
+    nib_status status = walk_runs(s, output_run, out);
+    if (status >= NIB_OK) {
+        write_behind(s, &out->behind);
+        status = settle_behind(s, &out->behind);
+    }
+    close_behind(s, &out->behind);
     return status;
 }
 
 /* Bands are read out of order, which no running digest can follow: such a weight is read again. */
 static nib_status digest_in_order(nib_stream *s, struct sha256_ctx *sha) {
-    const size_t whole = (size_t)(s->desc.rows * s->desc.cols) * ((size_t)nib_dtype_bits(s->desc.math) / 8);
+    const size_t whole =
+        (size_t)(s->desc.rows * s->desc.cols) * ((size_t)nib_dtype_bits(s->desc.math) / 8);
     const size_t room = whole < RUN_BYTES ? whole : RUN_BYTES;
     unsigned char *bytes = nib_mem_alloc(nib_ctx_mem(s->ctx), room);
     if (!bytes) return nib_last_error()->status;
@@ -338,16 +439,16 @@ static nib_status digest_in_order(nib_stream *s, struct sha256_ctx *sha) {
 nib_status nib_stream_run(nib_stream *s) {
     struct sha256_ctx sha;
     sha256_init(&sha);
-    s->cost = (nib_measure){ 0 };
+    s->cost = (nib_measure){0};
     s->nonfinite_count = 0;
-    output out = { .first_pass = s->config->scheme->measure == NULL };
+    output out = {.first_pass = s->config->scheme->measure == NULL};
     if (!out.first_pass) NIB_TRY(walk_runs(s, measure_run, &out.stats));
     const bool banded = bands_of(s->config, &s->desc, s->layout) > 1;
     /* The digest is of the bytes in the file, so not of values that were made zero. */
     const bool apart = banded || s->nonfinite == NIB_NONFINITE_ZERO;
     if (s->digest && !apart) out.sha = &sha;
     if (s->digest && apart) NIB_TRY(digest_in_order(s, &sha));
-    NIB_TRY(walk_runs(s, output_run, &out));
+    NIB_TRY(output_all(s, &out));
     if (s->digest) sha256_digest(&sha, sizeof s->sha256, s->sha256);
     return NIB_OK;
 }
