@@ -101,6 +101,13 @@ static nib_status refuse_format(const nib_format *format, const nib_draft *d) {
     return nib_error_at(NULL, d->name, -1);
 }
 
+/* A language model whose head is the embedding has that weight under two names. */
+static bool is_tied_language_model(const nib_file_plan *p) {
+    const char *kind = json_string_value(json_array_get(json_object_get(p->config, "architectures"), 0));
+    return json_is_true(json_object_get(p->config, "tie_word_embeddings")) && kind && nib_text_ends(kind, "ForCausalLM") &&
+           nib_manifest_find(&p->manifest, NIB_TIED_TABLE) && !nib_manifest_find(&p->manifest, NIB_TIED_HEAD);
+}
+
 nib_status nib_file_plan_fill(nib_file_plan *p, const nib_draft *drafts, size_t count, const char *asked) {
     const nib_format *format = choose_format(drafts, count, asked);
     if (!format) return nib_last_error()->status;
@@ -118,24 +125,16 @@ nib_status nib_file_plan_fill(nib_file_plan *p, const nib_draft *drafts, size_t 
     }
     NIB_TRY(nib_manifest_index(&p->manifest));
     if (!p->config) return NIB_OK;
+    if (is_tied_language_model(p)) p->manifest.tied = NIB_TIED_HEAD;
     (void)json_object_del(p->config, "quantization_config");   /* of another format: not there any more */
     return p->manifest.format && format->config ? format->config(&p->manifest, p->config) : NIB_OK;
 }
 
-/* A tied head has no weight of its own: that of the embedding, or NULL when it is not tied. */
-static const nib_checkpoint_tensor *tied_table(const nib_file_plan *p) {
+/* A tied head asked for gets the embedding's weight, and the tie is cut; NULL: nothing to untie. */
+static const nib_checkpoint_tensor *tied_source(const nib_file_plan *p) {
     const bool tied = p->config && json_is_true(json_object_get(p->config, "tie_word_embeddings"));
-    return tied && !nib_checkpoint_find(p->source, NIB_TIED_HEAD) ? nib_checkpoint_find(p->source, NIB_TIED_TABLE) : NULL;
-}
-
-/* Asked for, the head gets the embedding's weight and the tie is cut; else a language model has it
- * under two names. */
-static const nib_checkpoint_tensor *tied_source(nib_file_plan *p) {
-    const nib_checkpoint_tensor *table = tied_table(p);
-    const char *kind = json_string_value(json_array_get(json_object_get(p->config, "architectures"), 0));
-    if (table && p->selection.select.head) return table;
-    if (table && kind && nib_text_ends(kind, "ForCausalLM")) p->manifest.tied = NIB_TIED_HEAD;
-    return NULL;
+    if (!tied || !p->selection.select.head || nib_checkpoint_find(p->source, NIB_TIED_HEAD)) return NULL;
+    return nib_checkpoint_find(p->source, NIB_TIED_TABLE);
 }
 
 nib_status nib_file_plan_open(nib_ctx *ctx, const char *from, const nib_rule *rules, size_t nrules,
