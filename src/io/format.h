@@ -40,6 +40,16 @@ typedef struct nib_format {
     nib_status (*read)(const nib_checkpoint *checkpoint, const json_t *config, nib_manifest *out);
 } nib_format;
 
+/* Configs that a format cannot spell, such as an older epsilon: `spell` appends what would be read
+ * back for a weight, and where that is another config, __metadata__["nibble"] of every file has
+ *     {"version": 1, "schemes": {"a.weight": "intx_weight_only:bits=4,eps=v0.17"}}
+ * Other readers pass over it. nib_format_noted gives the "schemes" (json_decref) or NULL: none, or
+ * a failure in *status. */
+nib_status nib_format_note(const nib_manifest *manifest,
+                           nib_status (*spell)(const nib_manifest *, const nib_stored *, nib_text *),
+                           nib_metadata_list *out);
+json_t *nib_format_noted(const nib_checkpoint *checkpoint, nib_status *status);
+
 const nib_format *nib_format_find(const char *name);   /* NULL: unknown */
 const nib_format *nib_format_at(size_t i);             /* in list order; NULL: no more */
 #endif

@@ -160,7 +160,7 @@ static nib_status read_row(const nib_checkpoint *checkpoint, const char *name, c
         return NIB_RAISE(NIB_E_FORMAT, "layout \"%s\" is unknown or cannot hold what is said to be in it",
                          layout_name);
     nib_config *config = NULL;
-    if (*scheme && !(config = nib_config_parse(scheme))) return nib_last_error()->status;
+    if (*scheme && !(config = nib_manifest_config(scheme))) return nib_last_error()->status;
     const nib_status status = nib_manifest_add_quantized(out, name, config, held, &desc, 0);
     nib_config_free(config);
     NIB_TRY(status);

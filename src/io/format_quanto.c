@@ -67,12 +67,6 @@ static nib_status constants(nib_mem *mem, nib_stored *item) {
     return NIB_OK;
 }
 
-static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metadata_list *out) {
-    (void)manifest;
-    (void)shard;
-    return nib_metadata_add(out, "format", "pt");
-}
-
 /* "quanto:weights=qint4" is printed as qint4, with what upstream has no word for behind a colon. */
 static nib_status type_name(const nib_stored *item, nib_text *out) {
     nib_config_print(item->config, out);
@@ -80,6 +74,17 @@ static nib_status type_name(const nib_stored *item, nib_text *out) {
     char *colon = strchr(out->data, ':');
     if (colon) *colon = '\0';
     return NIB_OK;
+}
+
+static nib_status spell(const nib_manifest *manifest, const nib_stored *item, nib_text *out) {
+    (void)manifest;
+    return type_name(item, out);
+}
+
+static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metadata_list *out) {
+    (void)shard;
+    NIB_TRY(nib_metadata_add(out, "format", "pt"));
+    return nib_format_note(manifest, spell, out);
 }
 
 static const char *side_file(const nib_manifest *manifest, nib_text *text, nib_status *status) {
@@ -150,16 +155,19 @@ static nib_status add_weight(const nib_checkpoint *checkpoint, const char *weigh
 }
 
 static nib_status read_module(const nib_checkpoint *checkpoint, const char *module, const json_t *row,
-                              nib_manifest *out) {
+                              const json_t *notes, nib_manifest *out) {
     const char *type, *activations = "none";
     if (!json_is_object(row)) return NIB_RAISE(NIB_E_FORMAT, "the entry is not an object");
     NIB_TRY(nib_json_string(row, "weights", true, &type));
     NIB_TRY(nib_json_string(row, "activations", false, &activations));
     if (strcmp(activations, "none") != 0)
         return NIB_RAISE(NIB_E_UNSUPPORTED, "activations of type %s are not known here yet", activations);
-    nib_config *config = nib_config_parse(type);
-    char *weight = config ? joined(out->mem, module, strlen(module), ".weight") : NULL;
-    nib_status status = weight ? NIB_OK : nib_last_error()->status;
+    if (strcmp(type, "none") == 0) return NIB_OK;
+    char *weight = joined(out->mem, module, strlen(module), ".weight");
+    if (!weight) return nib_last_error()->status;
+    const char *noted = json_string_value(json_object_get(notes, weight));
+    nib_config *config = nib_manifest_config(noted ? noted : type);
+    nib_status status = config ? NIB_OK : nib_last_error()->status;
     if (status >= NIB_OK && strcmp(config->scheme->system, "quanto") != 0)
         status = NIB_RAISE(NIB_E_FORMAT, "\"%s\" is no type of quanto's", type);
     /* A weight that is there as it is was never frozen, and is float. */
@@ -178,16 +186,18 @@ static nib_status read(const nib_checkpoint *checkpoint, const json_t *config, n
     json_t *map = text ? nib_json_parse(text, size, path, 0) : NULL, *row;
     nib_status status = map ? NIB_OK : nib_last_error()->status;
     if (map && !json_is_object(map)) status = NIB_RAISE(NIB_E_FORMAT, QMAP " is not an object");
+    json_t *notes = status >= NIB_OK ? nib_format_noted(checkpoint, &status) : NULL;
     const char *module;
     if (status >= NIB_OK) {
         json_object_foreach(map, module, row) {
-            status = read_module(checkpoint, module, row, out);
+            status = read_module(checkpoint, module, row, notes, out);
             if (status >= NIB_OK) continue;
             nib_error_at(path, module, -1);
             break;
         }
     }
     if (status < NIB_OK && path) nib_error_at(path, NULL, -1);
+    if (notes) json_decref(notes);
     if (map) json_decref(map);
     if (text) nib_mem_free(out->mem, text, size + 1);
     nib_mem_strfree(out->mem, path);

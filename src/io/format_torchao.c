@@ -130,6 +130,8 @@ static nib_status add_text(nib_metadata_list *out, const char *key, json_t *valu
     return status;
 }
 
+static nib_status spell(const nib_manifest *manifest, const nib_stored *item, nib_text *out);
+
 static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metadata_list *out) {
     (void)shard;
     json_t *names = json_array();
@@ -142,7 +144,8 @@ static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metad
         json_array_append_new(names, json_string(manifest->tied));
         NIB_TRY_GOTO(add_text(out, manifest->tied, describe(&(nib_stored){ 0 })), fail);
     }
-    return add_text(out, "tensor_names", names);
+    NIB_TRY(add_text(out, "tensor_names", names));
+    return nib_format_note(manifest, spell, out);
 fail:
     json_decref(names);
     return nib_last_error()->status;
@@ -351,8 +354,20 @@ static nib_status config_text(const struct tensor_class *c, const json_t *data, 
     return NIB_OK;
 }
 
+/* What reading will make of a weight as it is written. */
+static nib_status spell(const nib_manifest *manifest, const nib_stored *item, nib_text *out) {
+    const nib_qdesc *d = &item->desc;
+    json_t *said = describe(item), *whole = manifest->alone ? NULL : config_class(item->config);
+    const nib_status status = config_text(class_of(item), json_object_get(said, "_data"), json_object_get(whole, "_data"),
+                                          (const int64_t[2]){ d->rows, d->cols },
+                                          (const int64_t[2]){ d->block_rows, d->block_cols }, d->code, out);
+    json_decref(said);
+    if (whole) json_decref(whole);
+    return status;
+}
+
 static nib_status read_weight(const nib_checkpoint *checkpoint, const char *name, const json_t *said,
-                              const json_t *root, nib_manifest *out) {
+                              const json_t *root, const char *noted, nib_manifest *out) {
     const char *type;
     NIB_TRY(nib_json_string(said, "_type", true, &type));
     if (strcmp(type, "Tensor") == 0) return NIB_OK;
@@ -396,7 +411,7 @@ static nib_status read_weight(const nib_checkpoint *checkpoint, const char *name
     if (json_object_get(data, "shape")) NIB_TRY_GOTO(get_dims(data, "shape", shape), fail);
     NIB_TRY_GOTO(get_dtype(data, "dtype", scale->entry->dtype, &dtype), fail);
     NIB_TRY_GOTO(config_text(c, data, module_config(root, name), shape, block, codes->entry->dtype, &text), fail);
-    config = nib_config_parse(text.data);
+    config = nib_manifest_config(noted ? noted : text.data);
     if (!config) goto fail;
     const nib_site site = { "linear", name, { 2, { shape[0], shape[1] } }, dtype };
     nib_qdesc desc;
@@ -404,7 +419,12 @@ static nib_status read_weight(const nib_checkpoint *checkpoint, const char *name
     NIB_TRY_GOTO(config->scheme->plan(config, &site, &desc, &in, &act), fail);
     const nib_layout *held = nib_layout_find(c->layout);
     if (!held || !held->holds(&desc)) {
-        status = NIB_RAISE(NIB_E_FORMAT, "layout %s cannot hold %s", c->layout, text.data);
+        status = NIB_RAISE(NIB_E_FORMAT, "layout %s cannot hold %s", c->layout, noted ? noted : text.data);
+        goto done;
+    }
+    if (block[0] != desc.block_rows || block[1] != desc.block_cols) {
+        status = NIB_RAISE(NIB_E_UNSUPPORTED, "blocks of %lld x %lld in a weight of %lld x %lld are not known here",
+                           (long long)block[0], (long long)block[1], (long long)shape[0], (long long)shape[1]);
         goto done;
     }
     NIB_TRY_GOTO(nib_manifest_add_quantized(out, name, config, held, &desc, codes->shard), fail);
@@ -425,8 +445,10 @@ static nib_status read(const nib_checkpoint *checkpoint, const json_t *root, nib
     if (!listed)
         return NIB_RAISE(NIB_E_UNSUPPORTED, "config.json says torchao, but no file has its metadata; checkpoints of "
                                             "pickled tensors are not read here");
-    json_t *names = nib_json_parse(listed, strlen(listed), checkpoint->path, 0);
+    json_t *names = nib_json_parse(listed, strlen(listed), checkpoint->path, 0), *notes = NULL;
     nib_status status = names ? NIB_OK : nib_last_error()->status;
+    if (names && !json_is_array(names)) status = NIB_RAISE(NIB_E_FORMAT, "\"tensor_names\" is no list");
+    if (status >= NIB_OK) notes = nib_format_noted(checkpoint, &status);
     for (size_t i = 0; i < json_array_size(names) && status >= NIB_OK; i++) {
         const char *name = json_string_value(json_array_get(names, i));
         const char *text = name ? nib_checkpoint_metadata(checkpoint, name) : NULL;
@@ -435,11 +457,13 @@ static nib_status read(const nib_checkpoint *checkpoint, const json_t *root, nib
             break;
         }
         json_t *said = nib_json_parse(text, strlen(text), checkpoint->path, 0);
-        status = said ? read_weight(checkpoint, name, said, root, out) : nib_last_error()->status;
+        const char *noted = json_string_value(json_object_get(notes, name));
+        status = said ? read_weight(checkpoint, name, said, root, noted, out) : nib_last_error()->status;
         if (said) json_decref(said);
         if (status < NIB_OK) nib_error_at(checkpoint->path, name, -1);
     }
     if (names) json_decref(names);
+    if (notes) json_decref(notes);
     return status;
 }
 

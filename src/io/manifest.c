@@ -112,6 +112,13 @@ const nib_stored *nib_manifest_find(const nib_manifest *m, const char *name) {
     return NULL;
 }
 
+nib_config *nib_manifest_config(const char *text) {
+    nib_config *config = nib_config_parse(text);
+    if (config || nib_last_error()->status != NIB_E_ARGUMENT) return config;
+    const nib_error cause = *nib_last_error();
+    return NIB_RAISE_NULL(NIB_E_FORMAT, "%s", cause.what);
+}
+
 nib_status nib_manifest_check_parts(const nib_checkpoint *checkpoint, nib_stored *item) {
     for (int i = 0; i < item->nparts; i++) {
         const nib_stored_part *p = &item->parts[i];

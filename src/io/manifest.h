@@ -43,6 +43,7 @@ typedef struct nib_manifest {
     nib_mem *mem;
     const struct nib_format *format;   /* NULL: every weight is float */
     const char *tied;                  /* when writing: a second name of a weight, in no file; or NULL */
+    bool alone;                        /* when writing: without config.json or any other file beside */
     nib_stored *items;                 /* in file order */
     size_t count, room;
     const nib_stored **by_name;        /* set by nib_manifest_index */
@@ -71,6 +72,7 @@ size_t nib_stored_bytes(const nib_stored *item);       /* of all its parts, in t
 /* For formats that read: the item's parts are in the checkpoint, with the dtypes and shapes that the
  * layout calls for; sets item->shard to the first one's. And: everything else as dense weights. */
 const char *nib_checkpoint_file(const nib_checkpoint *checkpoint, size_t shard); /* path of a shard */
+nib_config *nib_manifest_config(const char *text);     /* as nib_config_parse, but the file is to blame */
 nib_status nib_manifest_check_parts(const nib_checkpoint *checkpoint, nib_stored *item);
 nib_status nib_manifest_add_rest(nib_manifest *manifest, const nib_checkpoint *checkpoint);
 

@@ -161,7 +161,6 @@ static nib_status write_report(work *w) {
 
 static nib_status do_work(work *w, const char *to, const nib_file_options *options, size_t need) {
     const nib_file_plan *plan = &w->plan;
-    w->single = nib_text_ends(to, ".safetensors");
     const nib_checkpoint_output output = { .path = to, .input = plan->source, .stem = plan->source->stem,
                                            .need = need, .overwrite = options->overwrite,
                                            .resume = options->resume };
@@ -199,8 +198,16 @@ nib_status nib_quantize_file(nib_ctx *ctx, const char *from, const char *to, con
     work w = { .ctx = ctx };
     NIB_TRY(nib_file_plan_open(ctx, from, rules, n, select, &o, &w.plan));
     size_t weights = 0, index = 0, config = 0;
+    w.single = to && nib_text_ends(to, ".safetensors");
+    w.plan.manifest.alone = w.single || !w.plan.config;
     w.total = (double)w.plan.source->payload;
-    nib_status status = nib_shard_plan_predict(&w.plan, &weights, &index, &config);
+    nib_status status = NIB_OK;
+    if (w.single && w.plan.manifest.format->side_file) {
+        NIB_RAISE(NIB_E_UNSUPPORTED, "format %s keeps a further file beside the weights; name a folder, or use native",
+                  w.plan.manifest.format->name);
+        status = nib_error_at(to, NULL, -1);
+    }
+    if (status >= NIB_OK) status = nib_shard_plan_predict(&w.plan, &weights, &index, &config);
     if (status >= NIB_OK && !o.dry_run) status = do_work(&w, to, &o, weights + index + config);
     if (status >= NIB_OK) nib_file_plan_report(&w.plan, o.dry_run);
     nib_report *report = w.plan.selection.select.report;

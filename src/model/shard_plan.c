@@ -1,5 +1,8 @@
 #include "model/shard_plan.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 #include "base/error.h"
 #include "model/file_config.h"
 #include "tensor/dtype.h"
@@ -8,15 +11,33 @@ const char *nib_shard_plan_name(const nib_file_plan *plan, size_t shard) {
     return plan->source->is_file ? "model.safetensors" : plan->source->shards[shard].name;
 }
 
-/* Of tied weights under one name, the source's metadata may tell the other. */
-static nib_status add_alias(const nib_file_plan *plan, nib_metadata_list *metadata) {
-    static const char *const names[] = { NIB_TIED_HEAD, NIB_TIED_TABLE };
-    for (int i = 0; i < 2; i++) {
-        const char *alias = nib_checkpoint_metadata(plan->source, names[i]);
-        if (alias && !nib_manifest_find(&plan->manifest, names[i]))
-            NIB_TRY(nib_metadata_add(metadata, names[i], alias));
+static int by_text(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+/* What a format says of its tensors, in a source that is quantized: not true of what is written. */
+static bool of_a_format(const nib_file_plan *plan, const nib_safetensors_pair *pair) {
+    static const char *const keys[] = { "tensor_names", "nibble" };
+    for (int i = 0; i < 2; i++)
+        if (strcmp(pair->key, keys[i]) == 0) return true;
+    return strncmp(pair->value, "{\"_type\"", 8) == 0 || nib_manifest_find(&plan->manifest, pair->key);
+}
+
+/* All else that the source's file says of itself goes along, such as the other name of tied weights. */
+static nib_status carry_metadata(const nib_file_plan *plan, const nib_safetensors *source, nib_metadata_list *out) {
+    const size_t count = out->count;
+    const char **keys = nib_mem_alloc_array(plan->mem, count, sizeof *keys);
+    if (!keys) return nib_last_error()->status;
+    for (size_t i = 0; i < count; i++) keys[i] = out->pairs[i].key;
+    qsort(keys, count, sizeof *keys, by_text);
+    nib_status status = NIB_OK;
+    for (size_t i = 0; i < source->metadata_count && status >= NIB_OK; i++) {
+        const nib_safetensors_pair *pair = &source->metadata[i];
+        if (!of_a_format(plan, pair) && !bsearch(&pair->key, keys, count, sizeof *keys, by_text))
+            status = nib_metadata_add(out, pair->key, pair->value);
     }
-    return NIB_OK;
+    nib_mem_free(plan->mem, keys, count * sizeof *keys);
+    return status;
 }
 
 nib_status nib_shard_plan_open(const nib_file_plan *plan, size_t shard, nib_shard_plan *out) {
@@ -38,7 +59,7 @@ nib_status nib_shard_plan_open(const nib_file_plan *plan, size_t shard, nib_shar
     const nib_format *format = plan->manifest.format;
     nib_status status = format ? format->metadata(&plan->manifest, shard, &out->metadata)
                                : nib_metadata_add(&out->metadata, "format", "pt");
-    if (status >= NIB_OK) status = add_alias(plan, &out->metadata);
+    if (status >= NIB_OK) status = carry_metadata(plan, plan->source->shards[shard].file, &out->metadata);
     const nib_safetensors_plan whole = { out->planned, out->count, out->metadata.pairs, out->metadata.count };
     if (status >= NIB_OK) status = nib_safetensors_plan_size(plan->mem, &whole, &out->size, &out->payload);
     if (status < NIB_OK) nib_shard_plan_close(out);
