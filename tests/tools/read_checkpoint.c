@@ -3,7 +3,8 @@
  *
  * OUT gets every parameter of the model as a dense tensor under its own name, quantized ones
  * dequantized in the dtype that their codes stand for, and with IDs "logits" [IDs, vocabulary] f32,
- * those after each id. Float weights are loaded as f32, so all arithmetic of the forward pass is. */
+ * those after each id. Float weights are loaded as f32, so all arithmetic of the forward pass is.
+ */
 #include <nibble/nn.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,7 +39,8 @@ static nib_status add(void *user, const char *dotted, nib_module *owner, const c
     return NIB_OK;
 }
 
-/* The last of a row of logits, as many rows as ids; *vocabulary is set. Not given back: the process ends. */
+/* The last of a row of logits, as many rows as ids; *vocabulary is set. Not given back: the process
+ * ends. */
 static float *logits_of(nib_ctx *ctx, const nib_model *model, const int32_t *ids, size_t n,
                         size_t *vocabulary) {
     nib_session *session = nib_session_new(ctx, model, NULL);
@@ -62,8 +64,8 @@ static nib_status run(nib_ctx *ctx, const char *from, const char *to, const int3
     float *logits = n ? logits_of(ctx, model, ids, n, &vocabulary) : NULL;
     if (n && !logits) return nib_last_error()->status;
     if (n)
-        out.plan[out.count] = (nib_safetensors_planned){
-            "logits", NIB_F32, {2, {(int64_t)n, (int64_t)vocabulary}}};
+        out.plan[out.count] =
+            (nib_safetensors_planned){"logits", NIB_F32, {2, {(int64_t)n, (int64_t)vocabulary}}};
     const nib_safetensors_plan plan = {.tensors = out.plan, .count = out.count + (n > 0)};
     nib_safetensors_writer *writer = nib_safetensors_writer_open(NULL, to, &plan);
     if (!writer) return nib_last_error()->status;
