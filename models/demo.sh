@@ -11,12 +11,14 @@ began=$(date +%s)
 # The first bytes of the held-out text that fill 32 windows of 512 ids, of each of which the second
 # half is scored: 8,192 tokens.
 heldout_bytes=60000
+# Each in the file format of its own system, but where that one spends a byte on each code, or pads
+# small matrices to large tiles: nibble's own holds them as compactly as they are.
 schemes='
 int8_weight_only
 float8_weight_only
 int4_weight_only:group_size=32
-int4_weight_only:group_size=32,numerics=tinygemm,algo=hqq
-intx_weight_only:bits=3,granularity=group,group_size=32
+int4_weight_only:group_size=32,numerics=tinygemm,algo=hqq native
+intx_weight_only:bits=3,granularity=group,group_size=32 native
 qint8
 qfloat8
 qint4
@@ -39,9 +41,11 @@ fi
 rm -f "$out/heldout.all" "$out/heldout.err"
 
 # ---- one row of the table ---------------------------------------------------------------------
-measure() { # FOLDER RESULTS SCHEME
+measure() { # FOLDER RESULTS SCHEME FORMAT
     bytes=$(cat "$1"/*.safetensors | wc -c)
-    printf '{"scheme": "%s", "bytes": %s}\n' "$3" "$((bytes))" >"$2/row.json"
+    options=${3#"${3%%:*}"}
+    options="${options#:}${4:+ --format $4}"
+    printf '{"scheme": "%s", "options": "%s", "bytes": %s}\n' "${3%%:*}" "${options# }" "$((bytes))" >"$2/row.json"
     if [ -n "$text" ]; then
         "$nibble" eval "$1" --perplexity "$text" --reference "$model" --json -q >"$2/eval.json"
     fi
@@ -51,31 +55,31 @@ measure() { # FOLDER RESULTS SCHEME
 rows="$out/float.results"
 say "float"
 printf '{"bits_per_weight": 16}\n' >"$rows/quantize.json"
-measure "$model" "$rows" "float (bf16)"
+measure "$model" "$rows" "float (bf16)" ""
 
-for scheme in $schemes; do
+printf '%s' "$schemes" | sed '/^$/d' >"$out/schemes"
+while read -r scheme format; do
     name=$(printf '%s' "$scheme" | tr ':,=' '-')
     results="$out/$name.results"
     mkdir "$results"
     say "$scheme"
-    "$nibble" quantize "$model" -o "$out/$name" --scheme "$scheme" --json -q >"$results/quantize.json"
+    "$nibble" quantize "$model" -o "$out/$name" --scheme "$scheme" ${format:+--format "$format"} --json -q >"$results/quantize.json"
     "$nibble" verify "$out/$name" --source "$model" --json -q >"$results/verify.json"
-    measure "$out/$name" "$results" "$scheme"
+    measure "$out/$name" "$results" "$scheme" "$format"
     rows="$rows $results"
-done
+done <"$out/schemes"
+rm -f "$out/schemes"
 
 # ---- the report -------------------------------------------------------------------------------
 set -- -c 'scheme=row.scheme' -c 'bits/weight=quantize.bits_per_weight:2' -c 'MB=row.bytes:2/1e6'
 [ -z "$text" ] || set -- "$@" -c 'perplexity=eval.perplexity:3' -c 'KL=eval.kl_mean:4'
-set -- "$@" -c 'tokens/s=generate.tokens_per_second:0' -c 'SQNR dB=quantize.sqnr_db:1'
+set -- "$@" -c 'tokens/s=generate.tokens_per_second:0' -c 'SQNR dB=quantize.sqnr_db:1' -c 'options=row.options'
 
 sample() { # FOLDER: a greedy continuation in lines of 46 columns
     "$nibble" generate "$1" -p "And the Lord said unto" -n 80 --greedy --ignore-eos -q | fold -s -w 46
 }
-{
-    # shellcheck disable=SC2086
-    "$nibble" report $rows "$@" --format "${DEMO_FORMAT:-plain}"
-} >"$out/table.txt"
+# shellcheck disable=SC2086 # one word a folder
+"$nibble" report $rows "$@" >"$out/table.txt"
 sample "$model" >"$out/float.txt"
 sample "$out/int4_weight_only-group_size-32" >"$out/int4.txt"
 {
@@ -91,7 +95,7 @@ sample "$out/int4_weight_only-group_size-32" >"$out/int4.txt"
     say ''
     { say 'float'; say '-----'; cat "$out/float.txt"; } >"$out/left"
     { say 'int4, groups of 32'; say '------------------'; cat "$out/int4.txt"; } >"$out/right"
-    pr -m -t -w 100 "$out/left" "$out/right"
+    pr -m -t -w 100 "$out/left" "$out/right" | expand
 } >"$out/report.txt"
 rm -f "$out/left" "$out/right" "$out/table.txt" "$out/float.txt" "$out/int4.txt"
 
