@@ -538,6 +538,25 @@ TEST(our_own_metadata_is_not_trusted_either) {
     test_folder_remove(folder);
 }
 
+TEST(int4_tensors_of_torchao_are_for_bf16_activations_and_others_are_refused) {
+    if (!known("int4_weight_only")) return;
+    TEST_FOLDER_IN_MEMORY(folder);
+    const char *rules[8] = {"*", "int4_weight_only:group_size=32"}, *out = IN(folder, "q");
+    write_source(state_, IN(folder, "source"), NIB_F32);
+    CHECK_OK(quantize(IN(folder, "source"), out, rules, "torchao"));
+    static const char bf16[] =
+        "\"activation_dtype\": {\"_type\": \"torch.dtype\", \"_data\": \"bfloat16\"}";
+    nib_safetensors *file = nib_safetensors_open(NULL, IN(out, "model.safetensors"));
+    CHECK_MADE(file);
+    CHECK(strstr(nib_safetensors_metadata(file, "layers.0.down_proj.weight"), bf16));
+    nib_safetensors_close(file);
+    change_file(IN(out, "model.safetensors"), say,
+                "layers.0.down_proj.weight|\"bfloat16\"|\"float8_e4m3fn\"");
+    CHECK_FAILS(verify(out, IN(folder, "source"), NULL), NIB_E_UNSUPPORTED,
+                "activations of f8_e4m3fn");
+    test_folder_remove(folder);
+}
+
 TEST(metadata_of_twenty_thousand_tensors_is_read_by_looking_up_each) {
     enum { MANY = 20000 };
     nib_safetensors_planned *planned = calloc(MANY, sizeof *planned);
@@ -582,4 +601,5 @@ TESTS(RUNS(what_the_libraries_wrote_verifies_against_the_float_model),
       RUNS(parts_that_lack_or_contradict_and_words_that_are_unknown_are_one_clear_error),
       RUNS(a_map_of_quantos_that_is_wrong_is_refused_naming_the_module),
       RUNS(our_own_metadata_is_not_trusted_either),
+      RUNS(int4_tensors_of_torchao_are_for_bf16_activations_and_others_are_refused),
       RUNS(metadata_of_twenty_thousand_tensors_is_read_by_looking_up_each))
