@@ -12,8 +12,10 @@ static size_t too_deep_at(const char *text, size_t length) {
     bool in_string = false;
     for (size_t i = 0; i < length; i++) {
         if (in_string) {
-            if (text[i] == '\\') i++;
-            else if (text[i] == '"') in_string = false;
+            if (text[i] == '\\')
+                i++;
+            else if (text[i] == '"')
+                in_string = false;
         } else if (text[i] == '"') {
             in_string = true;
         } else if (text[i] == '[' || text[i] == '{') {
@@ -25,11 +27,17 @@ static size_t too_deep_at(const char *text, size_t length) {
     return length;
 }
 
+/* Whether int64 holds the whole number of `n` digits. */
+static bool fits_int64(const char *digits, size_t n, bool negative) {
+    const char *most = negative ? "9223372036854775808" : "9223372036854775807";
+    return n < 19 || (n == 19 && memcmp(digits, most, 19) <= 0);
+}
+
 /* A copy in which integers that no int64 holds are reals, ".0" put behind them: files of the wild
  * write limits such as 1000000000000000019884624838656. *copied is its length; NULL: no memory. */
+#define WITH_REALS(length) ((length) + (length) / 19 * 2)
 static char *with_wide_integers_as_reals(const char *text, size_t length, size_t *copied) {
-    enum { NARROW = 18 };              /* digits that always fit */
-    char *copy = nib_mem_alloc(NULL, length + length / NARROW * 2 + 2);
+    char *copy = nib_mem_alloc(NULL, WITH_REALS(length));
     if (!copy) return NULL;
     bool in_string = false;
     size_t digits = 0, n = 0;
@@ -40,18 +48,28 @@ static char *with_wide_integers_as_reals(const char *text, size_t length, size_t
         const size_t first = i - digits, sign = first && text[first - 1] == '-';
         const char before = first > sign ? text[first - sign - 1] : '\0';
         const bool fraction = before && strchr(".eE+", before);
-        if (!digit && digits > NARROW && whole && !fraction) {
+        if (!digit && whole && !fraction && !fits_int64(text + first, digits, sign)) {
             copy[n++] = '.';
             copy[n++] = '0';
         }
         digits = digit ? digits + 1 : 0;
         if (i == length) break;
         copy[n++] = c;
-        if (in_string && c == '\\' && i + 1 < length) copy[n++] = text[++i];
-        else if (c == '"') in_string = !in_string;
+        if (in_string && c == '\\' && i + 1 < length)
+            copy[n++] = text[++i];
+        else if (c == '"')
+            in_string = !in_string;
     }
     *copied = n;
     return copy;
+}
+
+/* Where byte `at` of that copy stands in the text. Neither '.' nor '0' comes next in the text where
+ * ".0" was put in, so the first byte that differs is always one put in. */
+static int offset_in_text(const char *text, size_t length, const char *copy, int at) {
+    int i = 0;
+    for (int n = 0; n < at; n++) i += (size_t)i < length && text[i] == copy[n];
+    return i;
 }
 
 json_t *nib_json_parse(const char *text, size_t length, const char *path, int64_t offset) {
@@ -59,6 +77,12 @@ json_t *nib_json_parse(const char *text, size_t length, const char *path, int64_
         NIB_RAISE(NIB_E_FORMAT, "JSON of %zu bytes is over the limit of %d", length,
                   NIB_JSON_MAX_BYTES);
         nib_error_at(path, NULL, offset);
+        return NULL;
+    }
+    const char *zero = length ? memchr(text, '\0', length) : NULL; /* jansson drops some of them */
+    if (zero) {
+        NIB_RAISE(NIB_E_FORMAT, "not valid JSON: a zero byte");
+        nib_error_at(path, NULL, offset + (zero - text));
         return NULL;
     }
     const size_t deep = too_deep_at(text, length);
@@ -77,7 +101,8 @@ json_t *nib_json_parse(const char *text, size_t length, const char *path, int64_
             return NULL;
         }
         root = json_loadb(copy, copied, JSON_REJECT_DUPLICATES, &error);
-        nib_mem_free(NULL, copy, length + length / 18 * 2 + 2);
+        if (!root) error.position = offset_in_text(text, length, copy, error.position);
+        nib_mem_free(NULL, copy, WITH_REALS(length));
     }
     if (root) return root;
     if (json_error_code(&error) == json_error_out_of_memory)
