@@ -114,6 +114,10 @@ static const nib_checkpoint_tensor *source_of(const verification *v, const nib_s
 
 static nib_status verify_all(verification *v, unsigned char *bytes) {
     v->total = (double)v->source->payload;
+    if (v->report) { /* what an earlier call left there is not ours to add to */
+        v->report->matched = v->report->quantized = v->report->left = 0;
+        v->report->bytes_before = v->report->bytes_after = 0;
+    }
     for (size_t i = 0; i < v->manifest.count; i++) {
         v->item = &v->manifest.items[i];
         v->from = source_of(v, v->item);
