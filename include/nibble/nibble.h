@@ -95,6 +95,10 @@ nib_dtype   nib_tensor_dtype(const nib_tensor *t);   /* the element seen from ou
 nib_shape   nib_tensor_shape(const nib_tensor *t);   /* logical shape, whatever the packing */
 const char *nib_tensor_layout(const nib_tensor *t);  /* "dense", "int4.plain", "gguf.q4_0" */
 
+/* Copy the elements of a dense tensor, row-major whatever its strides, to `size` bytes of yours.
+ * Fails: NIB_E_SHAPE unless it has just as many, NIB_E_UNSUPPORTED for a quantized tensor. */
+nib_status  nib_tensor_read(const nib_tensor *t, void *to, size_t size);
+
 nib_tensor *nib_linear(const nib_tensor *x,          /* [..., in] */
                        const nib_tensor *weight,     /* [out, in], dense or quantized */
                        const nib_tensor *bias);      /* [out] or NIB_NONE  ->  [..., out] */

@@ -178,6 +178,36 @@ bool nib_tensor_contiguous(const nib_tensor *t) {
     return true;
 }
 
+nib_status nib_tensor_read(const nib_tensor *t, void *to, size_t size) {
+    if (!t) return nib_last_error()->status;
+    if (t == NIB_NONE) return NIB_RAISE(NIB_E_ARGUMENT, "NIB_NONE has nothing to read");
+    if (t->layout)
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "a quantized tensor (%s) is read once it is dequantized",
+                         t->layout->name);
+    if (size != nib_tensor_bytes(t))
+        return NIB_RAISE(NIB_E_SHAPE, "the tensor has %zu bytes, the room for it %zu",
+                         nib_tensor_bytes(t), size);
+    const char *from = nib_tensor_data(t);
+    const bool contiguous = nib_tensor_contiguous(t);
+    const size_t bits = (size_t)nib_dtype_bits(t->dtype), width = bits / 8;
+    if (!contiguous && bits % 8 != 0)
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "elements of %zu bits are read from contiguous tensors only", bits);
+    if (contiguous && size) memcpy(to, from, size);
+    if (contiguous) return NIB_OK;
+    char *out = to;
+    int64_t at[NIB_MAX_DIMS] = { 0 }, offset = 0;
+    for (size_t done = 0; done < size; done += width) {
+        memcpy(out + done, from + offset * (int64_t)width, width);
+        for (int i = t->shape.ndim - 1; i >= 0; i--) { /* the next element, as an odometer counts */
+            offset += t->stride[i];
+            if (++at[i] < t->shape.dim[i]) break;
+            offset -= t->stride[i] * at[i];
+            at[i] = 0;
+        }
+    }
+    return NIB_OK;
+}
+
 bool nib_shape_equal(const nib_shape *a, const nib_shape *b) {
     if (a->ndim != b->ndim) return false;
     for (int i = 0; i < a->ndim; i++)

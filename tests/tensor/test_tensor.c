@@ -67,6 +67,29 @@ TEST(views_share_bytes_and_know_when_they_are_not_contiguous) {
     nib_ctx_free(ctx);
 }
 
+TEST(elements_are_read_row_by_row_whatever_the_strides) {
+    static const float data[6] = { 0, 1, 2, 3, 4, 5 }, turned[6] = { 0, 3, 1, 4, 2, 5 };
+    float out[6];
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_tensor *t = nib_tensor_wrap(ctx, NIB_F32, (nib_shape){ 2, { 2, 3 } }, data, NULL, NULL);
+    nib_tensor *view = nib_tensor_transpose(t, 0, 1), *column = nib_tensor_slice(t, 1, 2, 1);
+    nib_tensor *nothing = nib_tensor_slice(t, 0, 1, 0);
+    CHECK_OK(nib_tensor_read(t, out, sizeof out));
+    CHECK_BYTES(out, data, sizeof out);
+    CHECK_OK(nib_tensor_read(view, out, sizeof out));
+    CHECK_BYTES(out, turned, sizeof out);
+    CHECK_OK(nib_tensor_read(column, out, 2 * sizeof *out));
+    CHECK(out[0] == 2.0f && out[1] == 5.0f);
+    CHECK_OK(nib_tensor_read(nothing, NULL, 0));
+    CHECK_FAILS(nib_tensor_read(column, out, sizeof out), NIB_E_SHAPE, "has 8 bytes");
+    CHECK_FAILS(nib_tensor_read(NIB_NONE, out, 0), NIB_E_ARGUMENT, "NIB_NONE");
+    nib_tensor_free(nothing);
+    nib_tensor_free(column);
+    nib_tensor_free(view);
+    nib_tensor_free(t);
+    nib_ctx_free(ctx);
+}
+
 TEST(every_dtype_has_a_name_and_sub_byte_ones_pack) {
     size_t bytes;
     CHECK(!nib_dtype_bytes(NIB_U4, 5, &bytes) && bytes == 3);
@@ -80,4 +103,5 @@ TEST(every_dtype_has_a_name_and_sub_byte_ones_pack) {
 TESTS(RUNS(wrapped_bytes_go_back_after_the_last_view), RUNS(a_scope_frees_what_was_not_kept),
       RUNS(null_in_is_null_out_and_keeps_the_cause),
       RUNS(views_share_bytes_and_know_when_they_are_not_contiguous),
+      RUNS(elements_are_read_row_by_row_whatever_the_strides),
       RUNS(every_dtype_has_a_name_and_sub_byte_ones_pack))
