@@ -6,7 +6,10 @@
 #include <stdio.h>
 #include <string.h>
 
-static _Thread_local nib_error latest = { .offset = -1 };
+/* A call that is handed NULL gives back the failure on record. Where nothing failed before, the
+ * NULL was the caller's own, and the record says so from the start. */
+static _Thread_local nib_error latest = { .status = NIB_E_ARGUMENT, .what = "a call was handed NULL",
+                                          .offset = -1 };
 
 const nib_error *nib_last_error(void) { return &latest; }
 

@@ -13,7 +13,7 @@ nib_status nib_selection_open(nib_mem *mem, const nib_rule *rules, size_t nrules
         const size_t given = select->size ? select->size : sizeof *select;
         memcpy(&out->select, select, given < sizeof *select ? given : sizeof *select);
     }
-    if (!nrules) return NIB_RAISE(NIB_E_ARGUMENT, "no scheme was given");
+    if (!rules || !nrules) return NIB_RAISE(NIB_E_ARGUMENT, "no scheme was given");
     out->rules = nib_mem_alloc_array(mem, nrules, sizeof *out->rules);
     if (!out->rules) return nib_last_error()->status;
     out->rules_room = nrules;

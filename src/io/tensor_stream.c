@@ -113,6 +113,7 @@ nib_status nib_reader_next_weight(nib_reader *r, nib_weight_info *info) {
         const nib_checkpoint_tensor *t = nib_checkpoint_find(r->checkpoint, name);
         if (t) bytes += t->entry->size;
     }
+    if (!info) return NIB_OK;
     *info = (nib_weight_info){
         .name = item->name,
         .dtype = item->dtype,
@@ -193,6 +194,11 @@ static nib_status make_plan(nib_mem *mem, const nib_tensor_info *plan, size_t n,
     *to = (nib_safetensors_plan){0};
     if ((n && !plan) || (nmetadata && !metadata))
         return NIB_RAISE(NIB_E_ARGUMENT, "the plan is missing");
+    for (size_t i = 0; i < n; i++)
+        if (!plan[i].name) return NIB_RAISE(NIB_E_ARGUMENT, "tensor %zu of the plan has no name", i);
+    for (size_t i = 0; i < nmetadata; i++)
+        if (!metadata[i].key || !metadata[i].value)
+            return NIB_RAISE(NIB_E_ARGUMENT, "pair %zu of the metadata lacks its key or value", i);
     nib_safetensors_planned *tensors = nib_mem_alloc_array(mem, n, sizeof *tensors);
     if (!tensors) return NIB_E_MEMORY;
     for (size_t i = 0; i < n; i++)
@@ -216,6 +222,7 @@ static void free_plan(nib_mem *mem, nib_safetensors_plan *plan) {
 
 nib_status nib_writer_predict(nib_ctx *ctx, const nib_tensor_info *plan, size_t n,
                               const nib_metadata *metadata, size_t nmetadata, size_t *bytes) {
+    if (!bytes) return NIB_RAISE(NIB_E_ARGUMENT, "no room for the number of bytes");
     nib_mem *mem = nib_ctx_mem(ctx);
     nib_safetensors_plan safe;
     NIB_TRY(make_plan(mem, plan, n, metadata, nmetadata, &safe));

@@ -163,6 +163,7 @@ static nib_status run_chunk(nib_session *s, int64_t n, bool last) {
 nib_status nib_session_feed(nib_session *s, const int32_t *tokens, size_t n) {
     if (!s) return nib_last_error()->status;
     if (s->failed) return refuse(s);
+    if (n && !tokens) return NIB_RAISE(NIB_E_ARGUMENT, "no tokens were given");
     const int V = s->model->hparams.vocab_size;
     if (n > (size_t)(s->most - s->count))
         return NIB_RAISE(NIB_E_ARGUMENT,
@@ -243,6 +244,8 @@ static bool is_eos(const nib_hparams *h, int32_t token) {
 
 nib_status nib_sessions_step(nib_session *const *s, size_t n, int32_t *tokens) {
     if (!n) return NIB_END;
+    if (!s) return nib_last_error()->status;
+    if (!tokens) return NIB_RAISE(NIB_E_ARGUMENT, "no memory was given for the tokens");
     NIB_TRY(check_step(s, n));
     if (run_pending(s, n) < NIB_OK) {
         for (size_t i = 0; i < n; i++) fail(s[i]);

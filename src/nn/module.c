@@ -92,13 +92,17 @@ nib_status nib_module_set(nib_module *m, const char *name, nib_tensor *parameter
         nib_tensor_free(parameter);
         return nib_last_error()->status;
     }
+    NIB_TRY_GOTO(check_name(name), fail);
+    if (parameter == NIB_NONE) {
+        NIB_RAISE(NIB_E_ARGUMENT, "a %s's %s cannot be NIB_NONE", m->kind->name, name);
+        goto fail;
+    }
     for (size_t i = 0; i < m->nparameters; i++) {
         if (strcmp(m->parameters[i].name, name) != 0) continue;
         nib_tensor_free(m->parameters[i].tensor);
         m->parameters[i].tensor = parameter;
         return NIB_OK;
     }
-    NIB_TRY_GOTO(check_name(name), fail);
     named_parameter *grown = grow(&m->ctx->mem, m->parameters, m->nparameters, &m->parameters_room,
                                   sizeof *grown);
     if (!grown) goto fail;
@@ -124,19 +128,23 @@ nib_tensor *nib_module_forward(nib_module *m, nib_tensor *x) {
     return y;
 }
 
-void                  *nib_module_self(const nib_module *m) { return m->self; }
-const nib_module_kind *nib_module_kind_of(const nib_module *m) { return m->kind; }
-nib_ctx               *nib_module_ctx(const nib_module *m) { return m->ctx; }
-void                   nib_module_set_head(nib_module *m, bool head) { m->head = head; }
-bool                   nib_module_is_head(const nib_module *m) { return m->head; }
+void                  *nib_module_self(const nib_module *m) { return m ? m->self : NULL; }
+const nib_module_kind *nib_module_kind_of(const nib_module *m) { return m ? m->kind : NULL; }
+nib_ctx               *nib_module_ctx(const nib_module *m) { return m ? m->ctx : NULL; }
+bool                   nib_module_is_head(const nib_module *m) { return m && m->head; }
+void nib_module_set_head(nib_module *m, bool head) {
+    if (m) m->head = head;
+}
 
 nib_tensor *nib_module_parameter(const nib_module *m, const char *name) {
+    if (!m || !name) return NULL;
     for (size_t i = 0; i < m->nparameters; i++)
         if (strcmp(m->parameters[i].name, name) == 0) return m->parameters[i].tensor;
     return NULL;
 }
 
 nib_module *nib_module_child(const nib_module *m, const char *dotted) {
+    if (!dotted) return NULL;
     while (m && *dotted) {
         const size_t length = strcspn(dotted, ".");
         const nib_module *next = NULL;
@@ -182,12 +190,14 @@ static nib_status walk(nib_module *m, char path[MAX_NAME], size_t length, int de
 
 nib_status nib_module_walk(nib_module *root, nib_module_visit *visit, void *user) {
     if (!root) return nib_last_error()->status;
+    if (!visit) return NIB_RAISE(NIB_E_ARGUMENT, "walking needs a function to visit modules with");
     char path[MAX_NAME] = "";
     return walk(root, path, 0, 0, visit, NULL, user);
 }
 
 nib_status nib_module_walk_parameters(nib_module *root, nib_parameter_visit *visit, void *user) {
     if (!root) return nib_last_error()->status;
+    if (!visit) return NIB_RAISE(NIB_E_ARGUMENT, "walking needs a function to visit parameters with");
     char path[MAX_NAME] = "";
     return walk(root, path, 0, 0, NULL, visit, user);
 }

@@ -83,6 +83,8 @@ static nib_status make_outputs(nib_call_args *args) {
 nib_status nib_call(nib_call_args *args) {
     for (int i = 0; i < args->nin; i++)
         if (!args->in[i]) return nib_last_error()->status;
+    if (!args->ctx)                        /* that of the first tensor */
+        return NIB_RAISE(NIB_E_ARGUMENT, "%s: its first tensor cannot be NIB_NONE", args->op->name);
     if (nib_modes_before_op(args)) return NIB_OK;
     NIB_TRY(make_outputs(args));
     const nib_impl *impl = choose(args);

@@ -67,11 +67,24 @@ nib_status nib_quantize_block(const nib_tensor *w, nib_codes *codes) {
 nib_status nib_dequantize_block(const nib_codes *codes, float *out) {
     NIB_TRY(codes_check(codes));
     NIB_TRY(points_check(codes));
+    if (!out) return NIB_RAISE(NIB_E_ARGUMENT, "no memory was given for the floats");
     nib_codes_dequantize(codes, out);
     return NIB_OK;
 }
 
+/* Memory for every part that the layout has. */
+static nib_status parts_check(const nib_layout *layout, const nib_qdesc *desc, const void *const part[]) {
+    nib_part parts[NIB_MAX_PARTS];
+    const int count = layout->parts(desc, parts);
+    for (int i = 0; i < count; i++)
+        if (!part || !part[i])
+            return NIB_RAISE(NIB_E_ARGUMENT, "layout %s needs memory for %s", layout->name,
+                             parts[i].suffix);
+    return NIB_OK;
+}
+
 static nib_status layout_of(const char *name, const nib_qdesc *desc, const nib_layout **layout) {
+    if (!desc) return NIB_RAISE(NIB_E_ARGUMENT, "layouts are asked about codes; none were described");
     *layout = nib_layout_find(name);
     if (!*layout)
         return NIB_RAISE(NIB_E_ARGUMENT, "there is no layout \"%.60s\"", name ? name : "");
@@ -83,28 +96,31 @@ static nib_status layout_of(const char *name, const nib_qdesc *desc, const nib_l
 
 nib_status nib_layout_parts(const char *name, const nib_qdesc *desc, nib_part parts[NIB_MAX_PARTS],
                             int *count) {
-    const nib_layout *layout;
+    const nib_layout *layout = NULL;
+    if (!parts || !count) return NIB_RAISE(NIB_E_ARGUMENT, "no memory was given for the parts");
     NIB_TRY(layout_of(name, desc, &layout));
     *count = layout->parts(desc, parts);
     return NIB_OK;
 }
 
 nib_status nib_pack(const char *name, const nib_codes *codes, void *const part[]) {
-    const nib_layout *layout;
+    const nib_layout *layout = NULL;
     NIB_TRY(codes_check(codes));
     NIB_TRY(layout_of(name, &codes->desc, &layout));
+    NIB_TRY(parts_check(layout, &codes->desc, (const void *const *)part));
     layout->pack(part, codes);
     return NIB_OK;
 }
 
 nib_status nib_unpack(const char *name, const nib_qdesc *desc, const void *const part[],
                       int64_t row, nib_codes *codes) {
-    const nib_layout *layout;
+    const nib_layout *layout = NULL;
     NIB_TRY(codes_check(codes));
     NIB_TRY(layout_of(name, desc, &layout));
     if (row < 0 || row > desc->rows - codes->desc.rows || codes->desc.cols != desc->cols)
         return NIB_RAISE(NIB_E_SHAPE, "rows %lld to %lld of a matrix with %lld", (long long)row,
                          (long long)(row + codes->desc.rows), (long long)desc->rows);
+    NIB_TRY(parts_check(layout, desc, part));
     layout->unpack(codes, part, desc, row);
     return NIB_OK;
 }

@@ -187,6 +187,7 @@ nib_status nib_tensor_read(const nib_tensor *t, void *to, size_t size) {
     if (size != nib_tensor_bytes(t))
         return NIB_RAISE(NIB_E_SHAPE, "the tensor has %zu bytes, the room for it %zu",
                          nib_tensor_bytes(t), size);
+    if (!to && size) return NIB_RAISE(NIB_E_ARGUMENT, "no room was given for %zu bytes", size);
     const char *from = nib_tensor_data(t);
     const bool contiguous = nib_tensor_contiguous(t);
     const size_t bits = (size_t)nib_dtype_bits(t->dtype), width = bits / 8;
