@@ -35,8 +35,8 @@ typedef struct nib_format {
     /* A further file, such as quanto_qmap.json: its name, or NULL for none; text is filled. */
     const char *(*side_file)(const nib_manifest *manifest, nib_text *text, nib_status *status);
 
-    /* Whether a checkpoint speaks this format; and if so, its weights. */
-    bool       (*detect)(const nib_checkpoint *checkpoint, const json_t *config);
+    /* Whether a checkpoint speaks this format, in *speaks; and if so, its weights. */
+    nib_status (*detect)(const nib_checkpoint *checkpoint, const json_t *config, bool *speaks);
     nib_status (*read)(const nib_checkpoint *checkpoint, const json_t *config, nib_manifest *out);
 } nib_format;
 

@@ -89,7 +89,12 @@ static nib_status config(const nib_manifest *manifest, json_t *root) {
         if (!item->config) continue;
         nib_text text = { .mem = manifest->mem };
         nib_config_print(item->config, &text);
-        bool known = text.failed;
+        if (text.failed) {
+            nib_text_free(&text);
+            json_decref(rules);
+            return nib_last_error()->status;
+        }
+        bool known = false;
         for (size_t k = 0; k < json_array_size(rules) && !known; k++)
             known = strcmp(json_string_value(json_array_get(rules, k)), text.data) == 0;
         if (!known) json_array_append_new(rules, json_string(text.data));
@@ -102,11 +107,11 @@ static nib_status config(const nib_manifest *manifest, json_t *root) {
 }
 
 /* ---- reading ---- */
-static bool detect(const nib_checkpoint *checkpoint, const json_t *root) {
+static nib_status detect(const nib_checkpoint *checkpoint, const json_t *root, bool *speaks) {
     const json_t *about = root ? json_object_get(root, "quantization_config") : NULL;
     const char *method = json_string_value(json_object_get(about, "quant_method"));
-    if (method) return strcmp(method, "nibble") == 0;
-    return nib_checkpoint_metadata(checkpoint, "nibble") != NULL;
+    *speaks = method ? strcmp(method, "nibble") == 0 : nib_checkpoint_metadata(checkpoint, "nibble") != NULL;
+    return NIB_OK;
 }
 
 static nib_status get_dtype(const json_t *row, const char *key, bool may_lack, nib_dtype *out) {

@@ -108,14 +108,15 @@ static const char *side_file(const nib_manifest *manifest, nib_text *text, nib_s
 }
 
 /* ---- reading ---- */
-static bool detect(const nib_checkpoint *checkpoint, const json_t *config) {
+static nib_status detect(const nib_checkpoint *checkpoint, const json_t *config, bool *speaks) {
     (void)config;
-    if (checkpoint->is_file) return false;
+    if (checkpoint->is_file) return NIB_OK;
     char *path = nib_checkpoint_path(checkpoint, QMAP);
     nib_path_kind kind = NIB_PATH_NONE;
-    const bool there = path && nib_path_look(path, true, &kind) >= NIB_OK && kind == NIB_PATH_FILE;
+    const nib_status status = path ? nib_path_look(path, true, &kind) : nib_last_error()->status;
+    *speaks = status >= NIB_OK && kind == NIB_PATH_FILE;
     nib_mem_strfree(checkpoint->mem, path);
-    return there;
+    return status;
 }
 
 /* A pending item with what the parts themselves tell. */

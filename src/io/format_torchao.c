@@ -214,39 +214,52 @@ static size_t module_length(const char *weight) {
     return nib_text_ends(weight, ".weight") ? strlen(weight) - strlen(".weight") : strlen(weight);
 }
 
-static bool same_config(nib_mem *mem, const nib_config *a, const nib_config *b) {
+static nib_status same_config(nib_mem *mem, const nib_config *a, const nib_config *b, bool *same) {
     nib_text x = { .mem = mem }, y = { .mem = mem };
     nib_config_print(a, &x);
     nib_config_print(b, &y);
-    const bool same = x.data && y.data && strcmp(x.data, y.data) == 0;
+    const nib_status status = x.failed || y.failed ? nib_last_error()->status : NIB_OK;
+    *same = status >= NIB_OK && strcmp(x.data, y.data) == 0;
     nib_text_free(&x);
     nib_text_free(&y);
-    return same;
+    return status;
 }
 
-/* One config when all quantized weights share it and all other matrices are of kinds that are left
- * anyway; else a config or null for each module. */
-static json_t *quant_type(const nib_manifest *manifest) {
+/* The config that all quantized weights share, when all other matrices are of kinds that are left
+ * anyway; else NULL in *shared. */
+static nib_status shared_config(const nib_manifest *manifest, const nib_config **shared) {
     const nib_config *first = NULL;
-    bool uniform = true;
+    *shared = NULL;
     for (size_t i = 0; i < manifest->count; i++) {
         const nib_stored *item = &manifest->items[i];
+        bool same = true;
         if (!item->config) {
-            const bool linear = item->shape.ndim == 2 && nib_text_ends(item->name, "_proj.weight");
-            uniform = uniform && !linear;
+            if (item->shape.ndim == 2 && nib_text_ends(item->name, "_proj.weight")) return NIB_OK;
             continue;
         }
-        if (first) uniform = uniform && same_config(manifest->mem, first, item->config);
+        if (strcmp(item->name, "lm_head.weight") == 0) return NIB_OK;
+        if (first) NIB_TRY(same_config(manifest->mem, first, item->config, &same));
         else first = item->config;
-        if (strcmp(item->name, "lm_head.weight") == 0) uniform = false;
+        if (!same) return NIB_OK;
     }
-    if (uniform && first) return config_class(first);
+    *shared = first;
+    return NIB_OK;
+}
+
+/* One config for all, or a config or null for each module; NULL after raising. */
+static json_t *quant_type(const nib_manifest *manifest) {
+    const nib_config *shared;
+    if (shared_config(manifest, &shared) < NIB_OK) return NULL;
+    if (shared) return config_class(shared);
     json_t *map = json_object();
     for (size_t i = 0; i < manifest->count; i++) {
         const nib_stored *item = &manifest->items[i];
         if (item->shape.ndim != 2) continue;
         char *module = nib_mem_strdup(manifest->mem, item->name);
-        if (!module) break;
+        if (!module) {
+            json_decref(map);
+            return NULL;
+        }
         const char end = module[module_length(item->name)];
         module[module_length(item->name)] = '\0';
         json_object_set_new(map, module, item->config ? config_class(item->config) : json_null());
@@ -261,9 +274,11 @@ static nib_status config(const nib_manifest *manifest, json_t *root) {
     bool head = false;                     /* null leaves the head out, so that [] must say: nothing */
     for (size_t i = 0; i < manifest->count; i++)
         head |= manifest->items[i].layout && strcmp(manifest->items[i].name, "lm_head.weight") == 0;
+    json_t *type = quant_type(manifest);
+    if (!type) return nib_last_error()->status;
     json_t *about = json_pack("{s:b, s:o, s:s, s:{s:o}, s:b}", "include_input_output_embeddings", 0,
                               "modules_to_not_convert", head ? json_array() : json_null(), "quant_method", "torchao",
-                              "quant_type", "default", quant_type(manifest), "untie_embedding_weights", 0);
+                              "quant_type", "default", type, "untie_embedding_weights", 0);
     if (about && json_object_set_new(root, "quantization_config", about) == 0) return NIB_OK;
     return NIB_RAISE(NIB_E_MEMORY, "no memory for quantization_config");
 }
@@ -274,11 +289,11 @@ static const json_t *default_config(const json_t *root) {
     return about ? json_object_get(json_object_get(about, "quant_type"), "default") : NULL;
 }
 
-static bool detect(const nib_checkpoint *checkpoint, const json_t *root) {
+static nib_status detect(const nib_checkpoint *checkpoint, const json_t *root, bool *speaks) {
     const json_t *about = root ? json_object_get(root, "quantization_config") : NULL;
     const char *method = json_string_value(json_object_get(about, "quant_method"));
-    if (method) return strcmp(method, "torchao") == 0;
-    return nib_checkpoint_metadata(checkpoint, "tensor_names") != NULL;
+    *speaks = method ? strcmp(method, "torchao") == 0 : nib_checkpoint_metadata(checkpoint, "tensor_names") != NULL;
+    return NIB_OK;
 }
 
 /* The config of one weight's module, for what its own metadata does not tell; NULL: none. */

@@ -189,9 +189,13 @@ nib_status nib_manifest_add_rest(nib_manifest *m, const nib_checkpoint *checkpoi
 nib_status nib_manifest_read(nib_mem *mem, const nib_checkpoint *checkpoint, const json_t *config,
                              nib_manifest *out) {
     *out = (nib_manifest){ .mem = mem };
-    for (size_t i = 0; nib_format_at(i) && !out->format; i++)
-        if (nib_format_at(i)->detect(checkpoint, config)) out->format = nib_format_at(i);
-    nib_status status = out->format ? out->format->read(checkpoint, config, out) : NIB_OK;
+    nib_status status = NIB_OK;
+    for (size_t i = 0; nib_format_at(i) && !out->format && status >= NIB_OK; i++) {
+        bool speaks = false;
+        status = nib_format_at(i)->detect(checkpoint, config, &speaks);
+        if (speaks) out->format = nib_format_at(i);
+    }
+    if (out->format) status = out->format->read(checkpoint, config, out);
     if (status >= NIB_OK) status = nib_manifest_add_rest(out, checkpoint);
     if (status >= NIB_OK) status = nib_manifest_index(out);
     if (status >= NIB_OK) return NIB_OK;

@@ -331,9 +331,9 @@ static const char *option_value(const char *options, const char *name, size_t *l
 }
 
 /* Fields that the options of an alias name, one bit each, if the config has all those values, or
- * else 0. */
-static uint64_t fields_of_alias(const nib_scheme *s, const char *options,
-                                const nib_config *config) {
+ * else 0. *failed is set when memory ran out, so that it cannot be told. */
+static uint64_t fields_of_alias(const nib_scheme *s, const char *options, const nib_config *config,
+                                bool *failed) {
     uint64_t named = 0;
     for (int i = 0; i < s->nfields && i < 64; i++) {
         size_t length;
@@ -342,6 +342,7 @@ static uint64_t fields_of_alias(const nib_scheme *s, const char *options,
         nib_text own = {0};
         print_value(&s->fields[i], config, &own);
         const bool equal = !own.failed && own.length == length && !memcmp(own.data, value, length);
+        *failed |= own.failed;
         nib_text_free(&own);
         if (!equal) return 0;
         named |= UINT64_C(1) << i;
@@ -364,7 +365,7 @@ void nib_config_print(const nib_config *config, nib_text *out) {
     uint64_t said = 0;
     for (const char *const *a = s->aliases; a && *a && !said; a += 2) {
         const char *options = strchr(a[1], ':');
-        said = options ? fields_of_alias(s, options + 1, whole) : 0;
+        said = options ? fields_of_alias(s, options + 1, whole, &out->failed) : 0;
         if (said) name = a[0];
     }
     nib_text_add(out, name);

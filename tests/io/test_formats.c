@@ -1,10 +1,13 @@
 /* Quantized checkpoints in every format: those that the real libraries wrote
  * (tests/golden/formats), ours that must equal them, what a format reads back of what it wrote, and
  * what is refused. */
+#include <errno.h>
 #include <jansson.h>
 
 #include "base/checked.h"
 #include "base/json.h"
+#include "base/mem.h"
+#include "base/sys.h"
 #include "io/format.h"
 #include "quant/layouts.h"
 #include "quant/scheme.h"
@@ -557,6 +560,71 @@ TEST(int4_tensors_of_torchao_are_for_bf16_activations_and_others_are_refused) {
     test_folder_remove(folder);
 }
 
+/* All that reading a checkpoint does, or all that is planned before one is written. */
+static nib_status read_all(const char *path) {
+    nib_checkpoint *c = nib_checkpoint_open(NULL, path);
+    if (!c) return nib_last_error()->status;
+    json_t *root = json_of(path, "config.json");
+    nib_manifest m;
+    nib_status status = nib_manifest_read(NULL, c, root, &m);
+    int quantized = 0;
+    for (size_t i = 0; status >= NIB_OK && i < m.count; i++) {
+        const nib_stored *item = &m.items[i];
+        const int64_t rows = strstr(item->name, "k_proj") || strstr(item->name, "v_proj") ? 16 : 32;
+        if (item->layout && quantized++ >= 0)
+            status = nib_manifest_resolve(&m, c, item, &(nib_shape){2, {rows, 32}});
+    }
+    if (m.items) nib_manifest_free(&m);
+    json_decref(root);
+    nib_checkpoint_close(c);
+    return status < NIB_OK || quantized ? status : NIB_END; /* a format was overlooked */
+}
+
+static nib_status plan_all(const char *scheme, const char *format) {
+    const nib_rule rule = {"*", nib_config_parse(scheme)};
+    nib_ctx *ctx = rule.config ? nib_ctx_new(&(nib_ctx_options){.threads = 1}) : NULL;
+    const nib_status status =
+        ctx ? nib_quantize_file(ctx, GOLDEN "source-bf16-sharded", NULL, &rule, 1, NULL,
+                                &(nib_file_options){.dry_run = true, .format = format})
+            : nib_last_error()->status;
+    nib_ctx_free(ctx);
+    nib_config_free((nib_config *)(uintptr_t)rule.config);
+    return status;
+}
+
+TEST(reading_and_planning_survive_any_failing_call_or_allocation) {
+    static const char *const folders[] = {
+        "torchao-rules-sharded-bf16", "torchao-intx-4-group-asymmetric-bf16", "quanto-qint4-bf16"};
+    static const char *const plans[][2] = {{"intx_weight_only:bits=4,eps=v0.17", "torchao"},
+                                           {"qint4:algo=hqq", "quanto"},
+                                           {"qint8", "native"}};
+    if (!known("quanto") || !known("intx_weight_only") || !known("int8_weight_only")) return;
+    const size_t used = nib_mem_used(NULL);
+    for (int k = 0; k < 6; k++)
+        for (int memory = 0; memory < 2; memory++)
+            for (long n = 0;; n++) {
+                if (memory)
+                    nib_mem_fail_after(n, false);
+                else
+                    nib_sys_fail_after(n, EIO);
+                const nib_status status = k < 3 ? read_all(IN(GOLDEN, folders[k]))
+                                                : plan_all(plans[k - 3][0], plans[k - 3][1]);
+                const long made =
+                    memory ? nib_mem_fail_after(-1, false) : nib_sys_fail_after(-1, 0);
+                CHECK_INT(nib_mem_used(NULL), used);
+                if (made <= n) {
+                    CHECK_OK(status);
+                    CHECK(status == NIB_OK && n > 10);
+                    break;
+                }
+                if (!memory && status == NIB_OK) continue; /* closing what was only read */
+                const nib_status want = memory ? NIB_E_MEMORY : NIB_E_IO;
+                if (status != want)
+                    FAIL_AT("%d: %s %ld gives %d: %s", k, memory ? "allocation" : "call", n,
+                            (int)status, nib_last_error()->what);
+            }
+}
+
 TEST(metadata_of_twenty_thousand_tensors_is_read_by_looking_up_each) {
     enum { MANY = 20000 };
     nib_safetensors_planned *planned = calloc(MANY, sizeof *planned);
@@ -602,4 +670,5 @@ TESTS(RUNS(what_the_libraries_wrote_verifies_against_the_float_model),
       RUNS(a_map_of_quantos_that_is_wrong_is_refused_naming_the_module),
       RUNS(our_own_metadata_is_not_trusted_either),
       RUNS(int4_tensors_of_torchao_are_for_bf16_activations_and_others_are_refused),
+      RUNS(reading_and_planning_survive_any_failing_call_or_allocation),
       RUNS(metadata_of_twenty_thousand_tensors_is_read_by_looking_up_each))
