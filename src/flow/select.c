@@ -67,9 +67,9 @@ const nib_config *nib_selection_config(const nib_selection *s, const nib_candida
     if (*why_left) return NULL;
     for (size_t i = 0; i < s->nrules; i++) {
         if (s->rules[i].glob && !nib_glob_match(s->rules[i].glob, c->name)) continue;
-        if (s->rules[i].config == NIB_LEAVE) break;
-        return s->rules[i].config;
+        if (s->rules[i].config == NIB_LEAVE) *why_left = "left by a rule";
+        return s->rules[i].config == NIB_LEAVE ? NULL : s->rules[i].config;
     }
-    *why_left = "left by a rule";
+    *why_left = "no rule is about it";
     return NULL;
 }

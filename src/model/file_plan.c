@@ -62,6 +62,13 @@ static nib_status plan_one(nib_file_plan *p, const char *name, const nib_checkpo
     return item->why_left ? NIB_OK : nib_last_error()->status;
 }
 
+/* Only our own format can do without knowing how the codes were made. */
+static const nib_layout *layout_in(const nib_format *format, const nib_draft *d) {
+    return d->config || strcmp(format->name, "native") == 0 ? format->layout(d->config, &d->desc) : NULL;
+}
+
+/* Unasked, the format of the schemes' system; native where systems mix, or where that system has no
+ * word for a stack of matrices, so that a model with experts quantizes like any other. */
 static const nib_format *choose_format(const nib_draft *drafts, size_t count, const char *asked) {
     const char *system = NULL;
     if (asked) {
@@ -80,12 +87,9 @@ static const nib_format *choose_format(const nib_draft *drafts, size_t count, co
         system = own;
     }
     const nib_format *own = system ? nib_format_find(system) : NULL;
+    for (size_t i = 0; own && i < count; i++)
+        if (drafts[i].quantized && drafts[i].shape.ndim > 2 && !layout_in(own, &drafts[i])) own = NULL;
     return own ? own : nib_format_find("native");
-}
-
-/* Only our own format can do without knowing how the codes were made. */
-static const nib_layout *layout_in(const nib_format *format, const nib_draft *d) {
-    return d->config || strcmp(format->name, "native") == 0 ? format->layout(d->config, &d->desc) : NULL;
 }
 
 static nib_status refuse_format(const nib_format *format, const nib_draft *d) {
@@ -94,8 +98,10 @@ static nib_status refuse_format(const nib_format *format, const nib_draft *d) {
         if (layout_in(nib_format_at(i), d))
             nib_text_format(&able, "%s%s", able.length ? ", " : "", nib_format_at(i)->name);
     if (d->config) nib_config_print(d->config, &scheme);
-    NIB_RAISE(NIB_E_UNSUPPORTED, "format %s cannot hold %s; formats that can: %s", format->name,
-              scheme.data ? scheme.data : "codes of an unknown scheme", able.data ? able.data : "none");
+    char shape[96];
+    NIB_RAISE(NIB_E_UNSUPPORTED, "format %s cannot hold %s of shape %s; formats that can: %s", format->name,
+              scheme.data ? scheme.data : "codes of an unknown scheme",
+              nib_shape_text(&d->shape, shape, sizeof shape), able.data ? able.data : "none");
     nib_text_free(&able);
     nib_text_free(&scheme);
     return nib_error_at(NULL, d->name, -1);
