@@ -58,6 +58,10 @@ static json_t *describe(nib_mem *mem, const nib_stored *item) {
                         nib_dtype_torch_name(d->scale_dtype), "zero",
                         d->zero_dtype ? nib_dtype_torch_name(d->zero_dtype) : "", "zero_kind",
                         zero_names[d->zero_kind], "outer", (double)d->outer, "parts", parts);
+    if (scheme.failed) {
+        json_decref(shape);
+        json_decref(parts);
+    }
     nib_text_free(&scheme);
     return row;
 }
