@@ -98,6 +98,12 @@ struct cli {
  * verbose. Belongs to the frame. NULL after a failure. */
 nib_ctx *cli_context(cli *c);
 
+/* A model for this run: its weights mapped or read, and quantized if `scheme` is not NULL. The caller
+ * frees it. NULL after a failure. */
+nib_model *cli_load(cli *c, const char *path, const char *scheme);
+
+double cli_now(void);                  /* seconds since some moment */
+
 /* The user asked to stop; loops of a verb's own ask between steps and return CLI_INTERRUPTED. */
 bool cli_interrupted(void);
 

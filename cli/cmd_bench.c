@@ -3,7 +3,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
-#include <time.h>
 
 #include "cli.h"
 
@@ -21,12 +20,6 @@ static const cli_option options[] = {
     {"format", 'f', "F", CLI_TEXT, &o.format, "md, csv or json (md)", 0, 0, false},
     {0},
 };
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 /* Mean and standard deviation of what was added. */
 typedef struct series {
@@ -73,29 +66,29 @@ static int make_prompt(bench *b) {
     return CLI_OK;
 }
 
-/* A table of rows is read at a few of them, so the embedding does not count. */
 static void see(void *user, const char *op, int64_t calls, double ms, double bytes) {
+    (void)op;
     (void)calls;
     (void)ms;
-    if (strcmp(op, "embedding") != 0) *(double *)user += bytes;
+    *(double *)user += bytes;
 }
 
 /* Fill and decode once; with `count_bytes` not for time but for what the ops touch. */
 static int run_once(bench *b, bool count_bytes) {
     nib_session *s = session(b, o.count);
     int32_t id;
-    const double began = now();
+    const double began = cli_now();
     nib_status status = nib_session_feed(s, b->prompt, (size_t)o.prompt);
-    const double filled = now();
+    const double filled = cli_now();
     /* The first token needs no further pass over the weights. */
     if (status >= NIB_OK) status = nib_session_next(s, &id);
-    const double first = now();
+    const double first = cli_now();
     const int64_t n = count_bytes && o.count > 5 ? 4 : o.count - 1;
     if (status >= NIB_OK && count_bytes) status = nib_profile_begin(b->c->ctx);
     const bool profiling = count_bytes && status >= NIB_OK;
     for (int64_t i = 0; status == NIB_OK && i < n && !cli_interrupted(); i++)
         status = nib_session_next(s, &id);
-    const double end = now();
+    const double end = cli_now();
     if (profiling) {
         double sum = 0;
         if (nib_profile_end(b->c->ctx, see, &sum) < NIB_OK && status >= NIB_OK)
@@ -150,15 +143,10 @@ static int run(cli *c) {
     if (strcmp(format, "md") && strcmp(format, "csv") && strcmp(format, "json"))
         return cli_usage_error(c, "--format is md, csv or json, not \"%s\"", format);
     bench b = {.c = c};
-    nib_ctx *ctx = cli_context(c);
-    if (!ctx) return cli_fail(c);
-    nib_config *config = NULL;
-    if (o.scheme && !(config = nib_config_parse(o.scheme))) return cli_fail(c);
-    const double began = now();
-    b.model = nib_model_load(ctx, c->arguments[0],
-                             &(nib_load_options){.quantize = config, .no_mmap = c->no_mmap});
-    b.load_s = now() - began;
-    nib_config_free(config);
+    if (!cli_context(c)) return cli_fail(c);
+    const double began = cli_now();
+    b.model = cli_load(c, c->arguments[0], o.scheme);
+    b.load_s = cli_now() - began;
     int code = b.model ? make_prompt(&b) : cli_fail(c);
     if (code == CLI_OK) code = run_once(&b, true); /* also warms up */
     for (int64_t r = 0; code == CLI_OK && r < o.runs; r++) {

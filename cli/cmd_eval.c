@@ -76,15 +76,8 @@ static int run(cli *c) {
         return cli_usage_error(c, "give one of --perplexity, --hellaswag and --lambada");
     nib_ctx *ctx = cli_context(c);
     if (!ctx) return cli_fail(c);
-    nib_config *config = NULL;
-    if (o.scheme && !(config = nib_config_parse(o.scheme))) return cli_fail(c);
-    nib_model *model = nib_model_load(
-        ctx, c->arguments[0], &(nib_load_options){.quantize = config, .no_mmap = c->no_mmap});
-    nib_config_free(config);
-    nib_model *reference =
-        model && o.reference
-            ? nib_model_load(ctx, o.reference, &(nib_load_options){.no_mmap = c->no_mmap})
-            : NULL;
+    nib_model *model = cli_load(c, c->arguments[0], o.scheme);
+    nib_model *reference = model && o.reference ? cli_load(c, o.reference, NULL) : NULL;
     nib_eval e = {.protocol = o.protocol,
                   .context = (int)o.context,
                   .reference = reference,

@@ -73,6 +73,16 @@ nib_ctx *cli_context(cli *c) {
     return c->ctx;
 }
 
+nib_model *cli_load(cli *c, const char *path, const char *scheme) {
+    if (!cli_context(c)) return NULL;
+    nib_config *config = scheme ? nib_config_parse(scheme) : NULL;
+    if (scheme && !config) return NULL;
+    nib_model *model = nib_model_load(
+        c->ctx, path, &(nib_load_options){.quantize = config, .no_mmap = c->no_mmap});
+    nib_config_free(config);
+    return model;
+}
+
 static int run_verb(cli *c, const cli_verb *verb, int argc, char **argv) {
     c->verb = verb;
     int code = cli_parse(c, argc, argv);

@@ -104,7 +104,7 @@ static struct {
     bool on_screen; /* a rewritten line stands there without its end */
 } line;
 
-static double now(void) {
+double cli_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
@@ -136,7 +136,7 @@ bool cli_progress(void *user, const char *what, double done, double total) {
     if (asked_to_stop) return false;
     if (c->quiet) return true;
     const bool terminal = isatty(STDERR_FILENO);
-    const double time = now();
+    const double time = cli_now();
     if (strncmp(line.what, what, sizeof(line.what) - 1) != 0) {
         cli_progress_end();
         snprintf(line.what, sizeof(line.what), "%s", what);

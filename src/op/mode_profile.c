@@ -18,6 +18,19 @@ static size_t index_of(const nib_op *op) {
     return i;
 }
 
+/* Of a table of rows, an embedding's or a cache's, only what is taken out or put in is touched. */
+static bool is_table(const nib_op *op, int input) {
+    return input == 0 && (op == &nib_op_embedding || op == &nib_op_kv_append);
+}
+
+static double bytes_touched(const nib_op *op, const nib_call_args *args) {
+    double bytes = 0;
+    for (int k = 0; k < args->nin; k++)
+        if (args->in[k] != NIB_NONE && !is_table(op, k)) bytes += (double)nib_tensor_bytes(args->in[k]);
+    for (int k = 0; k < args->nout; k++) bytes += (double)nib_tensor_bytes(args->out[k]);
+    return bytes;
+}
+
 static bool before_op(void *self, const nib_op *op, nib_call_args *args) {
     (void)op;
     (void)args;
@@ -30,9 +43,7 @@ static nib_status after_op(void *self, const nib_op *op, nib_call_args *args) {
     const size_t i = index_of(op);
     p->row[i].calls++;
     p->row[i].time_ns += nib_now_ns() - p->began_ns;
-    for (int k = 0; k < args->nin; k++)
-        if (args->in[k] != NIB_NONE) p->row[i].bytes += (double)nib_tensor_bytes(args->in[k]);
-    for (int k = 0; k < args->nout; k++) p->row[i].bytes += (double)nib_tensor_bytes(args->out[k]);
+    p->row[i].bytes += bytes_touched(op, args);
     return NIB_OK;
 }
 

@@ -99,18 +99,23 @@ TEST(raw_adds_no_special_tokens_and_ids_stand_for_a_text) {
 TEST(a_profile_tells_where_the_time_went) {
     json_t *got = nibble_json(
         state_, "generate models/kjv-llama -p 'In the beginning' -n 60 --profile -t 1 -j -q");
-    double sum = 0;
+    double sum = 0, outside = 0;
     bool linear = false;
     size_t i;
     json_t *row;
     json_array_foreach(json_object_get(got, "profile"), i, row) {
         sum += number(row, "ms");
         linear |= strcmp(json_string_value(json_object_get(row, "op")), "linear") == 0;
-        CHECK(number(row, "calls") > 0);
+        if (strcmp(json_string_value(json_object_get(row, "op")), "(outside ops)") == 0)
+            outside = number(row, "ms");
+        else
+            CHECK(number(row, "calls") > 0);
     }
     CHECK(linear);
-    print_message("ops took %.1f of %.1f ms\n", sum, number(got, "wall_ms"));
-    CHECK(sum <= number(got, "wall_ms"));
+    const double wall = number(got, "wall_ms");
+    print_message("ops took %.1f of %.1f ms\n", sum - outside, wall);
+    CHECK_NEAR(sum, wall, 1e-6 * wall);
+    CHECK(sum - outside >= 0.5 * wall); /* seen: 0.98; the rest is no place to hide time in */
     json_decref(got);
 }
 
