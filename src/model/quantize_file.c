@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/parallel.h"
 #include "base/text_util.h"
 #include "io/checkpoint_write.h"
 #include "model/file_plan.h"
@@ -14,7 +15,7 @@
 #include "tensor/context.h"
 #include "tensor/dtype.h"
 
-enum { COPY_BYTES = 8 << 20 };
+enum { COPY_BYTES = 4 << 20 };
 
 typedef struct work {
     nib_ctx *ctx;
@@ -61,18 +62,57 @@ static nib_status quantize_item(work *w, const nib_stored *stored, nib_file_item
     return NIB_OK;
 }
 
-static nib_status copy_item(work *w, nib_file_item *item, unsigned char *buffer) {
-    const size_t size = item->source->entry->size;
+/* One piece of a weight's bytes: digested, written where `put` says so, while the next is read. */
+typedef struct pass {
+    const work *w;
+    struct sha256_ctx *sha;
+    unsigned char *now, *next;             /* COPY_BYTES each */
+    size_t at, size, next_size;
+    bool put;
+    nib_status status[3];
+    nib_error error[3];                    /* of the thread that failed */
+} pass;
+
+static void pass_tasks(void *user, int64_t begin, int64_t end) {
+    pass *p = user;
+    for (int64_t i = begin; i < end; i++) {
+        p->status[i] = NIB_OK;
+        if (i == 0) sha256_update(p->sha, p->size, p->now);
+        if (i == 1 && p->put)
+            p->status[i] =
+                nib_checkpoint_writer_put(p->w->out, p->w->first, p->now, p->size, p->at);
+        if (i == 2 && p->next_size)
+            p->status[i] = nib_checkpoint_read(p->w->plan.source, p->w->item->source, p->next,
+                                               p->next_size, p->at + p->size);
+        if (p->status[i] < NIB_OK) p->error[i] = *nib_last_error();
+    }
+}
+
+/* All bytes of w->item through `buffer` of 2 COPY_BYTES, and their digest. */
+static nib_status pass_through(work *w, unsigned char *buffer, bool put, unsigned char digest[32]) {
+    const size_t whole = w->item->source->entry->size;
     struct sha256_ctx sha;
     sha256_init(&sha);
-    for (size_t at = 0; at < size; at += COPY_BYTES) {
-        const size_t n = size - at < COPY_BYTES ? size - at : COPY_BYTES;
-        NIB_TRY(nib_checkpoint_read(w->plan.source, item->source, buffer, n, at));
-        sha256_update(&sha, n, buffer);
-        NIB_TRY(nib_checkpoint_writer_put(w->out, w->first, buffer, n, at));
-        NIB_TRY(step(w, n));
+    pass p = {.w = w, .sha = &sha, .now = buffer, .next = buffer + COPY_BYTES, .put = put};
+    p.size = whole < COPY_BYTES ? whole : COPY_BYTES;
+    NIB_TRY(nib_checkpoint_read(w->plan.source, w->item->source, p.now, p.size, 0));
+    while (p.at < whole) {
+        const size_t left = whole - p.at - p.size;
+        p.next_size = left < COPY_BYTES ? left : COPY_BYTES;
+        nib_parallel_for(w->ctx->pool, 3, 1, pass_tasks, &p);
+        for (int i = 0; i < 3; i++) {
+            if (p.status[i] >= NIB_OK) continue;
+            nib_error_restore(&p.error[i]);
+            return p.status[i];
+        }
+        NIB_TRY(step(w, p.size));
+        unsigned char *const read = p.next;
+        p.next = p.now;
+        p.now = read;
+        p.at += p.size;
+        p.size = p.next_size;
     }
-    sha256_digest(&sha, sizeof item->sha256, item->sha256);
+    sha256_digest(&sha, 32, digest);
     return NIB_OK;
 }
 
@@ -82,15 +122,7 @@ static nib_status copy_item(work *w, nib_file_item *item, unsigned char *buffer)
 static nib_status check_unchanged(work *w, const nib_stored *stored, const nib_file_item *item,
                                   unsigned char *buffer) {
     unsigned char now[32];
-    struct sha256_ctx sha;
-    sha256_init(&sha);
-    for (size_t at = 0, size = item->source->entry->size; at < size; at += COPY_BYTES) {
-        const size_t n = size - at < COPY_BYTES ? size - at : COPY_BYTES;
-        NIB_TRY(nib_checkpoint_read(w->plan.source, item->source, buffer, n, at));
-        sha256_update(&sha, n, buffer);
-        NIB_TRY(step(w, n));
-    }
-    sha256_digest(&sha, sizeof now, now);
+    NIB_TRY(pass_through(w, buffer, false, now));
     if (memcmp(now, item->sha256, sizeof now) == 0) return NIB_OK;
     w->unlike = true;
     NIB_RAISE(NIB_E_ARGUMENT, "this weight has changed since the work was begun; overwrite it instead of resuming");
@@ -140,7 +172,7 @@ static nib_status write_shard(work *w, size_t shard, unsigned char *buffer) {
             for (int k = 0; k < stored->nparts + stored->nconstants && status >= NIB_OK; k++)
                 status = nib_checkpoint_writer_keep(w->out, w->first + (size_t)k);
         } else {
-            status = stored->layout ? quantize_item(w, stored, item) : copy_item(w, item, buffer);
+            status = stored->layout ? quantize_item(w, stored, item) : pass_through(w, buffer, true, item->sha256);
             if (status >= NIB_OK) status = nib_shard_plan_constants(stored, w->first, w->out);
             item->done = status >= NIB_OK;
             if (status >= NIB_OK) status = note(w, false);
@@ -166,14 +198,14 @@ static nib_status do_work(work *w, const char *to, const nib_file_options *optio
                                            .resume = options->resume };
     w->out = nib_checkpoint_writer_open(plan->mem, &output);
     if (!w->out) return nib_last_error()->status;
-    unsigned char *buffer = nib_mem_alloc(plan->mem, COPY_BYTES);
+    unsigned char *buffer = nib_mem_alloc(plan->mem, 2 * COPY_BYTES);
     nib_status status = buffer ? NIB_OK : nib_last_error()->status;
     if (status >= NIB_OK && options->resume && !w->single) {
         status = read_note(w);
         w->unlike = status < NIB_OK;
     }
     for (size_t i = 0; i < plan->source->shard_count && status >= NIB_OK; i++) status = write_shard(w, i, buffer);
-    nib_mem_free(plan->mem, buffer, COPY_BYTES);
+    nib_mem_free(plan->mem, buffer, 2 * COPY_BYTES);
     if (status >= NIB_OK && !w->single) status = write_report(w);
     if (status >= NIB_OK && !w->single) status = nib_shard_plan_texts(plan, w->out);
     if (status >= NIB_OK) return nib_checkpoint_writer_finish(w->out);

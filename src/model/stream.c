@@ -15,9 +15,9 @@
 #include "tensor/dtype.h"
 #include "tensor/tensor.h"
 
-/* A run holds about this many bytes of float weight: enough for long writes, little enough that
- * weight, codes and parts stay far under the memory bound. A piece is what one thread takes. */
-enum { RUN_BYTES = 24 << 20, PIECE_ELEMENTS = 1 << 16 };
+/* A run holds about this many bytes of float weight: enough for long writes, little enough to stay in
+ * the caches of most machines between the tasks that look at it. A piece is what one thread takes. */
+enum { RUN_BYTES = 4 << 20, PIECE_ELEMENTS = 1 << 16 };
 
 nib_status nib_nonfinite_parse(const char *text, nib_nonfinite *out) {
     static const char *const names[] = {"error", "keep", "zero"};
