@@ -23,7 +23,7 @@
 /* Put as the last thing in a test program: TESTS(RUNS(a), RUNS(b)) */
 #define TESTS(...)                                                                                 \
     int main(void) {                                                                               \
-        const struct CMUnitTest tests_[] = { __VA_ARGS__ };                                        \
+        const struct CMUnitTest tests_[] = {__VA_ARGS__};                                          \
         return cmocka_run_group_tests(tests_, NULL, NULL);                                         \
     }
 
@@ -142,6 +142,7 @@ static inline const char *test_shared(const char *variable, const char *fallback
     fclose(f);
     return path;
 }
-#define test_data(name, path)  test_shared("NIB_DATA", "../shared/data", name, path, sizeof(path))
-#define test_model(name, path) test_shared("NIB_MODELS", "../shared/models", name, path, sizeof(path))
+#define test_data(name, path) test_shared("NIB_DATA", "../shared/data", name, path, sizeof(path))
+#define test_model(name, path)                                                                     \
+    test_shared("NIB_MODELS", "../shared/models", name, path, sizeof(path))
 #endif

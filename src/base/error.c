@@ -8,8 +8,8 @@
 
 /* A call that is handed NULL gives back the failure on record. Where nothing failed before, the
  * NULL was the caller's own, and the record says so from the start. */
-static _Thread_local nib_error latest = { .status = NIB_E_ARGUMENT, .what = "a call was handed NULL",
-                                          .offset = -1 };
+static _Thread_local nib_error latest = {
+    .status = NIB_E_ARGUMENT, .what = "a call was handed NULL", .offset = -1};
 
 const nib_error *nib_last_error(void) { return &latest; }
 
@@ -34,7 +34,7 @@ static void start_record(nib_status status, const char *file, int line) {
 }
 
 nib_status nib_raise(nib_status status, const char *file, int line, const char *format, ...) {
-    char what[sizeof latest.what];         /* arguments may point into the record being replaced */
+    char what[sizeof latest.what]; /* arguments may point into the record being replaced */
     va_list args;
     va_start(args, format);
     vsnprintf(what, sizeof what, format, args);

@@ -18,7 +18,8 @@
 #include "base/path.h"
 #include "base/sys.h"
 
-/* Often enough that the disk is never idle, seldom enough that looking for dirty pages costs nothing. */
+/* Often enough that the disk is never idle, seldom enough that looking for dirty pages costs
+ * nothing. */
 enum { WRITE_BACK_BYTES = 64 << 20 };
 
 struct nib_file_writer {
@@ -26,7 +27,7 @@ struct nib_file_writer {
     char *path, *temp, *parent;
     int fd; /* -1 once synced and closed */
     size_t size;
-    bool failed; /* a write or sync failed: nothing may be committed */
+    bool failed;     /* a write or sync failed: nothing may be committed */
     size_t unsynced; /* bytes put since the disk was last told to begin */
 };
 

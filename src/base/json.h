@@ -22,7 +22,7 @@ nib_status nib_json_int(const json_t *object, const char *key, int64_t min, int6
 nib_status nib_json_double(const json_t *object, const char *key, bool required, double *value);
 nib_status nib_json_bool(const json_t *object, const char *key, bool required, bool *value);
 nib_status nib_json_string(const json_t *object, const char *key, bool required,
-                           const char **value);  /* borrowed from the object */
+                           const char **value); /* borrowed from the object */
 nib_status nib_json_object(const json_t *object, const char *key, bool required, json_t **value);
 nib_status nib_json_array(const json_t *object, const char *key, bool required, json_t **value);
 

@@ -33,8 +33,8 @@ void *nib_mem_alloc(nib_mem *mem, size_t size) {
     if (used < size || (m->limit && used > m->limit)) {
         atomic_fetch_sub(&m->used, size);
         return NIB_RAISE_NULL(NIB_E_MEMORY,
-                              "%zu more bytes would pass the memory limit of %zu (%zu in use)", size,
-                              m->limit, used - size);
+                              "%zu more bytes would pass the memory limit of %zu (%zu in use)",
+                              size, m->limit, used - size);
     }
     void *ptr = NULL;
     if (size > SIZE_MAX - NIB_MEM_ALIGN) {
@@ -50,7 +50,8 @@ void *nib_mem_alloc(nib_mem *mem, size_t size) {
         return NIB_RAISE_NULL(NIB_E_MEMORY, "no memory for %zu bytes", size);
     }
     size_t peak = atomic_load(&m->peak);
-    while (used > peak && !atomic_compare_exchange_weak(&m->peak, &peak, used)) {}
+    while (used > peak && !atomic_compare_exchange_weak(&m->peak, &peak, used)) {
+    }
     return ptr;
 }
 

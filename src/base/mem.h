@@ -14,7 +14,7 @@ typedef struct nib_mem {
     void *user;
     void *(*alloc)(void *user, size_t size, size_t align); /* NULL: the C library */
     void (*dealloc)(void *user, void *ptr, size_t size);
-    size_t limit;                          /* bytes; 0: none */
+    size_t limit; /* bytes; 0: none */
     atomic_size_t used, peak;
 } nib_mem;
 
@@ -31,7 +31,7 @@ void *nib_mem_realloc(nib_mem *mem, void *ptr, size_t old_size, size_t size);
 void nib_mem_free(nib_mem *mem, void *ptr, size_t size); /* ptr NULL is fine */
 
 char *nib_mem_strdup(nib_mem *mem, const char *text); /* give back with nib_mem_strfree */
-void  nib_mem_strfree(nib_mem *mem, char *text);
+void nib_mem_strfree(nib_mem *mem, char *text);
 
 size_t nib_mem_used(const nib_mem *mem);
 size_t nib_mem_peak(const nib_mem *mem);

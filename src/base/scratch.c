@@ -13,7 +13,8 @@ nib_status nib_scratch_open(nib_mem *mem, const nib_pool *pool, int64_t pieces, 
     out->data = NULL;
     if (nib_align_size(size, NIB_MEM_ALIGN, &out->size) ||
         nib_mul_size(out->size, (size_t)out->blocks, &out->whole))
-        return NIB_RAISE(NIB_E_MEMORY, "scratch of %zu bytes for %d threads overflows", size, out->blocks);
+        return NIB_RAISE(NIB_E_MEMORY, "scratch of %zu bytes for %d threads overflows", size,
+                         out->blocks);
     out->data = nib_mem_alloc(mem, out->whole);
     return out->data ? NIB_OK : nib_last_error()->status;
 }
@@ -24,7 +25,7 @@ void nib_scratch_close(nib_scratch *s) {
 }
 
 void *nib_scratch_take(nib_scratch *s, int *index) {
-    int i = 0;                         /* as many blocks as threads, so one is or soon gets free */
+    int i = 0; /* as many blocks as threads, so one is or soon gets free */
     while (atomic_flag_test_and_set_explicit(&s->taken[i], memory_order_acquire))
         i = (i + 1) % s->blocks;
     *index = i;

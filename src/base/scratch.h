@@ -11,7 +11,7 @@ enum { NIB_MAX_SCRATCH = 256 };
 typedef struct nib_scratch {
     nib_mem *mem;
     unsigned char *data;
-    size_t size, whole;                /* of one block, and of all */
+    size_t size, whole; /* of one block, and of all */
     int blocks;
     atomic_flag taken[NIB_MAX_SCRATCH];
 } nib_scratch;
@@ -19,9 +19,9 @@ typedef struct nib_scratch {
 /* Blocks of `size` bytes for a loop over at most `pieces` pieces on `pool`. */
 nib_status nib_scratch_open(nib_mem *mem, const nib_pool *pool, int64_t pieces, size_t size,
                             nib_scratch *out);
-void       nib_scratch_close(nib_scratch *scratch);
+void nib_scratch_close(nib_scratch *scratch);
 
 /* A block nobody else has, until it is given back by its index. */
 void *nib_scratch_take(nib_scratch *scratch, int *index);
-void  nib_scratch_give(nib_scratch *scratch, int index);
+void nib_scratch_give(nib_scratch *scratch, int index);
 #endif

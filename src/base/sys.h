@@ -18,9 +18,9 @@ typedef struct nib_sys {
     int (*stat)(const char *path, struct stat *about);
     int (*lstat)(const char *path, struct stat *about);
     int (*fsync)(int fd);
-    int (*fallocate)(int fd, off_t size); /* returns the errno */
+    int (*fallocate)(int fd, off_t size);                /* returns the errno */
     int (*write_back)(int fd, off_t offset, off_t size); /* begin bringing it to disk */
-    int (*size_limit)(size_t *most);      /* RLIMIT_FSIZE */
+    int (*size_limit)(size_t *most);                     /* RLIMIT_FSIZE */
     int (*ftruncate)(int fd, off_t size);
     int (*lock)(int fd); /* flock, exclusive, without waiting */
     int (*rename)(const char *from, const char *to);
@@ -61,7 +61,7 @@ int nib_sys_fstat(int fd, struct stat *about);
 int nib_sys_stat(const char *path, struct stat *about);
 int nib_sys_lstat(const char *path, struct stat *about);
 int nib_sys_fsync(int fd);
-int nib_sys_fallocate(int fd, size_t size); /* returns the errno */
+int nib_sys_fallocate(int fd, size_t size);                  /* returns the errno */
 void nib_sys_write_back(int fd, size_t offset, size_t size); /* a hint: it cannot fail */
 int nib_sys_size_limit(size_t *most);
 int nib_sys_ftruncate(int fd, size_t size);

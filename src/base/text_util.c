@@ -49,13 +49,27 @@ void nib_text_json_string(nib_text *text, const char *bytes, size_t length) {
     for (size_t i = 0; i < length; i++) {
         const unsigned char c = (unsigned char)bytes[i];
         switch (c) {
-        case '"': nib_text_append(text, "\\\"", 2); break;
-        case '\\': nib_text_append(text, "\\\\", 2); break;
-        case '\n': nib_text_append(text, "\\n", 2); break;
-        case '\r': nib_text_append(text, "\\r", 2); break;
-        case '\t': nib_text_append(text, "\\t", 2); break;
-        case '\b': nib_text_append(text, "\\b", 2); break;
-        case '\f': nib_text_append(text, "\\f", 2); break;
+        case '"':
+            nib_text_append(text, "\\\"", 2);
+            break;
+        case '\\':
+            nib_text_append(text, "\\\\", 2);
+            break;
+        case '\n':
+            nib_text_append(text, "\\n", 2);
+            break;
+        case '\r':
+            nib_text_append(text, "\\r", 2);
+            break;
+        case '\t':
+            nib_text_append(text, "\\t", 2);
+            break;
+        case '\b':
+            nib_text_append(text, "\\b", 2);
+            break;
+        case '\f':
+            nib_text_append(text, "\\f", 2);
+            break;
         default:
             if (c < 0x20)
                 nib_text_format(text, "\\u%04x", c);
@@ -96,7 +110,7 @@ void nib_text_json_ascii(nib_text *text, const char *bytes, size_t length) {
 
 void nib_text_free(nib_text *text) {
     nib_mem_free(text->mem, text->data, text->room);
-    *text = (nib_text){ .mem = text->mem };
+    *text = (nib_text){.mem = text->mem};
 }
 
 /* One [class] at `glob`; *after is set past its ], or left NULL when there is none. */
@@ -134,7 +148,7 @@ bool nib_glob_match(const char *glob, const char *name) {
             continue;
         }
         if (!star) return false;
-        glob = star;                       /* let the last star take one byte more */
+        glob = star; /* let the last star take one byte more */
         name = ++resume;
     }
     while (*glob == '*') glob++;
@@ -154,7 +168,7 @@ const char *nib_text_nearest(const char *name, const char *const *names) {
     enum { MOST = 64 };
     const size_t n = strlen(name);
     const char *best = NULL;
-    size_t best_distance = n / 3 + 2;      /* further away is no typing mistake */
+    size_t best_distance = n / 3 + 2; /* further away is no typing mistake */
     if (n >= MOST) return NULL;
     for (; *names; names++) {
         const size_t m = strlen(*names);
@@ -234,7 +248,7 @@ size_t nib_utf8_valid(const char *bytes, size_t length) {
             if ((s[i + j] & 0xc0) != 0x80) return i;
         if ((c == 0xe0 && s[i + 1] < 0xa0) || (c == 0xed && s[i + 1] >= 0xa0) ||
             (c == 0xf0 && s[i + 1] < 0x90) || (c == 0xf4 && s[i + 1] >= 0x90))
-            return i;                      /* overlong, a surrogate, or past U+10FFFF */
+            return i; /* overlong, a surrogate, or past U+10FFFF */
         i += more + 1;
     }
     return length;

@@ -7,12 +7,17 @@
 
 /* Last components of module names that mark tables looked up by index, as the model families call
  * them: Llama, OPT, BLOOM, GPT-2, BERT, T5, ViT. */
-static const char *const embeddings[] = {
-    "*embed*", "wte", "wpe", "shared", "*token_embd*", "*pos_emb*", "*relative_attention_bias",
-    "*position_ids", NULL
-};
-static const char *const norms[] = { "*norm*", "ln_*", "*layernorm*", "*_ln", NULL };
-static const char *const heads[] = { "lm_head", "embed_out", NULL };
+static const char *const embeddings[] = {"*embed*",
+                                         "wte",
+                                         "wpe",
+                                         "shared",
+                                         "*token_embd*",
+                                         "*pos_emb*",
+                                         "*relative_attention_bias",
+                                         "*position_ids",
+                                         NULL};
+static const char *const norms[] = {"*norm*", "ln_*", "*layernorm*", "*_ln", NULL};
+static const char *const heads[] = {"lm_head", "embed_out", NULL};
 
 static bool among(const char *name, const char *const *globs) {
     for (; *globs; globs++)
@@ -26,7 +31,7 @@ nib_status nib_tensor_candidate_of(const char *tensor, nib_dtype dtype, const ni
     if (length >= sizeof out->name)
         return NIB_RAISE(NIB_E_FORMAT, "a tensor's name is %zu bytes long, over %d", length,
                          NIB_MAX_TENSOR_NAME - 1);
-    *out = (nib_tensor_candidate){ .kind = "linear" };
+    *out = (nib_tensor_candidate){.kind = "linear"};
     memcpy(out->name, tensor, length + 1);
     const bool is_weight = nib_text_ends(tensor, ".weight");
     if (is_weight) out->name[length - strlen(".weight")] = '\0';
@@ -48,10 +53,12 @@ nib_status nib_tensor_candidate_of(const char *tensor, nib_dtype dtype, const ni
     else if (shape->ndim == 3 && strstr(out->name, "experts"))
         c->linear = true;
     else
-        c->why_not = shape->ndim == 2 ? "not named like a linear weight" : "not a linear weight by its shape";
+        c->why_not = shape->ndim == 2 ? "not named like a linear weight"
+                                      : "not a linear weight by its shape";
     if (shape->ndim == 3) out->kind = "experts";
     if (shape->ndim >= 4) out->kind = "conv2d";
     /* A bare "output" is the head of the first Llama files; inside a block it is a projection. */
-    c->head = c->linear && shape->ndim == 2 && (among(last, heads) || strcmp(out->name, "output") == 0);
+    c->head =
+        c->linear && shape->ndim == 2 && (among(last, heads) || strcmp(out->name, "output") == 0);
     return NIB_OK;
 }

@@ -6,10 +6,10 @@
 
 enum { NIB_MAX_TENSOR_NAME = 1024 };
 typedef struct nib_tensor_candidate {
-    bool matrix;                       /* float, with two dimensions or more: reported when left */
-    const char *kind;                  /* for nib_site: "linear", "experts", "conv2d" */
-    char name[NIB_MAX_TENSOR_NAME];    /* without .weight */
-    nib_candidate candidate;           /* its name points into this struct */
+    bool matrix;                    /* float, with two dimensions or more: reported when left */
+    const char *kind;               /* for nib_site: "linear", "experts", "conv2d" */
+    char name[NIB_MAX_TENSOR_NAME]; /* without .weight */
+    nib_candidate candidate;        /* its name points into this struct */
 } nib_tensor_candidate;
 
 /* Fails only on a name over NIB_MAX_TENSOR_NAME bytes. */

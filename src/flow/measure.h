@@ -3,7 +3,9 @@
 #define NIB_FLOW_MEASURE_H
 #include <nibble/nibble.h>
 
-typedef struct nib_measure { double signal, noise, max_error; } nib_measure;
+typedef struct nib_measure {
+    double signal, noise, max_error;
+} nib_measure;
 
 /* Add `count` weights and what their codes stand for. */
 void nib_measure_add(nib_measure *m, const float *weight, const float *restored, int64_t count);

@@ -13,7 +13,10 @@
 #include "tensor/context.h"
 #include "tensor/tensor.h"
 
-typedef struct change { nib_module *module; nib_tensor *weight; } change;
+typedef struct change {
+    nib_module *module;
+    nib_tensor *weight;
+} change;
 
 typedef struct work {
     const nib_selection *selection;
@@ -40,7 +43,7 @@ static nib_status keep_change(work *w, nib_ctx *ctx, nib_module *module, nib_ten
         w->changes = grown;
         w->room = room;
     }
-    w->changes[w->count++] = (change){ module, weight };
+    w->changes[w->count++] = (change){module, weight};
     return NIB_OK;
 }
 
@@ -67,8 +70,8 @@ static nib_status measure(nib_ctx *ctx, const nib_tensor *weight, const nib_tens
 static nib_status quantize_one(work *w, const char *name, nib_module *module,
                                const nib_tensor *weight, const nib_config *config) {
     nib_ctx *ctx = nib_module_ctx(module);
-    const nib_site site = { .kind = "linear", .name = name, .shape = weight->shape,
-                            .dtype = weight->dtype };
+    const nib_site site = {
+        .kind = "linear", .name = name, .shape = weight->shape, .dtype = weight->dtype};
     nib_codes codes;
     nib_status status = nib_scheme_codes(config, &site, weight, &codes);
     if (status < NIB_OK) {
@@ -77,28 +80,32 @@ static nib_status quantize_one(work *w, const char *name, nib_module *module,
         if (!unfit || !w->selection->select.leave_unfit) return status;
         w->left++;
         w->bytes_after += nib_tensor_bytes(weight);
-        report_row(w, &(nib_report_row){ .name = name, .scheme = "", .why_left = nib_last_error()->what,
-                                         .bytes_before = nib_tensor_bytes(weight),
-                                         .bytes_after = nib_tensor_bytes(weight),
-                                         .weights = nib_tensor_count(weight) });
+        report_row(w, &(nib_report_row){.name = name,
+                                        .scheme = "",
+                                        .why_left = nib_last_error()->what,
+                                        .bytes_before = nib_tensor_bytes(weight),
+                                        .bytes_after = nib_tensor_bytes(weight),
+                                        .weights = nib_tensor_count(weight)});
         return NIB_OK;
     }
     const nib_layout *layout = nib_layout_for(&codes.desc);
     nib_tensor *quantized = layout ? nib_pack_tensor(ctx, layout, &codes) : NULL;
     nib_codes_free(nib_ctx_mem(ctx), &codes);
-    nib_measure cost = { 0 };
+    nib_measure cost = {0};
     if (quantized) quantized->config = nib_config_copy(config);
     if (!quantized || !quantized->config || measure(ctx, weight, quantized, &cost) < NIB_OK) {
         nib_tensor_free(quantized);
         return nib_error_at(NULL, name, -1);
     }
-    nib_text text = { .mem = nib_ctx_mem(ctx) };
+    nib_text text = {.mem = nib_ctx_mem(ctx)};
     nib_config_print(config, &text);
-    const nib_report_row row = { .name = name, .scheme = text.data ? text.data : "",
-                                 .bytes_before = nib_tensor_bytes(weight),
-                                 .bytes_after = nib_tensor_bytes(quantized),
-                                 .sqnr_db = nib_measure_sqnr_db(&cost), .max_error = cost.max_error,
-                                 .weights = nib_tensor_count(weight) };
+    const nib_report_row row = {.name = name,
+                                .scheme = text.data ? text.data : "",
+                                .bytes_before = nib_tensor_bytes(weight),
+                                .bytes_after = nib_tensor_bytes(quantized),
+                                .sqnr_db = nib_measure_sqnr_db(&cost),
+                                .max_error = cost.max_error,
+                                .weights = nib_tensor_count(weight)};
     w->bytes_after += row.bytes_after;
     report_row(w, &row);
     nib_text_free(&text);
@@ -110,13 +117,15 @@ static nib_status visit(void *user, const char *dotted, nib_module *module) {
     if (nib_module_kind_of(module) != &nib_kind_linear) return NIB_OK;
     const nib_tensor *weight = nib_module_parameter(module, "weight");
     const char *why_left;
-    const nib_candidate candidate = { .name = dotted, .module = module,
-                                      .linear = !weight->layout, .head = nib_module_is_head(module),
-                                      .why_not = "quantized already" };
+    const nib_candidate candidate = {.name = dotted,
+                                     .module = module,
+                                     .linear = !weight->layout,
+                                     .head = nib_module_is_head(module),
+                                     .why_not = "quantized already"};
     const nib_config *config = nib_selection_config(w->selection, &candidate, &why_left);
     if (config && weight->layout)
-        return NIB_RAISE(NIB_E_ARGUMENT, "%s is quantized already (%s); quantize a float model", dotted,
-                         weight->layout->name);
+        return NIB_RAISE(NIB_E_ARGUMENT, "%s is quantized already (%s); quantize a float model",
+                         dotted, weight->layout->name);
     w->bytes_before += nib_tensor_bytes(weight);
     if (config) {
         w->matched++;
@@ -124,10 +133,12 @@ static nib_status visit(void *user, const char *dotted, nib_module *module) {
     }
     w->left++;
     w->bytes_after += nib_tensor_bytes(weight);
-    report_row(w, &(nib_report_row){ .name = dotted, .scheme = "", .why_left = why_left,
-                                     .bytes_before = nib_tensor_bytes(weight),
-                                     .bytes_after = nib_tensor_bytes(weight),
-                                         .weights = nib_tensor_count(weight) });
+    report_row(w, &(nib_report_row){.name = dotted,
+                                    .scheme = "",
+                                    .why_left = why_left,
+                                    .bytes_before = nib_tensor_bytes(weight),
+                                    .bytes_after = nib_tensor_bytes(weight),
+                                    .weights = nib_tensor_count(weight)});
     return NIB_OK;
 }
 
@@ -137,15 +148,16 @@ nib_status nib_quantize_rules(nib_module *root, const nib_rule *rules, size_t n,
     nib_mem *mem = nib_ctx_mem(nib_module_ctx(root));
     nib_selection selection;
     NIB_TRY(nib_selection_open(mem, rules, n, select, &selection));
-    work w = { .selection = &selection };
+    work w = {.selection = &selection};
     nib_status status = nib_module_walk(root, visit, &w);
     if (status >= NIB_OK && !w.matched)
-        status = NIB_RAISE(NIB_E_ARGUMENT, "no Linear matches%s%s%s%s", selection.select.include ? " include " : "",
+        status = NIB_RAISE(NIB_E_ARGUMENT, "no Linear matches%s%s%s%s",
+                           selection.select.include ? " include " : "",
                            selection.select.include ? selection.select.include : "",
                            selection.select.exclude ? " less exclude " : "",
                            selection.select.exclude ? selection.select.exclude : "");
     for (size_t i = 0; i < w.count; i++) {
-        if (status >= NIB_OK)          /* replaces a parameter that is there: cannot fail */
+        if (status >= NIB_OK) /* replaces a parameter that is there: cannot fail */
             (void)nib_module_set(w.changes[i].module, "weight", w.changes[i].weight);
         else
             nib_tensor_free(w.changes[i].weight);
@@ -164,5 +176,5 @@ nib_status nib_quantize_rules(nib_module *root, const nib_rule *rules, size_t n,
 }
 
 nib_status nib_quantize(nib_module *root, const nib_config *config, const nib_select *select) {
-    return nib_quantize_rules(root, &(nib_rule){ "*", config }, 1, select);
+    return nib_quantize_rules(root, &(nib_rule){"*", config}, 1, select);
 }

@@ -8,7 +8,7 @@
 
 nib_status nib_selection_open(nib_mem *mem, const nib_rule *rules, size_t nrules,
                               const nib_select *select, nib_selection *out) {
-    *out = (nib_selection){ .mem = mem };
+    *out = (nib_selection){.mem = mem};
     if (select) {
         const size_t given = select->size ? select->size : sizeof *select;
         memcpy(&out->select, select, given < sizeof *select ? given : sizeof *select);
@@ -20,11 +20,11 @@ nib_status nib_selection_open(nib_mem *mem, const nib_rule *rules, size_t nrules
     for (; out->nrules < nrules; out->nrules++) {
         const nib_rule *from = &rules[out->nrules];
         nib_rule *to = &out->rules[out->nrules];
-        if (!from->config) {           /* a config whose parse failed: its cause is on record */
+        if (!from->config) { /* a config whose parse failed: its cause is on record */
             nib_selection_close(out);
             return nib_last_error()->status;
         }
-        *to = (nib_rule){ 0 };
+        *to = (nib_rule){0};
         to->glob = from->glob ? nib_mem_strdup(mem, from->glob) : NULL;
         if (from->config == NIB_LEAVE)
             to->config = NIB_LEAVE;

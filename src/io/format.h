@@ -12,10 +12,10 @@ typedef struct nib_metadata_list {
     size_t count, room;
 } nib_metadata_list;
 nib_status nib_metadata_add(nib_metadata_list *metadata, const char *key, const char *value);
-void       nib_metadata_free(nib_metadata_list *metadata);
+void nib_metadata_free(nib_metadata_list *metadata);
 
 typedef struct nib_format {
-    const char *name, *doc;            /* "torchao" */
+    const char *name, *doc; /* "torchao" */
 
     /* The layout in which this format holds such codes of such a scheme, or NULL. */
     const nib_layout *(*layout)(const nib_config *config, const nib_qdesc *desc);
@@ -46,10 +46,11 @@ typedef struct nib_format {
  * Other readers pass over it. nib_format_noted gives the "schemes" (json_decref) or NULL: none, or
  * a failure in *status. */
 nib_status nib_format_note(const nib_manifest *manifest,
-                           nib_status (*spell)(const nib_manifest *, const nib_stored *, nib_text *),
+                           nib_status (*spell)(const nib_manifest *, const nib_stored *,
+                                               nib_text *),
                            nib_metadata_list *out);
 json_t *nib_format_noted(const nib_checkpoint *checkpoint, nib_status *status);
 
-const nib_format *nib_format_find(const char *name);   /* NULL: unknown */
-const nib_format *nib_format_at(size_t i);             /* in list order; NULL: no more */
+const nib_format *nib_format_find(const char *name); /* NULL: unknown */
+const nib_format *nib_format_at(size_t i);           /* in list order; NULL: no more */
 #endif

@@ -22,7 +22,7 @@
 #define QMAP "quanto_qmap.json"
 
 static const nib_layout *layout(const nib_config *config, const nib_qdesc *desc) {
-    static const char *const names[] = { "quanto_bytes", "quanto_bits" };
+    static const char *const names[] = {"quanto_bytes", "quanto_bits"};
     if (strcmp(config->scheme->system, "quanto") != 0 || desc->shape.ndim == 3) return NULL;
     for (int i = 0; i < 2; i++) {
         const nib_layout *found = nib_layout_find(names[i]);
@@ -52,7 +52,7 @@ static char *part_name(nib_mem *mem, const char *name, const nib_part *part) {
 }
 
 static nib_status constants(nib_mem *mem, nib_stored *item) {
-    static const char *const names[] = { ".input_scale", ".output_scale" };
+    static const char *const names[] = {".input_scale", ".output_scale"};
     for (int i = 0; i < 2; i++) {
         nib_stored_constant *c = &item->constants[i];
         c->name = joined(mem, item->name, module_length(item->name), names[i]);
@@ -61,8 +61,10 @@ static nib_status constants(nib_mem *mem, nib_stored *item) {
         c->dtype = item->dtype;
         const float one = 1;
         const uint16_t half = item->dtype == NIB_F16 ? nib_f32_to_f16(one) : nib_f32_to_bf16(one);
-        if (item->dtype == NIB_F32) memcpy(c->bytes, &one, sizeof one);
-        else memcpy(c->bytes, &half, sizeof half);
+        if (item->dtype == NIB_F32)
+            memcpy(c->bytes, &one, sizeof one);
+        else
+            memcpy(c->bytes, &half, sizeof half);
     }
     return NIB_OK;
 }
@@ -93,16 +95,19 @@ static const char *side_file(const nib_manifest *manifest, nib_text *text, nib_s
     for (size_t i = 0; i < manifest->count && ok; i++) {
         const nib_stored *item = &manifest->items[i];
         if (!item->layout) continue;
-        nib_text type = { .mem = manifest->mem };
+        nib_text type = {.mem = manifest->mem};
         char *module = joined(manifest->mem, item->name, module_length(item->name), "");
         ok = module && type_name(item, &type) >= NIB_OK;
         if (ok) {
-            ok = json_object_set_new(map, module, json_pack("{s:s, s:s}", "weights", type.data, "activations", "none")) == 0;
+            ok = json_object_set_new(
+                     map, module,
+                     json_pack("{s:s, s:s}", "weights", type.data, "activations", "none")) == 0;
         }
         nib_mem_strfree(manifest->mem, module);
         nib_text_free(&type);
     }
-    *status = ok ? nib_json_text(map, JSON_INDENT(4), text) : NIB_RAISE(NIB_E_MEMORY, "no memory for " QMAP);
+    *status = ok ? nib_json_text(map, JSON_INDENT(4), text)
+                 : NIB_RAISE(NIB_E_MEMORY, "no memory for " QMAP);
     json_decref(map);
     return QMAP;
 }
@@ -120,34 +125,43 @@ static nib_status detect(const nib_checkpoint *checkpoint, const json_t *config,
 }
 
 /* A pending item with what the parts themselves tell. */
-static nib_status add_weight(const nib_checkpoint *checkpoint, const char *weight, const nib_config *config,
-                             const char *type, nib_manifest *out) {
+static nib_status add_weight(const nib_checkpoint *checkpoint, const char *weight,
+                             const nib_config *config, const char *type, nib_manifest *out) {
     const bool packed = strcmp(type, "qint4") == 0 || strcmp(type, "qint2") == 0;
     char *scale_name = joined(out->mem, weight, strlen(weight), "._scale");
-    char *data_name = scale_name ? joined(out->mem, weight, strlen(weight), packed ? "._data._data" : "._data") : NULL;
-    const nib_checkpoint_tensor *scale = data_name ? nib_checkpoint_find(checkpoint, scale_name) : NULL;
-    const nib_checkpoint_tensor *data = data_name ? nib_checkpoint_find(checkpoint, data_name) : NULL;
+    char *data_name =
+        scale_name ? joined(out->mem, weight, strlen(weight), packed ? "._data._data" : "._data")
+                   : NULL;
+    const nib_checkpoint_tensor *scale =
+        data_name ? nib_checkpoint_find(checkpoint, scale_name) : NULL;
+    const nib_checkpoint_tensor *data =
+        data_name ? nib_checkpoint_find(checkpoint, data_name) : NULL;
     nib_status status = data_name ? NIB_OK : nib_last_error()->status;
     if (status >= NIB_OK && (!scale || !data)) {
-        status = NIB_RAISE(NIB_E_FORMAT, "%s says that this weight is %s, but it has no %s", QMAP, type,
-                           scale ? data_name : scale_name);
+        status = NIB_RAISE(NIB_E_FORMAT, "%s says that this weight is %s, but it has no %s", QMAP,
+                           type, scale ? data_name : scale_name);
     }
     if (status >= NIB_OK) {
-        /* The narrowest shape that has such parts, to have names and count; the real one follows. */
+        /* The narrowest shape that has such parts, to have names and count; the real one follows.
+         */
         const int64_t codes = packed ? 0 : 1;
-        const nib_shape narrow = codes ? data->entry->shape : (nib_shape){ 2, { 1, 32 } };
-        const nib_site site = { narrow.ndim == 4 ? "conv2d" : "linear", weight, narrow, scale->entry->dtype };
+        const nib_shape narrow = codes ? data->entry->shape : (nib_shape){2, {1, 32}};
+        const nib_site site = {narrow.ndim == 4 ? "conv2d" : "linear", weight, narrow,
+                               scale->entry->dtype};
         nib_qdesc desc;
-        nib_act in = { 0 }, act = { 0 };
+        nib_act in = {0}, act = {0};
         status = config->scheme->plan(config, &site, &desc, &in, &act);
         const nib_layout *held = status >= NIB_OK ? layout(config, &desc) : NULL;
         if (status >= NIB_OK && !held) status = NIB_RAISE(NIB_E_FORMAT, "no layout holds %s", type);
-        if (status >= NIB_OK) status = nib_manifest_add_quantized(out, weight, config, held, &desc, scale->shard);
+        if (status >= NIB_OK)
+            status = nib_manifest_add_quantized(out, weight, config, held, &desc, scale->shard);
         if (status >= NIB_OK) {
             nib_stored *item = &out->items[out->count - 1];
             item->pending = packed;
-            if (packed) item->shape = (nib_shape){ 0 };
-            else status = nib_manifest_check_parts(checkpoint, item);
+            if (packed)
+                item->shape = (nib_shape){0};
+            else
+                status = nib_manifest_check_parts(checkpoint, item);
         }
     }
     nib_mem_strfree(out->mem, scale_name);
@@ -155,14 +169,15 @@ static nib_status add_weight(const nib_checkpoint *checkpoint, const char *weigh
     return status;
 }
 
-static nib_status read_module(const nib_checkpoint *checkpoint, const char *module, const json_t *row,
-                              const json_t *notes, nib_manifest *out) {
+static nib_status read_module(const nib_checkpoint *checkpoint, const char *module,
+                              const json_t *row, const json_t *notes, nib_manifest *out) {
     const char *type, *activations = "none";
     if (!json_is_object(row)) return NIB_RAISE(NIB_E_FORMAT, "the entry is not an object");
     NIB_TRY(nib_json_string(row, "weights", true, &type));
     NIB_TRY(nib_json_string(row, "activations", false, &activations));
     if (strcmp(activations, "none") != 0)
-        return NIB_RAISE(NIB_E_UNSUPPORTED, "activations of type %s are not known here yet", activations);
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "activations of type %s are not known here yet",
+                         activations);
     if (strcmp(type, "none") == 0) return NIB_OK;
     char *weight = joined(out->mem, module, strlen(module), ".weight");
     if (!weight) return nib_last_error()->status;
@@ -206,7 +221,13 @@ static nib_status read(const nib_checkpoint *checkpoint, const json_t *config, n
 }
 
 const nib_format nib_format_quanto = {
-    .name = "quanto", .doc = "optimum-quanto's tensors and quanto_qmap.json",
-    .layout = layout, .part_name = part_name, .constants = constants, .metadata = metadata,
-    .side_file = side_file, .detect = detect, .read = read,
+    .name = "quanto",
+    .doc = "optimum-quanto's tensors and quanto_qmap.json",
+    .layout = layout,
+    .part_name = part_name,
+    .constants = constants,
+    .metadata = metadata,
+    .side_file = side_file,
+    .detect = detect,
+    .read = read,
 };

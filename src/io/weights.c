@@ -19,7 +19,7 @@
 struct nib_weights {
     nib_ctx *ctx;
     nib_checkpoint *checkpoint;
-    nib_manifest manifest;             /* which tensors are parts of which weight */
+    nib_manifest manifest; /* which tensors are parts of which weight */
     nib_dtype dtype;
     bool no_mmap;
 };
@@ -140,8 +140,7 @@ nib_tensor *nib_weights_get(nib_weights *w, const char *name, const nib_shape *s
         return NULL;
     }
     if (item->layout) {
-        const bool known =
-            nib_manifest_resolve(&w->manifest, w->checkpoint, item, shape) >= NIB_OK;
+        const bool known = nib_manifest_resolve(&w->manifest, w->checkpoint, item, shape) >= NIB_OK;
         nib_tensor *t = known ? quantized(w, item) : NULL;
         if (!t) nib_weights_error_at(w, name);
         return t;

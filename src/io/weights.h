@@ -25,8 +25,8 @@ void nib_weights_settle(nib_weights *weights);
 bool nib_weights_has(const nib_weights *weights, const char *name);
 
 /* Caller owns. `shape` is what the model asks for, which some formats need to read their bytes by;
- * the tensor may turn out to have another. A name that is not there is NIB_E_FORMAT; path and tensor
- * are on record. */
+ * the tensor may turn out to have another. A name that is not there is NIB_E_FORMAT; path and
+ * tensor are on record. */
 nib_tensor *nib_weights_get(nib_weights *weights, const char *name, const nib_shape *shape);
 
 /* Say of the latest failure that this tensor is to blame: its file, name and first byte, or the

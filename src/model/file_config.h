@@ -11,7 +11,7 @@
 #define NIB_TIED_HEAD  "lm_head.weight"
 #define NIB_TIED_TABLE "model.embed_tokens.weight"
 
-/* The text of config.json with what `config` says of quantization, of tied weights and of the dtype;
- * everything else stays to the byte as it was written. */
+/* The text of config.json with what `config` says of quantization, of tied weights and of the
+ * dtype; everything else stays to the byte as it was written. */
 nib_status nib_file_config_text(const char *text, const json_t *config, nib_text *out);
 #endif

@@ -32,12 +32,14 @@ static const char *kernel(size_t i, const char **doc) {
 }
 
 const char *nib_list(const char *kind, size_t i, const char **doc) {
-    static const struct { const char *kind; const char *(*at)(size_t i, const char **doc); } kinds[] = {
-        { "scheme", scheme }, { "format", format }, { "arch", arch }, { "kernel", kernel }
-    };
+    static const struct {
+        const char *kind;
+        const char *(*at)(size_t i, const char **doc);
+    } kinds[] = {{"scheme", scheme}, {"format", format}, {"arch", arch}, {"kernel", kernel}};
     const char *unused;
     for (size_t k = 0; kind && k < sizeof kinds / sizeof *kinds; k++)
         if (strcmp(kinds[k].kind, kind) == 0) return kinds[k].at(i, doc ? doc : &unused);
-    return NIB_RAISE_NULL(NIB_E_ARGUMENT, "nothing is listed under \"%s\"; want scheme, format, arch or kernel",
+    return NIB_RAISE_NULL(NIB_E_ARGUMENT,
+                          "nothing is listed under \"%s\"; want scheme, format, arch or kernel",
                           kind ? kind : "");
 }

@@ -9,11 +9,11 @@ typedef struct nib_shard_plan {
     nib_safetensors_planned *planned;
     size_t count, room;
     nib_metadata_list metadata;
-    size_t size, payload;              /* of the file, and of its tensors */
+    size_t size, payload; /* of the file, and of its tensors */
 } nib_shard_plan;
 
 nib_status nib_shard_plan_open(const nib_file_plan *plan, size_t shard, nib_shard_plan *out);
-void       nib_shard_plan_close(nib_shard_plan *shard);
+void nib_shard_plan_close(nib_shard_plan *shard);
 
 /* The file's name: that of the source's shard, or model.safetensors. */
 const char *nib_shard_plan_name(const nib_file_plan *plan, size_t shard);
@@ -22,11 +22,15 @@ const char *nib_shard_plan_name(const nib_file_plan *plan, size_t shard);
 nib_status nib_shard_plan_index(const nib_file_plan *plan, nib_text *out);
 
 /* Bytes of all shards, of the index and of config.json to be. */
-nib_status nib_shard_plan_predict(const nib_file_plan *plan, size_t *weights, size_t *index, size_t *config);
+nib_status nib_shard_plan_predict(const nib_file_plan *plan, size_t *weights, size_t *index,
+                                  size_t *config);
 
-/* The constants of an item whose first part has index `first` in the shard that is being written. */
-nib_status nib_shard_plan_constants(const nib_stored *item, size_t first, nib_checkpoint_writer *out);
+/* The constants of an item whose first part has index `first` in the shard that is being written.
+ */
+nib_status nib_shard_plan_constants(const nib_stored *item, size_t first,
+                                    nib_checkpoint_writer *out);
 
-/* Everything beside the shards: the format's own file, what the source carries along, config.json. */
+/* Everything beside the shards: the format's own file, what the source carries along, config.json.
+ */
 nib_status nib_shard_plan_texts(const nib_file_plan *plan, nib_checkpoint_writer *out);
 #endif

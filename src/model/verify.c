@@ -20,16 +20,16 @@ typedef struct verification {
     nib_mem *mem;
     nib_checkpoint *path, *source;
     nib_manifest manifest;
-    const nib_stored *item;            /* the one at work */
+    const nib_stored *item; /* the one at work */
     const nib_checkpoint_tensor *from;
-    unsigned char *buffer;             /* COMPARE_BYTES of the file */
+    unsigned char *buffer; /* COMPARE_BYTES of the file */
     double done, total;
     nib_report *report;
 } verification;
 
 /* The bytes that were derived against those of a tensor in the file. */
-static nib_status compare(verification *v, const char *tensor, const unsigned char *want, size_t size,
-                          size_t offset) {
+static nib_status compare(verification *v, const char *tensor, const unsigned char *want,
+                          size_t size, size_t offset) {
     const nib_checkpoint_tensor *t = nib_checkpoint_find(v->path, tensor);
     for (size_t at = 0; at < size; at += COMPARE_BYTES) {
         const size_t n = size - at < COMPARE_BYTES ? size - at : COMPARE_BYTES;
@@ -37,8 +37,9 @@ static nib_status compare(verification *v, const char *tensor, const unsigned ch
         if (memcmp(v->buffer, want + at, n) == 0) continue;
         size_t i = 0;
         while (v->buffer[i] == want[at + i]) i++;
-        NIB_RAISE(NIB_E_DIFFERS, "byte %zu is 0x%02x, the source gives 0x%02x%s%s", offset + at + i, v->buffer[i],
-                  want[at + i], v->item->layout ? " for " : "", v->item->layout ? v->item->name : "");
+        NIB_RAISE(NIB_E_DIFFERS, "byte %zu is 0x%02x, the source gives 0x%02x%s%s", offset + at + i,
+                  v->buffer[i], want[at + i], v->item->layout ? " for " : "",
+                  v->item->layout ? v->item->name : "");
         return nib_error_at(nib_checkpoint_file(v->path, t->shard), tensor,
                             (int64_t)(t->entry->offset + offset + at + i));
     }
@@ -50,7 +51,8 @@ static nib_status read_source(void *user, void *to, size_t size, size_t offset) 
     return nib_checkpoint_read(v->source, v->from, to, size, offset);
 }
 
-static nib_status compare_part(void *user, int part, const void *bytes, size_t size, size_t offset) {
+static nib_status compare_part(void *user, int part, const void *bytes, size_t size,
+                               size_t offset) {
     verification *v = user;
     return compare(v, v->item->parts[part].name, bytes, size, offset);
 }
@@ -81,26 +83,38 @@ static nib_status verify_dense(verification *v, unsigned char *bytes) {
 
 static nib_status verify_quantized(verification *v) {
     const nib_stored *item = v->item;
-    nib_text scheme = { .mem = v->mem };
+    nib_text scheme = {.mem = v->mem};
     NIB_TRY(nib_manifest_resolve(&v->manifest, v->path, item, &v->from->entry->shape));
     if (!item->config) {
         NIB_RAISE(NIB_E_UNSUPPORTED, "this checkpoint does not say how this weight was quantized");
         return nib_error_at(v->path->path, item->name, -1);
     }
-    if (!nib_shape_equal(&item->shape, &v->from->entry->shape) || item->dtype != v->from->entry->dtype)
+    if (!nib_shape_equal(&item->shape, &v->from->entry->shape) ||
+        item->dtype != v->from->entry->dtype)
         return differs(v, "this weight has another dtype or shape in the source");
-    nib_stream s = { .ctx = v->ctx, .config = item->config, .layout = item->layout, .desc = item->desc,
-                     .site = { item->shape.ndim == 3 ? "experts" : "linear", item->name, item->shape, item->dtype },
-                     .nonfinite = NIB_NONFINITE_KEEP, .read = read_source, .put = compare_part, .step = step,
-                     .user = v, .measure = v->report && v->report->row };
+    nib_stream s = {.ctx = v->ctx,
+                    .config = item->config,
+                    .layout = item->layout,
+                    .desc = item->desc,
+                    .site = {item->shape.ndim == 3 ? "experts" : "linear", item->name, item->shape,
+                             item->dtype},
+                    .nonfinite = NIB_NONFINITE_KEEP,
+                    .read = read_source,
+                    .put = compare_part,
+                    .step = step,
+                    .user = v,
+                    .measure = v->report && v->report->row};
     const nib_status status = nib_stream_run(&s);
     if (status < NIB_OK) return nib_error_at(NULL, item->name, -1);
     nib_config_print(item->config, &scheme);
     if (v->report && v->report->row)
-        v->report->row(v->report->user, &(nib_report_row){
-            .name = item->name, .scheme = scheme.data ? scheme.data : "", .bytes_before = v->from->entry->size,
-            .bytes_after = nib_stored_bytes(item), .sqnr_db = nib_measure_sqnr_db(&s.cost),
-            .max_error = s.cost.max_error, .weights = nib_stored_count(item) });
+        v->report->row(v->report->user, &(nib_report_row){.name = item->name,
+                                                          .scheme = scheme.data ? scheme.data : "",
+                                                          .bytes_before = v->from->entry->size,
+                                                          .bytes_after = nib_stored_bytes(item),
+                                                          .sqnr_db = nib_measure_sqnr_db(&s.cost),
+                                                          .max_error = s.cost.max_error,
+                                                          .weights = nib_stored_count(item)});
     nib_text_free(&scheme);
     return NIB_OK;
 }
@@ -108,7 +122,8 @@ static nib_status verify_quantized(verification *v) {
 /* The tensor of the source that an item came from; a head that was untied came from the table. */
 static const nib_checkpoint_tensor *source_of(const verification *v, const nib_stored *item) {
     const nib_checkpoint_tensor *t = nib_checkpoint_find(v->source, item->name);
-    if (!t && strcmp(item->name, NIB_TIED_HEAD) == 0) t = nib_checkpoint_find(v->source, NIB_TIED_TABLE);
+    if (!t && strcmp(item->name, NIB_TIED_HEAD) == 0)
+        t = nib_checkpoint_find(v->source, NIB_TIED_TABLE);
     return t;
 }
 
@@ -127,8 +142,10 @@ static nib_status verify_all(verification *v, unsigned char *bytes) {
         v->report->bytes_before += v->from->entry->size;
         v->report->bytes_after += nib_stored_bytes(v->item);
         v->report->matched++;
-        if (v->item->layout) v->report->quantized++;
-        else v->report->left++;
+        if (v->item->layout)
+            v->report->quantized++;
+        else
+            v->report->left++;
     }
     for (size_t i = 0; i < v->source->count; i++) {
         const char *name = v->source->tensors[i].entry->name;
@@ -140,8 +157,9 @@ static nib_status verify_all(verification *v, unsigned char *bytes) {
 }
 
 nib_status nib_verify_file(nib_ctx *ctx, const char *path, const char *source, nib_report *report) {
-    if (!ctx || !path || !source) return NIB_RAISE(NIB_E_ARGUMENT, "verify needs a context and two paths");
-    verification v = { .ctx = ctx, .mem = nib_ctx_mem(ctx), .report = report };
+    if (!ctx || !path || !source)
+        return NIB_RAISE(NIB_E_ARGUMENT, "verify needs a context and two paths");
+    verification v = {.ctx = ctx, .mem = nib_ctx_mem(ctx), .report = report};
     unsigned char *bytes = NULL;
     json_t *config = NULL;
     nib_status status = NIB_E_MEMORY;

@@ -10,7 +10,7 @@ static nib_tensor *forward(nib_module *m, nib_tensor *x) {
     return nib_linear(x, nib_module_parameter(m, "weight"), bias ? bias : NIB_NONE);
 }
 
-const nib_module_kind nib_kind_linear = { .name = "Linear", .forward = forward };
+const nib_module_kind nib_kind_linear = {.name = "Linear", .forward = forward};
 
 nib_module *nib_linear_new(nib_ctx *ctx, nib_tensor *weight, nib_tensor *bias) {
     nib_module *m = weight && bias ? nib_module_new(ctx, &nib_kind_linear, NULL) : NULL;

@@ -12,8 +12,14 @@
 
 enum { MAX_DEPTH = 32, MAX_NAME = 512 };
 
-typedef struct named_child { char *name; nib_module *module; } named_child;
-typedef struct named_parameter { char *name; nib_tensor *tensor; } named_parameter;
+typedef struct named_child {
+    char *name;
+    nib_module *module;
+} named_child;
+typedef struct named_parameter {
+    char *name;
+    nib_tensor *tensor;
+} named_parameter;
 
 struct nib_module {
     nib_ctx *ctx;
@@ -75,12 +81,13 @@ nib_status nib_module_add(nib_module *m, const char *name, nib_module *child) {
     }
     char *copy = NULL;
     NIB_TRY_GOTO(check_name(name), fail);
-    named_child *grown = grow(&m->ctx->mem, m->children, m->nchildren, &m->children_room, sizeof *grown);
+    named_child *grown =
+        grow(&m->ctx->mem, m->children, m->nchildren, &m->children_room, sizeof *grown);
     if (!grown) goto fail;
     m->children = grown;
     copy = nib_mem_strdup(&m->ctx->mem, name);
     if (!copy) goto fail;
-    m->children[m->nchildren++] = (named_child){ copy, child };
+    m->children[m->nchildren++] = (named_child){copy, child};
     return NIB_OK;
 fail:
     nib_module_free(child);
@@ -103,13 +110,13 @@ nib_status nib_module_set(nib_module *m, const char *name, nib_tensor *parameter
         m->parameters[i].tensor = parameter;
         return NIB_OK;
     }
-    named_parameter *grown = grow(&m->ctx->mem, m->parameters, m->nparameters, &m->parameters_room,
-                                  sizeof *grown);
+    named_parameter *grown =
+        grow(&m->ctx->mem, m->parameters, m->nparameters, &m->parameters_room, sizeof *grown);
     if (!grown) goto fail;
     m->parameters = grown;
     char *copy = nib_mem_strdup(&m->ctx->mem, name);
     if (!copy) goto fail;
-    m->parameters[m->nparameters++] = (named_parameter){ copy, parameter };
+    m->parameters[m->nparameters++] = (named_parameter){copy, parameter};
     return NIB_OK;
 fail:
     nib_tensor_free(parameter);
@@ -120,7 +127,7 @@ nib_tensor *nib_module_forward(nib_module *m, nib_tensor *x) {
     if (!m || !x) return NULL;
     if (!m->kind->forward)
         return NIB_RAISE_NULL(NIB_E_UNSUPPORTED, "a %s has no forward of its own", m->kind->name);
-    nib_ctx *ctx = x->ctx;             /* of the caller: the tree may be shared by several */
+    nib_ctx *ctx = x->ctx; /* of the caller: the tree may be shared by several */
     NIB_TRY_NULL(nib_modes_enter_module(ctx, m, &x));
     nib_tensor *y = m->kind->forward(m, x);
     if (!y) return NULL;
@@ -128,10 +135,10 @@ nib_tensor *nib_module_forward(nib_module *m, nib_tensor *x) {
     return y;
 }
 
-void                  *nib_module_self(const nib_module *m) { return m ? m->self : NULL; }
+void *nib_module_self(const nib_module *m) { return m ? m->self : NULL; }
 const nib_module_kind *nib_module_kind_of(const nib_module *m) { return m ? m->kind : NULL; }
-nib_ctx               *nib_module_ctx(const nib_module *m) { return m ? m->ctx : NULL; }
-bool                   nib_module_is_head(const nib_module *m) { return m && m->head; }
+nib_ctx *nib_module_ctx(const nib_module *m) { return m ? m->ctx : NULL; }
+bool nib_module_is_head(const nib_module *m) { return m && m->head; }
 void nib_module_set_head(nib_module *m, bool head) {
     if (m) m->head = head;
 }
@@ -197,7 +204,8 @@ nib_status nib_module_walk(nib_module *root, nib_module_visit *visit, void *user
 
 nib_status nib_module_walk_parameters(nib_module *root, nib_parameter_visit *visit, void *user) {
     if (!root) return nib_last_error()->status;
-    if (!visit) return NIB_RAISE(NIB_E_ARGUMENT, "walking needs a function to visit parameters with");
+    if (!visit)
+        return NIB_RAISE(NIB_E_ARGUMENT, "walking needs a function to visit parameters with");
     char path[MAX_NAME] = "";
     return walk(root, path, 0, 0, NULL, visit, user);
 }
@@ -222,7 +230,7 @@ static nib_status print_one(void *user, const char *dotted, nib_module *m) {
 }
 
 char *nib_module_print(nib_module *root) {
-    nib_text text = { 0 };
+    nib_text text = {0};
     if (nib_module_walk(root, print_one, &text) < NIB_OK || text.failed) {
         nib_text_free(&text);
         return NULL;

@@ -1,6 +1,7 @@
 /* calls.h: the ops as C functions. Results belong to the innermost open scope; NULL in, NULL out.
  *
- * Legend: M rows (tokens), D model width, H query heads, Hk key heads, d head size, T cache length. */
+ * Legend: M rows (tokens), D model width, H query heads, Hk key heads, d head size, T cache length.
+ */
 #ifndef NIB_OP_CALLS_H
 #define NIB_OP_CALLS_H
 #include "op/op.h"
@@ -43,13 +44,14 @@ nib_tensor *nib_attention(const nib_tensor *q, const nib_tensor *k, const nib_te
 
 /* How to choose a token from logits. */
 typedef struct nib_sampling {
-    float temperature;                 /* 0: the largest logit, lowest id first among equals */
+    float temperature;                      /* 0: the largest logit, lowest id first among equals */
     float top_p, min_p, repetition_penalty; /* 0: off */
-    int   top_k;                       /* 0: off */
+    int top_k;                              /* 0: off */
 } nib_sampling;
 
 /* One token from one row of logits, with the numbers random(seed, step).
- *   logits [V] f32, seen [n] i32: ids that the repetition penalty counts, or NIB_NONE  ->  [1] i32 */
+ *   logits [V] f32, seen [n] i32: ids that the repetition penalty counts, or NIB_NONE  ->  [1] i32
+ */
 nib_tensor *nib_sample(const nib_tensor *logits, const nib_tensor *seen,
                        const nib_sampling *sampling, uint64_t seed, int64_t step);
 #endif

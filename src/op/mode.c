@@ -6,8 +6,9 @@
 nib_status nib_mode_push(nib_ctx *ctx, const nib_mode *mode, void *self) {
     if (!ctx || !mode) return NIB_RAISE(NIB_E_ARGUMENT, "a mode needs a context and functions");
     if (ctx->nmodes == NIB_MAX_MODES)
-        return NIB_RAISE(NIB_E_FULL, "mode %s: %d modes are pushed already", mode->name, ctx->nmodes);
-    ctx->modes[ctx->nmodes++] = (nib_pushed_mode){ .mode = mode, .self = self };
+        return NIB_RAISE(NIB_E_FULL, "mode %s: %d modes are pushed already", mode->name,
+                         ctx->nmodes);
+    ctx->modes[ctx->nmodes++] = (nib_pushed_mode){.mode = mode, .self = self};
     return NIB_OK;
 }
 

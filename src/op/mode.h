@@ -4,7 +4,7 @@
 #define NIB_OP_MODE_H
 #include <nibble/extend.h>
 
-bool       nib_modes_before_op(nib_call_args *args);   /* true: a mode answered in the op's place */
+bool nib_modes_before_op(nib_call_args *args); /* true: a mode answered in the op's place */
 nib_status nib_modes_after_op(nib_call_args *args);
 nib_status nib_modes_enter_module(nib_ctx *ctx, nib_module *module, nib_tensor **input);
 nib_status nib_modes_leave_module(nib_ctx *ctx, nib_module *module, nib_tensor **output);

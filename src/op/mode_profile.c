@@ -8,8 +8,11 @@
 enum { MAX_OPS = 128 };
 typedef struct profile {
     nib_ctx *ctx;
-    int64_t began_ns;                  /* of the call that runs now */
-    struct { int64_t calls, time_ns; double bytes; } row[MAX_OPS];
+    int64_t began_ns; /* of the call that runs now */
+    struct {
+        int64_t calls, time_ns;
+        double bytes;
+    } row[MAX_OPS];
 } profile;
 
 static size_t index_of(const nib_op *op) {
@@ -26,7 +29,8 @@ static bool is_table(const nib_op *op, int input) {
 static double bytes_touched(const nib_op *op, const nib_call_args *args) {
     double bytes = 0;
     for (int k = 0; k < args->nin; k++)
-        if (args->in[k] != NIB_NONE && !is_table(op, k)) bytes += (double)nib_tensor_bytes(args->in[k]);
+        if (args->in[k] != NIB_NONE && !is_table(op, k))
+            bytes += (double)nib_tensor_bytes(args->in[k]);
     for (int k = 0; k < args->nout; k++) bytes += (double)nib_tensor_bytes(args->out[k]);
     return bytes;
 }
@@ -47,7 +51,7 @@ static nib_status after_op(void *self, const nib_op *op, nib_call_args *args) {
     return NIB_OK;
 }
 
-static const nib_mode mode = { .name = "profile", .before_op = before_op, .after_op = after_op };
+static const nib_mode mode = {.name = "profile", .before_op = before_op, .after_op = after_op};
 
 nib_status nib_profile_begin(nib_ctx *ctx) {
     if (!ctx) return NIB_RAISE(NIB_E_ARGUMENT, "profiling needs a context");
@@ -64,7 +68,8 @@ nib_status nib_profile_end(nib_ctx *ctx,
                                        double bytes),
                            void *user) {
     if (!ctx || !ctx->nmodes || ctx->modes[ctx->nmodes - 1].mode != &mode)
-        return NIB_RAISE(NIB_E_ARGUMENT, "profiling is not the innermost mode; end the others first");
+        return NIB_RAISE(NIB_E_ARGUMENT,
+                         "profiling is not the innermost mode; end the others first");
     profile *p = ctx->modes[ctx->nmodes - 1].self;
     NIB_TRY(nib_mode_pop(ctx));
     for (size_t i = 0; i < MAX_OPS && nib_op_at(i); i++)

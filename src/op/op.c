@@ -11,8 +11,7 @@ static const nib_op *const ops[] = {
 #define X(name) &nib_op_##name,
 #include "op/op_list.h"
 #undef X
-    NULL
-};
+    NULL};
 
 #define X(name) extern const nib_impl nib_impl_##name;
 #include "op/impl_list.h"
@@ -22,12 +21,9 @@ static const nib_impl *const impls[] = {
 #define X(name) &nib_impl_##name,
 #include "op/impl_list.h"
 #undef X
-    NULL
-};
+    NULL};
 
-const nib_op *nib_op_at(size_t i) {
-    return i < sizeof ops / sizeof *ops ? ops[i] : NULL;
-}
+const nib_op *nib_op_at(size_t i) { return i < sizeof ops / sizeof *ops ? ops[i] : NULL; }
 
 const nib_op *nib_op_find(const char *name) {
     for (size_t i = 0; ops[i]; i++)
@@ -63,13 +59,14 @@ static nib_status no_impl(const nib_call_args *args) {
         memcpy(names + used, used ? "; " : "", used ? 2 : 0);
         memcpy(names + used + (used ? 2 : 0), impls[i]->layouts, more + 1);
     }
-    return NIB_RAISE(NIB_E_UNSUPPORTED, "%s: no implementation takes these arguments; there are: %s",
-                     args->op->name, names);
+    return NIB_RAISE(NIB_E_UNSUPPORTED,
+                     "%s: no implementation takes these arguments; there are: %s", args->op->name,
+                     names);
 }
 
 static nib_status make_outputs(nib_call_args *args) {
-    nib_shape shape[NIB_MAX_OUTPUTS] = { 0 };
-    nib_dtype dtype[NIB_MAX_OUTPUTS] = { 0 };
+    nib_shape shape[NIB_MAX_OUTPUTS] = {0};
+    nib_dtype dtype[NIB_MAX_OUTPUTS] = {0};
     NIB_TRY(args->op->shape(args, shape, dtype));
     args->nout = args->op->nout;
     for (int i = 0; i < args->nout; i++) {
@@ -83,7 +80,7 @@ static nib_status make_outputs(nib_call_args *args) {
 nib_status nib_call(nib_call_args *args) {
     for (int i = 0; i < args->nin; i++)
         if (!args->in[i]) return nib_last_error()->status;
-    if (!args->ctx)                        /* that of the first tensor */
+    if (!args->ctx) /* that of the first tensor */
         return NIB_RAISE(NIB_E_ARGUMENT, "%s: its first tensor cannot be NIB_NONE", args->op->name);
     if (nib_modes_before_op(args)) return NIB_OK;
     NIB_TRY(make_outputs(args));
@@ -95,7 +92,7 @@ nib_status nib_call(nib_call_args *args) {
 
 nib_tensor *nib_call_one(nib_ctx *ctx, const nib_op *op, int nin, const nib_tensor *const in[],
                          int nattr, const nib_attr attr[]) {
-    nib_call_args args = { .ctx = ctx, .op = op, .nin = nin, .nattr = nattr };
+    nib_call_args args = {.ctx = ctx, .op = op, .nin = nin, .nattr = nattr};
     for (int i = 0; i < nin; i++) args.in[i] = in[i];
     for (int i = 0; i < nattr; i++) args.attr[i] = attr[i];
     return nib_call(&args) == NIB_OK ? args.out[0] : NULL;

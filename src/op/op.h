@@ -14,7 +14,7 @@ nib_status nib_call(nib_call_args *args);
 nib_tensor *nib_call_one(nib_ctx *ctx, const nib_op *op, int nin, const nib_tensor *const in[],
                          int nattr, const nib_attr attr[]);
 
-const nib_op *nib_op_at(size_t i);     /* in list order; NULL: no more */
+const nib_op *nib_op_at(size_t i); /* in list order; NULL: no more */
 const nib_op *nib_op_find(const char *name);
 
 /* Checks shared by shape functions; `what` names the argument. */

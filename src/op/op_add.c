@@ -16,7 +16,9 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
 }
 
 const nib_op nib_op_add = {
-    .name = "add", .nout = 1, .shape = shape,
+    .name = "add",
+    .nout = 1,
+    .shape = shape,
     .schema = "aten::add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor",
 };
 
@@ -30,12 +32,14 @@ static nib_status run(const nib_call_args *args) {
     return NIB_OK;
 }
 
-const nib_impl nib_impl_add_f32 = { .op = &nib_op_add, .device = "cpu",
-                                    .layouts = "self:dense f32, other:dense f32, alpha 1",
-                                    .accepts = accepts, .run = run };
+const nib_impl nib_impl_add_f32 = {.op = &nib_op_add,
+                                   .device = "cpu",
+                                   .layouts = "self:dense f32, other:dense f32, alpha 1",
+                                   .accepts = accepts,
+                                   .run = run};
 
 nib_tensor *nib_add(const nib_tensor *a, const nib_tensor *b) {
     if (!a || !b) return NULL;
-    return nib_call_one(a->ctx, &nib_op_add, 2, (const nib_tensor *[]){ a, b }, 1,
-                        (nib_attr[]){ { .d = 1.0 } });
+    return nib_call_one(a->ctx, &nib_op_add, 2, (const nib_tensor *[]){a, b}, 1,
+                        (nib_attr[]){{.d = 1.0}});
 }

@@ -11,7 +11,7 @@
 #include "op/calls.h"
 #include "tensor/context.h"
 
-enum { MAX_HEAD = 1024 };              /* scratch on the stack of a worker */
+enum { MAX_HEAD = 1024 }; /* scratch on the stack of a worker */
 
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
     const nib_tensor *q = args->in[0], *k = args->in[1], *v = args->in[2];
@@ -35,7 +35,9 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
 }
 
 const nib_op nib_op_attention = {
-    .name = "attention", .nout = 1, .shape = shape,
+    .name = "attention",
+    .nout = 1,
+    .shape = shape,
     .schema = "nib::attention(Tensor q, Tensor k, Tensor v, int heads, SymInt start, int window, "
               "float scale) -> Tensor",
 };
@@ -75,21 +77,28 @@ static void pairs(void *user, int64_t begin, int64_t end) {
 
 static nib_status run(const nib_call_args *args) {
     const nib_tensor *q = args->in[0], *k = args->in[1];
-    attention a = { .kernels = &args->ctx->kernels, .q = nib_tensor_data(q), .k = nib_tensor_data(k),
-                    .v = nib_tensor_data(args->in[2]), .y = nib_tensor_data_mut(args->out[0]),
-                    .scale = (float)args->attr[3].d, .H = args->attr[0].i, .Hk = k->shape.dim[0],
-                    .T = k->shape.dim[1], .d = k->shape.dim[2], .start = args->attr[1].i,
-                    .window = args->attr[2].i };
+    attention a = {.kernels = &args->ctx->kernels,
+                   .q = nib_tensor_data(q),
+                   .k = nib_tensor_data(k),
+                   .v = nib_tensor_data(args->in[2]),
+                   .y = nib_tensor_data_mut(args->out[0]),
+                   .scale = (float)args->attr[3].d,
+                   .H = args->attr[0].i,
+                   .Hk = k->shape.dim[0],
+                   .T = k->shape.dim[1],
+                   .d = k->shape.dim[2],
+                   .start = args->attr[1].i,
+                   .window = args->attr[2].i};
     nib_parallel_for(args->ctx->pool, q->shape.dim[0] * a.H, 4, pairs, &a);
     return NIB_OK;
 }
 
-const nib_impl nib_impl_attention_f32 = { .op = &nib_op_attention, .device = "cpu",
-                                          .layouts = "q, k, v:dense f32", .run = run };
+const nib_impl nib_impl_attention_f32 = {
+    .op = &nib_op_attention, .device = "cpu", .layouts = "q, k, v:dense f32", .run = run};
 
 nib_tensor *nib_attention(const nib_tensor *q, const nib_tensor *k, const nib_tensor *v,
                           int64_t heads, int64_t start, int64_t window, double scale) {
     if (!q || !k || !v) return NULL;
-    return nib_call_one(q->ctx, &nib_op_attention, 3, (const nib_tensor *[]){ q, k, v }, 4,
-                        (nib_attr[]){ { .i = heads }, { .i = start }, { .i = window }, { .d = scale } });
+    return nib_call_one(q->ctx, &nib_op_attention, 3, (const nib_tensor *[]){q, k, v}, 4,
+                        (nib_attr[]){{.i = heads}, {.i = start}, {.i = window}, {.d = scale}});
 }

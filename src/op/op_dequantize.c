@@ -12,7 +12,10 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
 }
 
 const nib_op nib_op_dequantize = {
-    .name = "dequantize", .nout = 1, .shape = shape, .schema = "nib::dequantize(Tensor self) -> Tensor",
+    .name = "dequantize",
+    .nout = 1,
+    .shape = shape,
+    .schema = "nib::dequantize(Tensor self) -> Tensor",
 };
 
 static nib_status run(const nib_call_args *args) {
@@ -23,10 +26,10 @@ static nib_status run(const nib_call_args *args) {
     return NIB_OK;
 }
 
-const nib_impl nib_impl_dequantize_any = { .op = &nib_op_dequantize, .device = "cpu", .layouts = "self:any",
-                                           .run = run };
+const nib_impl nib_impl_dequantize_any = {
+    .op = &nib_op_dequantize, .device = "cpu", .layouts = "self:any", .run = run};
 
 nib_tensor *nib_dequantize(const nib_tensor *t) {
     if (!t) return NULL;
-    return nib_call_one(t->ctx, &nib_op_dequantize, 1, (const nib_tensor *[]){ t }, 0, NULL);
+    return nib_call_one(t->ctx, &nib_op_dequantize, 1, (const nib_tensor *[]){t}, 0, NULL);
 }

@@ -8,15 +8,18 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     const nib_tensor *w = args->in[0], *indices = args->in[1];
     char text[96];
     if (w->shape.ndim != 2 || indices->shape.ndim != 1 || indices->dtype != NIB_I32)
-        return NIB_RAISE(NIB_E_SHAPE, "embedding: weight is %s, want two dimensions and a list of i32",
+        return NIB_RAISE(NIB_E_SHAPE,
+                         "embedding: weight is %s, want two dimensions and a list of i32",
                          nib_shape_text(&w->shape, text, sizeof text));
-    *out = (nib_shape){ 2, { indices->shape.dim[0], w->shape.dim[1] } };
+    *out = (nib_shape){2, {indices->shape.dim[0], w->shape.dim[1]}};
     *dtype = NIB_F32;
     return NIB_OK;
 }
 
 const nib_op nib_op_embedding = {
-    .name = "embedding", .nout = 1, .shape = shape,
+    .name = "embedding",
+    .nout = 1,
+    .shape = shape,
     .schema = "aten::embedding(Tensor weight, Tensor indices, SymInt padding_idx=-1, "
               "bool scale_grad_by_freq=False, bool sparse=False) -> Tensor",
 };
@@ -38,11 +41,11 @@ static nib_status run(const nib_call_args *args) {
     return NIB_OK;
 }
 
-const nib_impl nib_impl_embedding_any = { .op = &nib_op_embedding, .device = "cpu",
-                                          .layouts = "weight:any, indices:i32", .run = run };
+const nib_impl nib_impl_embedding_any = {
+    .op = &nib_op_embedding, .device = "cpu", .layouts = "weight:any, indices:i32", .run = run};
 
 nib_tensor *nib_embedding(const nib_tensor *weight, const nib_tensor *indices) {
     if (!weight || !indices) return NULL;
-    return nib_call_one(indices->ctx, &nib_op_embedding, 2, (const nib_tensor *[]){ weight, indices }, 3,
-                        (nib_attr[]){ { .i = -1 }, { .i = 0 }, { .i = 0 } });
+    return nib_call_one(indices->ctx, &nib_op_embedding, 2, (const nib_tensor *[]){weight, indices},
+                        3, (nib_attr[]){{.i = -1}, {.i = 0}, {.i = 0}});
 }

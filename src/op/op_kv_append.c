@@ -25,7 +25,9 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
 }
 
 const nib_op nib_op_kv_append = {
-    .name = "kv_append", .nout = 0, .shape = shape,
+    .name = "kv_append",
+    .nout = 0,
+    .shape = shape,
     .schema = "nib::kv_append(Tensor(a!) cache, Tensor rows, SymInt start) -> ()",
 };
 
@@ -43,12 +45,18 @@ static nib_status run(const nib_call_args *args) {
     return NIB_OK;
 }
 
-const nib_impl nib_impl_kv_append_f32 = { .op = &nib_op_kv_append, .device = "cpu",
-                                          .layouts = "cache:dense f32, rows:dense f32", .run = run };
+const nib_impl nib_impl_kv_append_f32 = {.op = &nib_op_kv_append,
+                                         .device = "cpu",
+                                         .layouts = "cache:dense f32, rows:dense f32",
+                                         .run = run};
 
 nib_status nib_kv_append(nib_tensor *cache, const nib_tensor *rows, int64_t start) {
     if (!cache || !rows) return nib_last_error()->status;
-    nib_call_args args = { .ctx = rows->ctx, .op = &nib_op_kv_append, .nin = 2, .nattr = 1,
-                           .in = { cache, rows }, .attr = { { .i = start } } };
+    nib_call_args args = {.ctx = rows->ctx,
+                          .op = &nib_op_kv_append,
+                          .nin = 2,
+                          .nattr = 1,
+                          .in = {cache, rows},
+                          .attr = {{.i = start}}};
     return nib_call(&args);
 }

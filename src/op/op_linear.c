@@ -33,7 +33,9 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
 }
 
 const nib_op nib_op_linear = {
-    .name = "linear", .nout = 1, .shape = shape,
+    .name = "linear",
+    .nout = 1,
+    .shape = shape,
     .schema = "aten::linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor",
 };
 
@@ -43,7 +45,8 @@ static bool accepts(const nib_call_args *args) {
     return w->layout || (wide && nib_tensor_contiguous(w));
 }
 
-/* A block of scratch holds NIB_PANEL rows as floats, the same as a panel, and what unpacking needs. */
+/* A block of scratch holds NIB_PANEL rows as floats, the same as a panel, and what unpacking needs.
+ */
 typedef struct product {
     const nib_kernels *k;
     const nib_tensor *weight;
@@ -72,16 +75,21 @@ static void panels(void *user, int64_t begin, int64_t end) {
 static nib_status run(const nib_call_args *args) {
     const nib_tensor *x = args->in[0], *w = args->in[1], *b = args->in[2];
     nib_ctx *ctx = args->ctx;
-    product p = { .k = &ctx->kernels, .weight = w, .x = nib_tensor_data(x), .M = 1,
-                  .y = nib_tensor_data_mut(args->out[0]), .N = w->shape.dim[0],
-                  .K = w->shape.dim[1] };
+    product p = {.k = &ctx->kernels,
+                 .weight = w,
+                 .x = nib_tensor_data(x),
+                 .M = 1,
+                 .y = nib_tensor_data_mut(args->out[0]),
+                 .N = w->shape.dim[0],
+                 .K = w->shape.dim[1]};
     for (int i = 0; i + 1 < x->shape.ndim; i++) p.M *= x->shape.dim[i];
     if (!p.M || !p.N) return NIB_OK;
     const int64_t count = (p.N + NIB_PANEL - 1) / NIB_PANEL;
     size_t size;
     if (nib_mul_size((size_t)p.K, 2 * NIB_PANEL * sizeof(float), &size) ||
         nib_add_size(size, nib_rows_scratch_size(w, NIB_PANEL), &size))
-        return NIB_RAISE(NIB_E_MEMORY, "linear: scratch for %lld columns overflows", (long long)p.K);
+        return NIB_RAISE(NIB_E_MEMORY, "linear: scratch for %lld columns overflows",
+                         (long long)p.K);
     nib_scratch scratch;
     NIB_TRY(nib_scratch_open(&ctx->mem, ctx->pool, count, size, &scratch));
     p.scratch = &scratch;
@@ -98,11 +106,14 @@ static nib_status run(const nib_call_args *args) {
     return ready ? NIB_OK : nib_last_error()->status;
 }
 
-const nib_impl nib_impl_linear_any = { .op = &nib_op_linear, .device = "cpu",
-                                       .layouts = "input:dense f32, weight:any, bias:dense",
-                                       .accepts = accepts, .run = run };
+const nib_impl nib_impl_linear_any = {.op = &nib_op_linear,
+                                      .device = "cpu",
+                                      .layouts = "input:dense f32, weight:any, bias:dense",
+                                      .accepts = accepts,
+                                      .run = run};
 
 nib_tensor *nib_linear(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias) {
     if (!x || !weight || !bias) return NULL;
-    return nib_call_one(x->ctx, &nib_op_linear, 3, (const nib_tensor *[]){ x, weight, bias }, 0, NULL);
+    return nib_call_one(x->ctx, &nib_op_linear, 3, (const nib_tensor *[]){x, weight, bias}, 0,
+                        NULL);
 }

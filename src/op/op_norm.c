@@ -22,12 +22,19 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
 }
 
 const nib_op nib_op_rms_norm = {
-    .name = "rms_norm", .nout = 1, .shape = shape,
+    .name = "rms_norm",
+    .nout = 1,
+    .shape = shape,
     .schema = "aten::rms_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, "
               "float? eps=None) -> Tensor",
 };
 
-typedef struct norm { const nib_kernels *k; const float *x, *weight; float *y, eps; int64_t D; } norm;
+typedef struct norm {
+    const nib_kernels *k;
+    const float *x, *weight;
+    float *y, eps;
+    int64_t D;
+} norm;
 
 static void rows(void *user, int64_t begin, int64_t end) {
     const norm *n = user;
@@ -41,8 +48,12 @@ static nib_status run(const nib_call_args *args) {
     float *weight = nib_mem_alloc_array(&args->ctx->mem, (size_t)D, sizeof *weight);
     if (!weight) return nib_last_error()->status;
     nib_rows_to_f32(w, 0, 1, weight, NULL);
-    norm n = { &args->ctx->kernels, nib_tensor_data(x), weight, nib_tensor_data_mut(args->out[0]),
-               (float)args->attr[1].d, D };
+    norm n = {&args->ctx->kernels,
+              nib_tensor_data(x),
+              weight,
+              nib_tensor_data_mut(args->out[0]),
+              (float)args->attr[1].d,
+              D};
     nib_parallel_for(args->ctx->pool, M, 16, rows, &n);
     nib_mem_free(&args->ctx->mem, weight, (size_t)D * sizeof *weight);
     return NIB_OK;
@@ -50,12 +61,14 @@ static nib_status run(const nib_call_args *args) {
 
 static bool accepts(const nib_call_args *args) { return !args->in[1]->layout; }
 
-const nib_impl nib_impl_rms_norm_f32 = { .op = &nib_op_rms_norm, .device = "cpu",
-                                         .layouts = "input:dense f32, weight:dense",
-                                         .accepts = accepts, .run = run };
+const nib_impl nib_impl_rms_norm_f32 = {.op = &nib_op_rms_norm,
+                                        .device = "cpu",
+                                        .layouts = "input:dense f32, weight:dense",
+                                        .accepts = accepts,
+                                        .run = run};
 
 nib_tensor *nib_rms_norm(const nib_tensor *x, const nib_tensor *weight, double eps) {
     if (!x || !weight) return NULL;
-    return nib_call_one(x->ctx, &nib_op_rms_norm, 2, (const nib_tensor *[]){ x, weight }, 2,
-                        (nib_attr[]){ { .i = weight->shape.dim[0] }, { .d = eps } });
+    return nib_call_one(x->ctx, &nib_op_rms_norm, 2, (const nib_tensor *[]){x, weight}, 2,
+                        (nib_attr[]){{.i = weight->shape.dim[0]}, {.d = eps}});
 }

@@ -27,7 +27,9 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
 }
 
 const nib_op nib_op_rope = {
-    .name = "rope", .nout = 1, .shape = shape,
+    .name = "rope",
+    .nout = 1,
+    .shape = shape,
     .schema = "nib::rope(Tensor x, Tensor positions, Tensor inv_freq, int heads, float scale=1.0) "
               "-> Tensor",
 };
@@ -62,13 +64,14 @@ static nib_status run(const nib_call_args *args) {
     return NIB_OK;
 }
 
-const nib_impl nib_impl_rope_f32 = { .op = &nib_op_rope, .device = "cpu",
-                                     .layouts = "x:dense f32, positions:i32, inv_freq:f32",
-                                     .run = run };
+const nib_impl nib_impl_rope_f32 = {.op = &nib_op_rope,
+                                    .device = "cpu",
+                                    .layouts = "x:dense f32, positions:i32, inv_freq:f32",
+                                    .run = run};
 
 nib_tensor *nib_rope(const nib_tensor *x, const nib_tensor *positions, const nib_tensor *inv_freq,
                      int64_t heads, double scale) {
     if (!x || !positions || !inv_freq) return NULL;
-    return nib_call_one(x->ctx, &nib_op_rope, 3, (const nib_tensor *[]){ x, positions, inv_freq }, 2,
-                        (nib_attr[]){ { .i = heads }, { .d = scale } });
+    return nib_call_one(x->ctx, &nib_op_rope, 3, (const nib_tensor *[]){x, positions, inv_freq}, 2,
+                        (nib_attr[]){{.i = heads}, {.d = scale}});
 }

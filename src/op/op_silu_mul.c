@@ -20,11 +20,17 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
 }
 
 const nib_op nib_op_silu_mul = {
-    .name = "silu_mul", .nout = 1, .shape = shape,
+    .name = "silu_mul",
+    .nout = 1,
+    .shape = shape,
     .schema = "nib::silu_mul(Tensor gate, Tensor up) -> Tensor",
 };
 
-typedef struct gated { const nib_kernels *k; const float *gate, *up; float *y; } gated;
+typedef struct gated {
+    const nib_kernels *k;
+    const float *gate, *up;
+    float *y;
+} gated;
 
 static void run_of_elements(void *user, int64_t begin, int64_t end) {
     const gated *g = user;
@@ -32,16 +38,16 @@ static void run_of_elements(void *user, int64_t begin, int64_t end) {
 }
 
 static nib_status run(const nib_call_args *args) {
-    gated g = { &args->ctx->kernels, nib_tensor_data(args->in[0]), nib_tensor_data(args->in[1]),
-                nib_tensor_data_mut(args->out[0]) };
+    gated g = {&args->ctx->kernels, nib_tensor_data(args->in[0]), nib_tensor_data(args->in[1]),
+               nib_tensor_data_mut(args->out[0])};
     nib_parallel_for(args->ctx->pool, nib_tensor_count(args->out[0]), 8192, run_of_elements, &g);
     return NIB_OK;
 }
 
-const nib_impl nib_impl_silu_mul_f32 = { .op = &nib_op_silu_mul, .device = "cpu",
-                                         .layouts = "gate:dense f32, up:dense f32", .run = run };
+const nib_impl nib_impl_silu_mul_f32 = {
+    .op = &nib_op_silu_mul, .device = "cpu", .layouts = "gate:dense f32, up:dense f32", .run = run};
 
 nib_tensor *nib_silu_mul(const nib_tensor *gate, const nib_tensor *up) {
     if (!gate || !up) return NULL;
-    return nib_call_one(gate->ctx, &nib_op_silu_mul, 2, (const nib_tensor *[]){ gate, up }, 0, NULL);
+    return nib_call_one(gate->ctx, &nib_op_silu_mul, 2, (const nib_tensor *[]){gate, up}, 0, NULL);
 }

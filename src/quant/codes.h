@@ -7,13 +7,13 @@
 #include "base/mem.h"
 #include "kernel/kernel.h"
 
-/* The kernels of this machine, for work that has no context at hand. NIB_ISA lowers them; the isa of
- * a context's options does not, and need not: all give the same bits. */
+/* The kernels of this machine, for work that has no context at hand. NIB_ISA lowers them; the isa
+ * of a context's options does not, and need not: all give the same bits. */
 const nib_kernels *nib_codes_kernels(void);
 
 /* Blocks in a row of blocks, in a column of blocks, and in all. */
-int64_t nib_qdesc_block_cols(const nib_qdesc *desc);   /* ceil(cols / block_cols) */
-int64_t nib_qdesc_block_rows(const nib_qdesc *desc);   /* ceil(rows / block_rows) */
+int64_t nib_qdesc_block_cols(const nib_qdesc *desc); /* ceil(cols / block_cols) */
+int64_t nib_qdesc_block_rows(const nib_qdesc *desc); /* ceil(rows / block_rows) */
 int64_t nib_qdesc_blocks(const nib_qdesc *desc);
 
 /* Rows of one matrix: all of them, or for a stack (rank > 2) those of one of its matrices. */
@@ -33,15 +33,15 @@ nib_status nib_qdesc_init(nib_qdesc *desc, const nib_site *site);
 /* The descriptor of `rows` of the rows, as a matrix of its own. */
 nib_qdesc nib_qdesc_of_rows(const nib_qdesc *desc, int64_t rows);
 
-int  nib_qdesc_bits(const nib_qdesc *desc);            /* bits of a code */
-bool nib_qdesc_integer(const nib_qdesc *desc);         /* integer codes, not narrow floats */
-bool nib_qdesc_signed(const nib_qdesc *desc);          /* codes in q are int8_t */
+int nib_qdesc_bits(const nib_qdesc *desc);     /* bits of a code */
+bool nib_qdesc_integer(const nib_qdesc *desc); /* integer codes, not narrow floats */
+bool nib_qdesc_signed(const nib_qdesc *desc);  /* codes in q are int8_t */
 void nib_qdesc_range(const nib_qdesc *desc, int *qmin, int *qmax); /* integer codes only */
-int  nib_qdesc_mid(const nib_qdesc *desc);             /* (qmin + qmax + 1) / 2 */
+int nib_qdesc_mid(const nib_qdesc *desc);                          /* (qmin + qmax + 1) / 2 */
 
 /* Room for the codes of all rows that desc describes, zeroed. */
 nib_status nib_codes_alloc(nib_mem *mem, const nib_qdesc *desc, nib_codes *out);
-void       nib_codes_free(nib_mem *mem, nib_codes *codes);  /* a zeroed struct is fine */
+void nib_codes_free(nib_mem *mem, nib_codes *codes); /* a zeroed struct is fine */
 
 /* Rows [row, row + rows) of codes, sharing their memory; block rows must not be cut, unless all
  * rows share one. */

@@ -7,7 +7,8 @@
 #define NIB_QUANT_HQQ_H
 #include <nibble/extend.h>
 
-/* Unsigned codes with a float zero in the middle (NIB_ZERO_MID): move the zeros, keep the scales. */
+/* Unsigned codes with a float zero in the middle (NIB_ZERO_MID): move the zeros, keep the scales.
+ */
 nib_status nib_hqq_zero(const nib_tensor *rows, nib_codes *out);
 
 /* Signed codes without a zero: move the scales to their least squares. */

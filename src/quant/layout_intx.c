@@ -66,7 +66,8 @@ static void unpack(nib_codes *c, const void *const part[], const nib_qdesc *d, i
             memcpy(q_r, b_r, (size_t)d->cols);
         else
             nib_bits_get(q_r, b_r, (size_t)d->cols, bits);
-        for (int64_t i = 0; sign && bits < 8 && i < d->cols; i++) q_r[i] = (uint8_t)((q_r[i] ^ sign) - sign);
+        for (int64_t i = 0; sign && bits < 8 && i < d->cols; i++)
+            q_r[i] = (uint8_t)((q_r[i] ^ sign) - sign);
     }
     nib_part_load_blocks(d, d->scale_dtype, part[1], row, c->desc.rows, c->scale);
     if (c->zero) nib_part_load_blocks(d, d->zero_dtype, part[2], row, c->desc.rows, c->zero);

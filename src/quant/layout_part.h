@@ -14,7 +14,8 @@ nib_part nib_part_rows(const nib_qdesc *desc, const char *suffix, nib_dtype dtyp
 /* One value a block, [block rows, block columns] of a matrix; one for all is [1, 1]. */
 nib_part nib_part_blocks(const nib_qdesc *desc, const char *suffix, nib_dtype dtype);
 
-/* n values between f32 and what a part stores: f32, f16, bf16 (exact: the values are such) or i8. */
+/* n values between f32 and what a part stores: f32, f16, bf16 (exact: the values are such) or i8.
+ */
 void nib_part_store(nib_dtype dtype, void *part, int64_t at, const float *values, int64_t n);
 void nib_part_load(nib_dtype dtype, const void *part, int64_t at, float *values, int64_t n);
 

@@ -73,7 +73,8 @@ static nib_status piece(const job *j, lane *l, int64_t row, int64_t n) {
     }
     j->layout->pack(to, &codes);
     for (int i = 0; i < j->count; i++)
-        for (int64_t k = 0; to[i] == l->packed[i] && j->parts[i].row_dim != NIB_ROWS_SHARED && k < runs[i].count;
+        for (int64_t k = 0;
+             to[i] == l->packed[i] && j->parts[i].row_dim != NIB_ROWS_SHARED && k < runs[i].count;
              k++)
             memcpy((char *)j->part[i] + runs[i].offset + (size_t)k * runs[i].step,
                    (char *)to[i] + (size_t)k * runs[i].size, runs[i].size);

@@ -73,7 +73,8 @@ nib_status nib_dequantize_block(const nib_codes *codes, float *out) {
 }
 
 /* Memory for every part that the layout has. */
-static nib_status parts_check(const nib_layout *layout, const nib_qdesc *desc, const void *const part[]) {
+static nib_status parts_check(const nib_layout *layout, const nib_qdesc *desc,
+                              const void *const part[]) {
     nib_part parts[NIB_MAX_PARTS];
     const int count = layout->parts(desc, parts);
     for (int i = 0; i < count; i++)
@@ -84,7 +85,8 @@ static nib_status parts_check(const nib_layout *layout, const nib_qdesc *desc, c
 }
 
 static nib_status layout_of(const char *name, const nib_qdesc *desc, const nib_layout **layout) {
-    if (!desc) return NIB_RAISE(NIB_E_ARGUMENT, "layouts are asked about codes; none were described");
+    if (!desc)
+        return NIB_RAISE(NIB_E_ARGUMENT, "layouts are asked about codes; none were described");
     *layout = nib_layout_find(name);
     if (!*layout)
         return NIB_RAISE(NIB_E_ARGUMENT, "there is no layout \"%.60s\"", name ? name : "");

@@ -7,20 +7,20 @@
 #include "tensor/tensor.h"
 
 nib_ctx *nib_ctx_new(const nib_ctx_options *options) {
-    nib_ctx_options o = { 0 };
+    nib_ctx_options o = {0};
     if (options) {
         const size_t given = options->size && options->size < sizeof o ? options->size : sizeof o;
         memcpy(&o, options, given);
     }
     if (o.threads < 0)
-        return NIB_RAISE_NULL(NIB_E_ARGUMENT, "%d threads asked for; 0 means one per core", o.threads);
+        return NIB_RAISE_NULL(NIB_E_ARGUMENT, "%d threads asked for; 0 means one per core",
+                              o.threads);
     if (!o.alloc != !o.dealloc)
         return NIB_RAISE_NULL(NIB_E_ARGUMENT, "alloc and dealloc must be given together");
-    nib_mem mem = { .user = o.user, .alloc = o.alloc, .dealloc = o.dealloc,
-                    .limit = o.memory_limit };
+    nib_mem mem = {.user = o.user, .alloc = o.alloc, .dealloc = o.dealloc, .limit = o.memory_limit};
     nib_ctx *ctx = nib_mem_alloc_zero(&mem, sizeof *ctx);
     if (!ctx) return NULL;
-    ctx->mem = mem;                        /* its account holds the context itself */
+    ctx->mem = mem; /* its account holds the context itself */
     ctx->seed = o.seed ? o.seed : 0x6e6962;
     ctx->user = o.user;
     ctx->log = o.log;
@@ -41,7 +41,7 @@ void nib_ctx_free(nib_ctx *ctx) {
     nib_scope_end(ctx, 0);
     nib_pool_free(ctx->pool);
     nib_mem_free(&ctx->mem, ctx->owned, ctx->owned_room * sizeof *ctx->owned);
-    nib_mem mem = { .user = ctx->mem.user, .alloc = ctx->mem.alloc, .dealloc = ctx->mem.dealloc };
+    nib_mem mem = {.user = ctx->mem.user, .alloc = ctx->mem.alloc, .dealloc = ctx->mem.dealloc};
     nib_mem_free(&mem, ctx, sizeof *ctx);
 }
 

@@ -12,13 +12,13 @@ enum { NIB_MAX_MODES = 16 };
 typedef struct nib_pushed_mode {
     const nib_mode *mode;
     void *self;
-    bool inside;                       /* one of its functions is running, so it is off */
+    bool inside; /* one of its functions is running, so it is off */
 } nib_pushed_mode;
 
 struct nib_ctx {
     nib_mem mem;
     nib_pool *pool;
-    nib_kernels kernels;               /* for this machine, as far as the options allow */
+    nib_kernels kernels; /* for this machine, as far as the options allow */
     uint64_t seed;
     void *user;
     void (*log)(void *user, int level, const char *message);

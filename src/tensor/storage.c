@@ -19,7 +19,7 @@ nib_storage *nib_storage_lend(nib_mem *mem, const void *data, size_t size,
     nib_storage *s = nib_mem_alloc_zero(mem, sizeof *s);
     if (!s) return NULL;
     s->mem = mem;
-    s->data = (unsigned char *)(uintptr_t)data;  /* `constant` keeps the promise of const */
+    s->data = (unsigned char *)(uintptr_t)data; /* `constant` keeps the promise of const */
     s->size = size;
     s->lent = s->constant = true;
     s->release = release;

@@ -11,18 +11,18 @@ typedef struct nib_storage {
     nib_mem *mem;
     unsigned char *data;
     size_t size;
-    bool lent, constant;               /* lent: release gives it back; constant: never written */
+    bool lent, constant; /* lent: release gives it back; constant: never written */
     void (*release)(void *user);
     void *user;
-    int64_t version;                   /* counts mutations, for views that a tape has recorded */
+    int64_t version; /* counts mutations, for views that a tape has recorded */
 } nib_storage;
 
-nib_storage *nib_storage_new(nib_mem *mem, size_t size);       /* uninitialised */
+nib_storage *nib_storage_new(nib_mem *mem, size_t size); /* uninitialised */
 
 /* Bytes of somebody else, such as a mapped file. On failure `release` is not called. */
 nib_storage *nib_storage_lend(nib_mem *mem, const void *data, size_t size,
                               void (*release)(void *user), void *user);
 
 nib_storage *nib_storage_retain(nib_storage *s);
-void         nib_storage_release(nib_storage *s);              /* NULL is fine */
+void nib_storage_release(nib_storage *s); /* NULL is fine */
 #endif

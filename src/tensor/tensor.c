@@ -8,7 +8,7 @@
 #include "tensor/context.h"
 #include "tensor/dtype.h"
 
-static nib_tensor none = { .scope_index = -1 };
+static nib_tensor none = {.scope_index = -1};
 nib_tensor *const NIB_NONE = &none;
 
 static bool shape_valid(nib_dtype dtype, const nib_shape *shape, int64_t *count, size_t *bytes) {
@@ -38,15 +38,15 @@ nib_tensor *nib_tensor_over(nib_ctx *ctx, nib_dtype dtype, nib_shape shape, nib_
     char text[96];
     int64_t count;
     size_t bytes, end;
-    if (!nib_dtype_bits(dtype))
-        return NIB_RAISE_NULL(NIB_E_DTYPE, "%d is no dtype", (int)dtype);
+    if (!nib_dtype_bits(dtype)) return NIB_RAISE_NULL(NIB_E_DTYPE, "%d is no dtype", (int)dtype);
     if (!shape_valid(dtype, &shape, &count, &bytes))
         return NIB_RAISE_NULL(NIB_E_SHAPE, "shape %s is not valid",
                               nib_shape_text(&shape, text, sizeof text));
     if (nib_add_size(offset, bytes, &end) || end > storage->size)
-        return NIB_RAISE_NULL(NIB_E_SHAPE, "shape %s of %s needs %zu bytes from %zu, storage has %zu",
-                              nib_shape_text(&shape, text, sizeof text), nib_dtype_name(dtype), bytes,
-                              offset, storage->size);
+        return NIB_RAISE_NULL(NIB_E_SHAPE,
+                              "shape %s of %s needs %zu bytes from %zu, storage has %zu",
+                              nib_shape_text(&shape, text, sizeof text), nib_dtype_name(dtype),
+                              bytes, offset, storage->size);
     nib_tensor *t = header_new(ctx, dtype, shape);
     if (!t) return NULL;
     t->nparts = 1;
@@ -60,8 +60,7 @@ nib_tensor *nib_tensor_new(nib_ctx *ctx, nib_dtype dtype, nib_shape shape) {
     char text[96];
     int64_t count;
     size_t bytes;
-    if (!nib_dtype_bits(dtype))
-        return NIB_RAISE_NULL(NIB_E_DTYPE, "%d is no dtype", (int)dtype);
+    if (!nib_dtype_bits(dtype)) return NIB_RAISE_NULL(NIB_E_DTYPE, "%d is no dtype", (int)dtype);
     if (!shape_valid(dtype, &shape, &count, &bytes))
         return NIB_RAISE_NULL(NIB_E_SHAPE, "shape %s is not valid",
                               nib_shape_text(&shape, text, sizeof text));
@@ -85,7 +84,7 @@ nib_tensor *nib_tensor_wrap(nib_ctx *ctx, nib_dtype dtype, nib_shape shape, cons
     if (!storage) return NULL;
     nib_tensor *t = nib_tensor_over(ctx, dtype, shape, storage, 0);
     if (t) {
-        storage->release = release;        /* only a tensor that was made gives the bytes back */
+        storage->release = release; /* only a tensor that was made gives the bytes back */
         storage->user = user;
     }
     nib_storage_release(storage);
@@ -132,8 +131,8 @@ void nib_tensor_free(nib_tensor *t) {
     nib_mem_free(&t->ctx->mem, t, sizeof *t);
 }
 
-nib_dtype   nib_tensor_dtype(const nib_tensor *t) { return t ? t->dtype : (nib_dtype)0; }
-nib_shape   nib_tensor_shape(const nib_tensor *t) { return t ? t->shape : (nib_shape){ 0 }; }
+nib_dtype nib_tensor_dtype(const nib_tensor *t) { return t ? t->dtype : (nib_dtype)0; }
+nib_shape nib_tensor_shape(const nib_tensor *t) { return t ? t->shape : (nib_shape){0}; }
 const char *nib_tensor_layout(const nib_tensor *t) {
     return !t ? NULL : t->layout ? t->layout->name : "dense";
 }
@@ -145,7 +144,8 @@ const void *nib_tensor_part(const nib_tensor *t, int i) {
 void *nib_tensor_data_mut(nib_tensor *t) {
     if (!t) return NULL;
     if (t->part[0]->constant)
-        return NIB_RAISE_NULL(NIB_E_ARGUMENT, "this tensor wraps data that must not change; copy it first");
+        return NIB_RAISE_NULL(NIB_E_ARGUMENT,
+                              "this tensor wraps data that must not change; copy it first");
     t->part[0]->version++;
     return t->part[0]->data + t->part_offset[0];
 }
@@ -182,8 +182,8 @@ nib_status nib_tensor_read(const nib_tensor *t, void *to, size_t size) {
     if (!t) return nib_last_error()->status;
     if (t == NIB_NONE) return NIB_RAISE(NIB_E_ARGUMENT, "NIB_NONE has nothing to read");
     if (t->layout)
-        return NIB_RAISE(NIB_E_UNSUPPORTED, "a quantized tensor (%s) is read once it is dequantized",
-                         t->layout->name);
+        return NIB_RAISE(NIB_E_UNSUPPORTED,
+                         "a quantized tensor (%s) is read once it is dequantized", t->layout->name);
     if (size != nib_tensor_bytes(t))
         return NIB_RAISE(NIB_E_SHAPE, "the tensor has %zu bytes, the room for it %zu",
                          nib_tensor_bytes(t), size);
@@ -192,11 +192,12 @@ nib_status nib_tensor_read(const nib_tensor *t, void *to, size_t size) {
     const bool contiguous = nib_tensor_contiguous(t);
     const size_t bits = (size_t)nib_dtype_bits(t->dtype), width = bits / 8;
     if (!contiguous && bits % 8 != 0)
-        return NIB_RAISE(NIB_E_UNSUPPORTED, "elements of %zu bits are read from contiguous tensors only", bits);
+        return NIB_RAISE(NIB_E_UNSUPPORTED,
+                         "elements of %zu bits are read from contiguous tensors only", bits);
     if (contiguous && size) memcpy(to, from, size);
     if (contiguous) return NIB_OK;
     char *out = to;
-    int64_t at[NIB_MAX_DIMS] = { 0 }, offset = 0;
+    int64_t at[NIB_MAX_DIMS] = {0}, offset = 0;
     for (size_t done = 0; done < size; done += width) {
         memcpy(out + done, from + offset * (int64_t)width, width);
         for (int i = t->shape.ndim - 1; i >= 0; i--) { /* the next element, as an odometer counts */
@@ -221,7 +222,8 @@ const char *nib_shape_text(const nib_shape *shape, char *text, size_t room) {
     const int n = shape->ndim < 0 ? 0 : shape->ndim > NIB_MAX_DIMS ? NIB_MAX_DIMS : shape->ndim;
     at += (size_t)snprintf(text, room, "[");
     for (int i = 0; i < n && at < room; i++)
-        at += (size_t)snprintf(text + at, room - at, i ? ", %lld" : "%lld", (long long)shape->dim[i]);
+        at +=
+            (size_t)snprintf(text + at, room - at, i ? ", %lld" : "%lld", (long long)shape->dim[i]);
     if (at < room) snprintf(text + at, room - at, "]");
     return text;
 }

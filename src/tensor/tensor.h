@@ -13,14 +13,14 @@
 
 struct nib_tensor {
     atomic_int refs;
-    nib_ctx *ctx;                      /* gives memory; outlives the tensor */
-    int64_t scope_index;               /* slot in the context's open scopes; -1: not owned by one */
-    nib_dtype dtype;                   /* the element seen from outside */
+    nib_ctx *ctx;        /* gives memory; outlives the tensor */
+    int64_t scope_index; /* slot in the context's open scopes; -1: not owned by one */
+    nib_dtype dtype;     /* the element seen from outside */
     nib_shape shape;
-    int64_t stride[NIB_MAX_DIMS];      /* dense only, in elements */
-    const nib_layout *layout;          /* NULL: dense */
-    nib_qdesc desc;                    /* quantized only */
-    nib_config *config;                /* how the codes were made, owned; NULL: not known */
+    int64_t stride[NIB_MAX_DIMS]; /* dense only, in elements */
+    const nib_layout *layout;     /* NULL: dense */
+    nib_qdesc desc;               /* quantized only */
+    nib_config *config;           /* how the codes were made, owned; NULL: not known */
     int nparts;
     nib_storage *part[NIB_MAX_PARTS];
     size_t part_offset[NIB_MAX_PARTS]; /* bytes into the storage */
@@ -34,24 +34,24 @@ nib_tensor *nib_tensor_over(nib_ctx *ctx, nib_dtype dtype, nib_shape shape, nib_
 nib_tensor *nib_tensor_quantized(nib_ctx *ctx, const nib_layout *layout, const nib_qdesc *desc,
                                  nib_storage *const part[], const size_t part_offset[]);
 
-nib_tensor *nib_tensor_retain(const nib_tensor *t);   /* counting is bookkeeping, hence const */
+nib_tensor *nib_tensor_retain(const nib_tensor *t); /* counting is bookkeeping, hence const */
 
 /* The first byte of part `i` (0 for a dense tensor). The pointer may be unaligned to the element
  * only for 1-byte elements: loading copies what a file misaligns. */
 const void *nib_tensor_part(const nib_tensor *t, int i);
 static inline const void *nib_tensor_data(const nib_tensor *t) { return nib_tensor_part(t, 0); }
-void *nib_tensor_data_mut(nib_tensor *t);             /* NULL raised for wrapped const data */
+void *nib_tensor_data_mut(nib_tensor *t); /* NULL raised for wrapped const data */
 
-int64_t nib_tensor_count(const nib_tensor *t);        /* elements; cannot overflow once made */
-size_t  nib_tensor_bytes(const nib_tensor *t);        /* of all parts, as stored */
-bool    nib_tensor_contiguous(const nib_tensor *t);
-bool    nib_shape_equal(const nib_shape *a, const nib_shape *b);
+int64_t nib_tensor_count(const nib_tensor *t); /* elements; cannot overflow once made */
+size_t nib_tensor_bytes(const nib_tensor *t);  /* of all parts, as stored */
+bool nib_tensor_contiguous(const nib_tensor *t);
+bool nib_shape_equal(const nib_shape *a, const nib_shape *b);
 
 /* "[4, 96]" for messages; returns `text`. */
 const char *nib_shape_text(const nib_shape *shape, char *text, size_t room);
 
 /* Views share storage; caller owns the result. */
-nib_tensor *nib_tensor_reshape(const nib_tensor *t, nib_shape shape);             /* contiguous only */
+nib_tensor *nib_tensor_reshape(const nib_tensor *t, nib_shape shape); /* contiguous only */
 nib_tensor *nib_tensor_slice(const nib_tensor *t, int dim, int64_t start, int64_t count);
 nib_tensor *nib_tensor_transpose(const nib_tensor *t, int dim_a, int dim_b);
 

@@ -8,8 +8,9 @@
 static nib_tensor *view_of(const nib_tensor *t, const char *what) {
     if (!t) return NULL;
     if (t->layout)
-        return NIB_RAISE_NULL(NIB_E_UNSUPPORTED, "%s of a quantized tensor (%s); dequantize it first",
-                              what, t->layout->name);
+        return NIB_RAISE_NULL(NIB_E_UNSUPPORTED,
+                              "%s of a quantized tensor (%s); dequantize it first", what,
+                              t->layout->name);
     return nib_tensor_over(t->ctx, t->dtype, t->shape, t->part[0], t->part_offset[0]);
 }
 
@@ -28,9 +29,10 @@ nib_tensor *nib_tensor_reshape(const nib_tensor *t, nib_shape shape) {
 
 nib_tensor *nib_tensor_slice(const nib_tensor *t, int dim, int64_t start, int64_t count) {
     if (!t) return NULL;
-    if (dim < 0 || dim >= t->shape.ndim || start < 0 || count < 0 ||
-        start > t->shape.dim[dim] || count > t->shape.dim[dim] - start)
-        return NIB_RAISE_NULL(NIB_E_SHAPE, "slice [%lld, +%lld) of dimension %d is outside the tensor",
+    if (dim < 0 || dim >= t->shape.ndim || start < 0 || count < 0 || start > t->shape.dim[dim] ||
+        count > t->shape.dim[dim] - start)
+        return NIB_RAISE_NULL(NIB_E_SHAPE,
+                              "slice [%lld, +%lld) of dimension %d is outside the tensor",
                               (long long)start, (long long)count, dim);
     nib_tensor *v = view_of(t, "slice");
     if (!v) return NULL;
@@ -45,8 +47,8 @@ nib_tensor *nib_tensor_slice(const nib_tensor *t, int dim, int64_t start, int64_
 nib_tensor *nib_tensor_transpose(const nib_tensor *t, int dim_a, int dim_b) {
     if (!t) return NULL;
     if (dim_a < 0 || dim_b < 0 || dim_a >= t->shape.ndim || dim_b >= t->shape.ndim)
-        return NIB_RAISE_NULL(NIB_E_SHAPE, "transpose of dimensions %d and %d, tensor has %d", dim_a,
-                              dim_b, t->shape.ndim);
+        return NIB_RAISE_NULL(NIB_E_SHAPE, "transpose of dimensions %d and %d, tensor has %d",
+                              dim_a, dim_b, t->shape.ndim);
     nib_tensor *v = view_of(t, "transpose");
     if (!v) return NULL;
     for (int i = 0; i < t->shape.ndim; i++) v->stride[i] = t->stride[i];

@@ -7,8 +7,8 @@
 #define FORMATS_OF_A_BYTE(X)                                                                       \
     X(f8_e4m3fn, 13)                                                                               \
     X(f8_e5m2, 13)                                                                                 \
-    X(f8_e4m3fnuz, 13) X(f8_e5m2fnuz, 13) X(f8_e8m0, 13) X(f6_e2m3, 13) X(f6_e3m2, 13)             \
-        X(f4_e2m1, 13)
+    X(f8_e4m3fnuz, 13)                                                                             \
+    X(f8_e5m2fnuz, 13) X(f8_e8m0, 13) X(f6_e2m3, 13) X(f6_e3m2, 13) X(f4_e2m1, 13)
 #define FORMATS(X) FORMATS_OF_A_BYTE(X) X(f16, 20) X(bf16, 17)
 
 static uint64_t mixed(uint64_t place, uint32_t code) {

@@ -4,7 +4,7 @@
 #include "test.h"
 
 TEST(the_account_goes_back_to_zero_and_keeps_the_peak) {
-    nib_mem mem = { 0 };
+    nib_mem mem = {0};
     void *a = nib_mem_alloc(&mem, 100), *b = nib_mem_alloc_zero(&mem, 28);
     CHECK(a && b && ((uintptr_t)a % NIB_MEM_ALIGN) == 0);
     CHECK_INT(nib_mem_used(&mem), 128);
@@ -15,7 +15,7 @@ TEST(the_account_goes_back_to_zero_and_keeps_the_peak) {
 }
 
 TEST(a_limit_is_kept_and_said) {
-    nib_mem mem = { .limit = 64 };
+    nib_mem mem = {.limit = 64};
     void *a = nib_mem_alloc(&mem, 60);
     CHECK(a && !nib_mem_alloc(&mem, 5));
     CHECK_INT(nib_last_error()->status, NIB_E_MEMORY);
@@ -24,7 +24,7 @@ TEST(a_limit_is_kept_and_said) {
 }
 
 TEST(the_nth_allocation_can_be_made_to_fail) {
-    nib_mem mem = { 0 };
+    nib_mem mem = {0};
     nib_mem_fail_after(1, false);
     void *a = nib_mem_alloc(&mem, 8), *b = nib_mem_alloc(&mem, 8), *c = nib_mem_alloc(&mem, 8);
     CHECK(a && !b && c);

@@ -33,7 +33,7 @@ TEST(numbers_are_read_whole_or_not_at_all) {
 }
 
 TEST(the_nearest_name_is_suggested_and_a_far_one_is_not) {
-    const char *const names[] = { "int8_weight_only", "int4_weight_only", "qint4", NULL };
+    const char *const names[] = {"int8_weight_only", "int4_weight_only", "qint4", NULL};
     CHECK_TEXT(nib_text_nearest("int4_weigth_only", names), "int4_weight_only");
     CHECK_TEXT(nib_text_nearest("qint", names), "qint4");
     CHECK(nib_text_nearest("something else", names) == NULL);
@@ -42,14 +42,14 @@ TEST(the_nearest_name_is_suggested_and_a_far_one_is_not) {
 TEST(invalid_utf8_is_found_at_its_byte) {
     CHECK_INT(nib_utf8_valid("h\xc3\xa9llo", 6), 6);
     CHECK_INT(nib_utf8_valid("ab\xff", 3), 2);
-    CHECK_INT(nib_utf8_valid("\xe0\x80\x80", 3), 0);      /* overlong */
-    CHECK_INT(nib_utf8_valid("a\xed\xa0\x80", 4), 1);     /* surrogate */
-    CHECK_INT(nib_utf8_valid("\xf4\x90\x80\x80", 4), 0);  /* past the last code point */
-    CHECK_INT(nib_utf8_valid("abc\xe2\x82", 5), 3);       /* cut */
+    CHECK_INT(nib_utf8_valid("\xe0\x80\x80", 3), 0);     /* overlong */
+    CHECK_INT(nib_utf8_valid("a\xed\xa0\x80", 4), 1);    /* surrogate */
+    CHECK_INT(nib_utf8_valid("\xf4\x90\x80\x80", 4), 0); /* past the last code point */
+    CHECK_INT(nib_utf8_valid("abc\xe2\x82", 5), 3);      /* cut */
 }
 
 TEST(json_strings_are_escaped) {
-    nib_text t = { 0 };
+    nib_text t = {0};
     nib_text_json_string(&t, "a\"\\\n\x01", 5);
     CHECK_TEXT(t.data, "\"a\\\"\\\\\\n\\u0001\"");
     nib_text_free(&t);
@@ -57,14 +57,14 @@ TEST(json_strings_are_escaped) {
 
 /* The right side is what Python 3.11's json.dumps gives for the same string. */
 TEST(json_strings_are_escaped_to_ascii) {
-    nib_text t = { 0 };
+    nib_text t = {0};
     const char *from = "a\"\\/\n\x01\x7f\xc3\xa9\xe2\x82\xac\xf0\x9f\x98\x80";
     nib_text_json_ascii(&t, from, strlen(from));
     CHECK_TEXT(t.data, "\"a\\\"\\\\/\\n\\u0001\\u007f\\u00e9\\u20ac\\ud83d\\ude00\"");
     nib_text_free(&t);
 }
 
-TESTS(RUNS(json_strings_are_escaped_to_ascii), RUNS(a_star_crosses_dots), RUNS(classes_and_question_marks_match_one_byte),
-      RUNS(numbers_are_read_whole_or_not_at_all),
+TESTS(RUNS(json_strings_are_escaped_to_ascii), RUNS(a_star_crosses_dots),
+      RUNS(classes_and_question_marks_match_one_byte), RUNS(numbers_are_read_whole_or_not_at_all),
       RUNS(the_nearest_name_is_suggested_and_a_far_one_is_not),
       RUNS(invalid_utf8_is_found_at_its_byte), RUNS(json_strings_are_escaped))

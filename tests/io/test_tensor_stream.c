@@ -104,7 +104,10 @@ TEST(rows_written_in_any_order_read_back_the_same) {
 }
 
 TEST(weights_of_a_quantized_checkpoint_come_whole_and_their_tensors_name_the_scheme) {
-    static const struct { const char *scheme, *format, *layout; bool shape_known; } table[] = {
+    static const struct {
+        const char *scheme, *format, *layout;
+        bool shape_known;
+    } table[] = {
         {"int8_weight_only", "torchao", "int8_row", true},
         {"int8_weight_only:granularity=group,group_size=64", "native", "int8_row", true},
         {"qint4", "quanto", "quanto_bits", false},

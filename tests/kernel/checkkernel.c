@@ -213,8 +213,8 @@ static void check_losses(void **state_) {
             got.loss_f32(&have[0], &have[1], &have[2], w, v, n);
             for (int i = 0; i < 3; i++)
                 if (memcmp(&want[i], &have[i], sizeof want[i]) != 0)
-                    FAIL_AT("%s: loss_f32: n %zu, kind %d, result %d: %.17g, want %.17g", now->name, n, kind, i,
-                            have[i], want[i]);
+                    FAIL_AT("%s: loss_f32: n %zu, kind %d, result %d: %.17g, want %.17g", now->name,
+                            n, kind, i, have[i], want[i]);
         }
     }
 }

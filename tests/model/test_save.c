@@ -14,8 +14,9 @@ static const char kjv[] = "models/kjv-llama";
 enum { PROMPT = 7, MAX_V = 2048 };
 
 /* Logits after a short prompt, [MAX_V] of which `count` are there. */
-static void logits_of(void **state_, nib_ctx *ctx, const nib_model *model, float *out, size_t *count) {
-    static const int32_t prompt[PROMPT] = { 1, 5, 40, 7, 33, 12, 60 };
+static void logits_of(void **state_, nib_ctx *ctx, const nib_model *model, float *out,
+                      size_t *count) {
+    static const int32_t prompt[PROMPT] = {1, 5, 40, 7, 33, 12, 60};
     nib_session *s = nib_session_new(ctx, model, NULL);
     CHECK_MADE(s);
     CHECK_OK(nib_session_feed(s, prompt, PROMPT));
@@ -47,27 +48,38 @@ static void same_folder(void **state_, const char *got, const char *want) {
 
 /* Configs that between them have every scheme, layout and way to zero. */
 static const char *const configs[] = {
-    "int8_weight_only", "int8_weight_only:granularity=group,group_size=32", "int8_weight_only:granularity=tensor",
-    "int4_weight_only:group_size=32", "int4_weight_only:group_size=64,numerics=tinygemm",
-    "int4_weight_only:group_size=32,numerics=tinygemm,algo=hqq", "intx_weight_only:bits=3",
-    "intx_weight_only:bits=5,granularity=group,group_size=32,mapping=asymmetric", "float8_weight_only",
-    "float8_weight_only:granularity=tensor", "qint8", "qint4", "qint2", "qfloat8", "qfloat8_e5m2",
+    "int8_weight_only",
+    "int8_weight_only:granularity=group,group_size=32",
+    "int8_weight_only:granularity=tensor",
+    "int4_weight_only:group_size=32",
+    "int4_weight_only:group_size=64,numerics=tinygemm",
+    "int4_weight_only:group_size=32,numerics=tinygemm,algo=hqq",
+    "intx_weight_only:bits=3",
+    "intx_weight_only:bits=5,granularity=group,group_size=32,mapping=asymmetric",
+    "float8_weight_only",
+    "float8_weight_only:granularity=tensor",
+    "qint8",
+    "qint4",
+    "qint2",
+    "qfloat8",
+    "qfloat8_e5m2",
     "qfloat8_e4m3fnuz",
 };
 
 TEST(a_model_quantized_in_memory_is_saved_as_the_file_to_file_path_writes_it) {
     for (size_t k = 0; k < sizeof configs / sizeof *configs; k++) {
         nib_config *config = nib_config_parse(configs[k]);
-        if (!config) continue;             /* a build without that scheme */
+        if (!config) continue; /* a build without that scheme */
         TEST_FOLDER(dir);
-        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){ .threads = 2 });
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
         nib_model *model = nib_model_load(ctx, kjv, NULL);
         CHECK_MADE(model);
         CHECK_OK(nib_quantize(nib_model_root(model), config, NULL));
         CHECK_OK(nib_model_save(model, IN(dir, "saved"), NULL));
-        const nib_rule rule = { "*", config };
+        const nib_rule rule = {"*", config};
         CHECK_OK(nib_quantize_file(ctx, kjv, IN(dir, "filed"), &rule, 1, NULL, NULL));
-        CHECK(unlink(IN(IN(dir, "filed"), "quant_report.json")) == 0); /* tells of the source's bytes */
+        CHECK(unlink(IN(IN(dir, "filed"), "quant_report.json")) ==
+              0); /* tells of the source's bytes */
         same_folder(state_, IN(dir, "saved"), IN(dir, "filed"));
         same_logits(state_, ctx, model, IN(dir, "saved"));
         CHECK_OK(nib_verify_file(ctx, IN(dir, "saved"), kjv, NULL));
@@ -124,7 +136,8 @@ TEST(a_float_model_of_every_kind_is_saved_to_the_byte_as_it_was_loaded) {
 }
 
 TEST(a_tied_head_that_was_quantized_is_untied_whichever_name_the_file_has) {
-    static const char *const cases[] = { "llama_tied_as_embed", "llama_tied_as_head", "llama_tied_as_both" };
+    static const char *const cases[] = {"llama_tied_as_embed", "llama_tied_as_head",
+                                        "llama_tied_as_both"};
     NEEDS_SCHEME("int8_weight_only");
     for (int c = 0; c < 3; c++) {
         TEST_FOLDER(dir);
@@ -134,13 +147,14 @@ TEST(a_tied_head_that_was_quantized_is_untied_whichever_name_the_file_has) {
         nib_model *model = nib_model_load(ctx, source, NULL);
         nib_config *config = nib_config_parse("int8_weight_only");
         CHECK_MADE(model);
-        CHECK_OK(nib_quantize(nib_model_root(model), config, &(nib_select){ .head = true }));
+        CHECK_OK(nib_quantize(nib_model_root(model), config, &(nib_select){.head = true}));
         CHECK_OK(nib_model_save(model, IN(dir, "saved"), "native"));
         same_logits(state_, ctx, model, IN(dir, "saved"));
         if (c == 0) {
-            const nib_rule rule = { "*", config };
-            CHECK_OK(nib_quantize_file(ctx, source, IN(dir, "filed"), &rule, 1, &(nib_select){ .head = true },
-                                       &(nib_file_options){ .format = "native" }));
+            const nib_rule rule = {"*", config};
+            CHECK_OK(nib_quantize_file(ctx, source, IN(dir, "filed"), &rule, 1,
+                                       &(nib_select){.head = true},
+                                       &(nib_file_options){.format = "native"}));
             CHECK(unlink(IN(IN(dir, "filed"), "quant_report.json")) == 0);
             same_folder(state_, IN(dir, "saved"), IN(dir, "filed"));
         }
@@ -154,11 +168,13 @@ TEST(a_tied_head_that_was_quantized_is_untied_whichever_name_the_file_has) {
 TEST(floats_loaded_in_another_dtype_are_saved_in_it_and_the_config_says_so) {
     TEST_FOLDER(dir);
     nib_ctx *ctx = nib_ctx_new(NULL);
-    nib_model *model = nib_model_load(ctx, GOLDEN "llama_gqa_bf16", &(nib_load_options){ .dtype = NIB_F32 });
+    nib_model *model =
+        nib_model_load(ctx, GOLDEN "llama_gqa_bf16", &(nib_load_options){.dtype = NIB_F32});
     CHECK_MADE(model);
     CHECK_OK(nib_model_save(model, IN(dir, "saved"), NULL));
     char *config = test_read(IN(IN(dir, "saved"), "config.json"), NULL);
-    CHECK(config && strstr(config, "\"dtype\": \"float32\"") && strstr(config, "\"rms_norm_eps\": 1e-05"));
+    CHECK(config && strstr(config, "\"dtype\": \"float32\"") &&
+          strstr(config, "\"rms_norm_eps\": 1e-05"));
     free(config);
     nib_reader *reader = nib_reader_open(ctx, IN(dir, "saved"));
     nib_weight_info w;
@@ -182,9 +198,11 @@ TEST(what_cannot_be_saved_is_refused_and_nothing_is_written) {
     char *before = test_picture(dir);
     CHECK_FAILS(nib_model_save(model, IN(dir, "float"), NULL), NIB_E_ARGUMENT, "");
     CHECK_FAILS(nib_model_save(model, kjv, NULL), NIB_E_ARGUMENT, "");
-    CHECK_FAILS(nib_model_save(model, IN(dir, "q"), "nativ"), NIB_E_ARGUMENT, "did you mean \"native\"");
+    CHECK_FAILS(nib_model_save(model, IN(dir, "q"), "nativ"), NIB_E_ARGUMENT,
+                "did you mean \"native\"");
     CHECK_OK(nib_quantize(nib_model_root(model), config, NULL));
-    CHECK_FAILS(nib_model_save(model, IN(dir, "q"), "quanto"), NIB_E_UNSUPPORTED, "formats that can: torchao, native");
+    CHECK_FAILS(nib_model_save(model, IN(dir, "q"), "quanto"), NIB_E_UNSUPPORTED,
+                "formats that can: torchao, native");
     CHECK(strstr(nib_last_error()->tensor, "_proj.weight") != NULL);
     CHECK_FAILS(nib_model_save(model, IN(dir, "no/such/q"), NULL), NIB_E_IO, "");
     CHECK_FAILS(nib_model_save(model, NULL, NULL), NIB_E_ARGUMENT, "no path");

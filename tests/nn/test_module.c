@@ -6,11 +6,12 @@
 #include "tensor/tensor.h"
 #include "test.h"
 
-static const nib_module_kind container = { .name = "Block" };
+static const nib_module_kind container = {.name = "Block"};
 
 static nib_module *small_tree(nib_ctx *ctx) {
-    nib_module *root = nib_module_new(ctx, &container, NULL), *block = nib_module_new(ctx, &container, NULL);
-    nib_tensor *w = nib_tensor_new(ctx, NIB_F32, (nib_shape){ 2, { 2, 3 } });
+    nib_module *root = nib_module_new(ctx, &container, NULL),
+               *block = nib_module_new(ctx, &container, NULL);
+    nib_tensor *w = nib_tensor_new(ctx, NIB_F32, (nib_shape){2, {2, 3}});
     float *data = w ? nib_tensor_data_mut(w) : NULL;
     for (int i = 0; data && i < 6; i++) data[i] = (float)i;
     nib_module *linear = nib_linear_new(ctx, w, NIB_NONE);
@@ -26,8 +27,8 @@ static nib_status note(void *user, const char *dotted, nib_module *module) {
     strcat(strcat(user, dotted), "|");
     return NIB_OK;
 }
-static nib_status note_parameter(void *user, const char *dotted, nib_module *owner, const char *name,
-                                 nib_tensor *parameter) {
+static nib_status note_parameter(void *user, const char *dotted, nib_module *owner,
+                                 const char *name, nib_tensor *parameter) {
     (void)owner;
     (void)name;
     (void)parameter;
@@ -45,7 +46,8 @@ TEST(a_tree_is_walked_by_dotted_names_and_found_by_them) {
     names[0] = '\0';
     CHECK_OK(nib_module_walk_parameters(root, note_parameter, names));
     CHECK_TEXT(names, "mlp.up_proj.weight|");
-    CHECK(nib_module_child(root, "mlp.up_proj") != NULL && nib_module_child(root, "mlp.down_proj") == NULL);
+    CHECK(nib_module_child(root, "mlp.up_proj") != NULL &&
+          nib_module_child(root, "mlp.down_proj") == NULL);
     char *text = nib_module_print(root);
     CHECK_TEXT(text, "Block\n  mlp: Block\n    up_proj: Linear  weight [2, 3] f32\n");
     nib_text_release(text);
@@ -62,16 +64,16 @@ static nib_status twice(void *self, nib_module *module, nib_tensor **output) {
 }
 
 TEST(a_mode_stands_at_the_doors_of_modules) {
-    static const nib_mode mode = { .name = "twice", .leave_module = twice };
+    static const nib_mode mode = {.name = "twice", .leave_module = twice};
     nib_ctx *ctx = nib_ctx_new(NULL);
     nib_module *root = small_tree(ctx), *linear = nib_module_child(root, "mlp.up_proj");
-    static const float x[3] = { 1, 1, 1 };
-    nib_tensor *in = nib_tensor_wrap(ctx, NIB_F32, (nib_shape){ 2, { 1, 3 } }, x, NULL, NULL);
+    static const float x[3] = {1, 1, 1};
+    nib_tensor *in = nib_tensor_wrap(ctx, NIB_F32, (nib_shape){2, {1, 3}}, x, NULL, NULL);
     int calls = 0;
     CHECK_OK(nib_mode_push(ctx, &mode, &calls));
     nib_tensor *y = nib_module_forward(linear, in);
     CHECK_MADE(y);
-    CHECK_NEAR(((const float *)nib_tensor_data(y))[0], 6, 0);  /* (0 + 1 + 2) * 2 */
+    CHECK_NEAR(((const float *)nib_tensor_data(y))[0], 6, 0); /* (0 + 1 + 2) * 2 */
     CHECK_NEAR(((const float *)nib_tensor_data(y))[1], 24, 0);
     CHECK_INT(calls, 1);
     CHECK_OK(nib_mode_pop(ctx));
@@ -100,10 +102,12 @@ TEST(every_failed_allocation_leaves_nothing_behind) {
 TEST(names_with_dots_are_refused) {
     nib_ctx *ctx = nib_ctx_new(NULL);
     nib_module *root = nib_module_new(ctx, &container, NULL);
-    CHECK_FAILS(nib_module_add(root, "a.b", nib_module_new(ctx, &container, NULL)), NIB_E_ARGUMENT, "a.b");
+    CHECK_FAILS(nib_module_add(root, "a.b", nib_module_new(ctx, &container, NULL)), NIB_E_ARGUMENT,
+                "a.b");
     nib_module_free(root);
     nib_ctx_free(ctx);
 }
 
-TESTS(RUNS(a_tree_is_walked_by_dotted_names_and_found_by_them), RUNS(a_mode_stands_at_the_doors_of_modules),
+TESTS(RUNS(a_tree_is_walked_by_dotted_names_and_found_by_them),
+      RUNS(a_mode_stands_at_the_doors_of_modules),
       RUNS(every_failed_allocation_leaves_nothing_behind), RUNS(names_with_dots_are_refused))

@@ -13,21 +13,24 @@ static nib_tensor *random_tensor(nib_ctx *ctx, uint64_t *seed, nib_shape shape) 
     return t;
 }
 
-#define SHAPE1(a)       ((nib_shape){ 1, { (a) } })
-#define SHAPE2(a, b)    ((nib_shape){ 2, { (a), (b) } })
-#define SHAPE3(a, b, c) ((nib_shape){ 3, { (a), (b), (c) } })
+#define SHAPE1(a)       ((nib_shape){1, {(a)}})
+#define SHAPE2(a, b)    ((nib_shape){2, {(a), (b)}})
+#define SHAPE3(a, b, c) ((nib_shape){3, {(a), (b), (c)}})
 
 TEST(linear_is_one_chain_of_fma_for_each_output_then_the_bias) {
-    static const int64_t sizes[][3] = { { 1, 1, 1 }, { 1, 17, 33 }, { 7, 16, 64 }, { 33, 50, 129 }, { 3, 5, 0 } };
+    static const int64_t sizes[][3] = {
+        {1, 1, 1}, {1, 17, 33}, {7, 16, 64}, {33, 50, 129}, {3, 5, 0}};
     uint64_t seed = test_seed();
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         const int64_t M = sizes[i][0], N = sizes[i][1], K = sizes[i][2];
         for (int threads = 1; threads <= 3; threads += 2) {
-            nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){ .threads = threads });
-            nib_tensor *x = random_tensor(ctx, &seed, SHAPE2(M, K)), *w = random_tensor(ctx, &seed, SHAPE2(N, K)),
+            nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = threads});
+            nib_tensor *x = random_tensor(ctx, &seed, SHAPE2(M, K)),
+                       *w = random_tensor(ctx, &seed, SHAPE2(N, K)),
                        *b = random_tensor(ctx, &seed, SHAPE1(N)), *y = nib_linear(x, w, b);
             CHECK_MADE(y);
-            const float *xd = nib_tensor_data(x), *wd = nib_tensor_data(w), *bd = nib_tensor_data(b);
+            const float *xd = nib_tensor_data(x), *wd = nib_tensor_data(w),
+                        *bd = nib_tensor_data(b);
             for (int64_t m = 0; m < M; m++)
                 for (int64_t n = 0; n < N; n++) {
                     float sum = 0;
@@ -41,13 +44,14 @@ TEST(linear_is_one_chain_of_fma_for_each_output_then_the_bias) {
 
 TEST(attention_equals_softmax_in_double_and_its_bits_do_not_hang_on_chunks_or_threads) {
     enum { T = 150, H = 4, HK = 2, D = 8 };
-    static const int64_t windows[] = { 0, 5, 64, 100 };
+    static const int64_t windows[] = {0, 5, 64, 100};
     uint64_t seed = test_seed();
     for (size_t w = 0; w < 4; w++) {
-        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){ .threads = 1 });
-        nib_ctx *many = nib_ctx_new(&(nib_ctx_options){ .threads = 4 });
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1});
+        nib_ctx *many = nib_ctx_new(&(nib_ctx_options){.threads = 4});
         const uint64_t start_seed = seed;
-        nib_tensor *q = random_tensor(ctx, &seed, SHAPE2(T, H * D)), *k = random_tensor(ctx, &seed, SHAPE3(HK, T, D)),
+        nib_tensor *q = random_tensor(ctx, &seed, SHAPE2(T, H * D)),
+                   *k = random_tensor(ctx, &seed, SHAPE3(HK, T, D)),
                    *v = random_tensor(ctx, &seed, SHAPE3(HK, T, D));
         nib_tensor *y = nib_attention(q, k, v, H, 0, windows[w], 0.35);
         uint64_t again = start_seed;
@@ -56,7 +60,7 @@ TEST(attention_equals_softmax_in_double_and_its_bits_do_not_hang_on_chunks_or_th
         CHECK_MADE(y);
         CHECK_MADE(y2);
         CHECK_BYTES(nib_tensor_data(y2), nib_tensor_data(y), T * H * D * sizeof(float));
-        for (int64_t m = 0; m < T; m += 7) {                   /* one row by itself: the same bits */
+        for (int64_t m = 0; m < T; m += 7) { /* one row by itself: the same bits */
             nib_tensor *row = nib_scope_own(ctx, nib_tensor_slice(q, 0, m, 1));
             nib_tensor *one = nib_attention(row, k, v, H, m, windows[w], 0.35);
             CHECK_MADE(one);
@@ -67,7 +71,7 @@ TEST(attention_equals_softmax_in_double_and_its_bits_do_not_hang_on_chunks_or_th
                 const float *qd = (const float *)nib_tensor_data(q) + (m * H + h) * D;
                 const float *kd = (const float *)nib_tensor_data(k) + (h / 2) * T * D;
                 const float *vd = (const float *)nib_tensor_data(v) + (h / 2) * T * D;
-                double sum = 0, out[D] = { 0 };
+                double sum = 0, out[D] = {0};
                 for (int64_t t = first; t <= m; t++) {
                     double dot = 0;
                     for (int i = 0; i < D; i++) dot += (double)qd[i] * (double)kd[t * D + i];
@@ -76,7 +80,8 @@ TEST(attention_equals_softmax_in_double_and_its_bits_do_not_hang_on_chunks_or_th
                     for (int i = 0; i < D; i++) out[i] += p * (double)vd[t * D + i];
                 }
                 for (int i = 0; i < D; i++)
-                    CHECK_NEAR(((const float *)nib_tensor_data(one))[h * D + i], out[i] / sum, 2e-6);
+                    CHECK_NEAR(((const float *)nib_tensor_data(one))[h * D + i], out[i] / sum,
+                               2e-6);
             }
         }
         nib_ctx_free(many);
@@ -88,22 +93,25 @@ TEST(rope_turns_the_halves_of_each_head_and_keeps_their_length) {
     nib_ctx *ctx = nib_ctx_new(NULL);
     uint64_t seed = test_seed();
     enum { M = 3, H = 2, D = 8 };
-    static const int32_t position[M] = { 0, 5, 1000 };
-    static const float inv_freq[D / 2] = { 1.0f, 0.1f, 0.01f, 0.001f };
+    static const int32_t position[M] = {0, 5, 1000};
+    static const float inv_freq[D / 2] = {1.0f, 0.1f, 0.01f, 0.001f};
     nib_tensor *x = random_tensor(ctx, &seed, SHAPE2(M, H * D));
-    nib_tensor *p = nib_scope_own(ctx, nib_tensor_wrap(ctx, NIB_I32, SHAPE1(M), position, NULL, NULL));
-    nib_tensor *f = nib_scope_own(ctx, nib_tensor_wrap(ctx, NIB_F32, SHAPE1(D / 2), inv_freq, NULL, NULL));
+    nib_tensor *p =
+        nib_scope_own(ctx, nib_tensor_wrap(ctx, NIB_I32, SHAPE1(M), position, NULL, NULL));
+    nib_tensor *f =
+        nib_scope_own(ctx, nib_tensor_wrap(ctx, NIB_F32, SHAPE1(D / 2), inv_freq, NULL, NULL));
     nib_tensor *y = nib_rope(x, p, f, H, 1.0);
     CHECK_MADE(y);
     const float *a = nib_tensor_data(x), *b = nib_tensor_data(y);
-    CHECK_BYTES(b, a, H * D * sizeof(float));                  /* position 0 turns nothing */
+    CHECK_BYTES(b, a, H * D * sizeof(float)); /* position 0 turns nothing */
     for (int m = 0; m < M; m++)
         for (int h = 0; h < H; h++)
             for (int j = 0; j < D / 2; j++) {
                 const int at = (m * H + h) * D + j;
                 const double angle = position[m] * (double)inv_freq[j];
                 CHECK_NEAR(b[at], a[at] * cos(angle) - a[at + D / 2] * sin(angle), 2e-4);
-                CHECK_NEAR(hypot((double)b[at], (double)b[at + D / 2]), hypot((double)a[at], (double)a[at + D / 2]), 1e-6);
+                CHECK_NEAR(hypot((double)b[at], (double)b[at + D / 2]),
+                           hypot((double)a[at], (double)a[at + D / 2]), 1e-6);
             }
     nib_ctx_free(ctx);
 }
@@ -111,7 +119,8 @@ TEST(rope_turns_the_halves_of_each_head_and_keeps_their_length) {
 TEST(wrong_shapes_are_named_and_a_failed_chain_keeps_its_cause) {
     nib_ctx *ctx = nib_ctx_new(NULL);
     uint64_t seed = 1;
-    nib_tensor *x = random_tensor(ctx, &seed, SHAPE2(4, 96)), *w = random_tensor(ctx, &seed, SHAPE2(8, 128));
+    nib_tensor *x = random_tensor(ctx, &seed, SHAPE2(4, 96)),
+               *w = random_tensor(ctx, &seed, SHAPE2(8, 128));
     nib_tensor *y = nib_linear(x, w, NIB_NONE);
     CHECK(!nib_add(y, nib_rms_norm(y, w, 1e-5)));
     CHECK_INT(nib_last_error()->status, NIB_E_SHAPE);
@@ -119,25 +128,28 @@ TEST(wrong_shapes_are_named_and_a_failed_chain_keeps_its_cause) {
     nib_ctx_free(ctx);
 }
 
-typedef struct spy { int before, after; nib_ctx *ctx; } spy;
+typedef struct spy {
+    int before, after;
+    nib_ctx *ctx;
+} spy;
 static bool spy_before(void *self, const nib_op *op, nib_call_args *args) {
     spy *s = self;
     (void)op;
     s->before++;
-    return args->op == &nib_op_silu_mul;                        /* answers in its place: no output */
+    return args->op == &nib_op_silu_mul; /* answers in its place: no output */
 }
 static nib_status spy_after(void *self, const nib_op *op, nib_call_args *args) {
     spy *s = self;
     s->after++;
     if (op != &nib_op_add) return NIB_OK;
-    args->out[0] = nib_add(args->out[0], args->in[1]);          /* the mode is off inside itself */
+    args->out[0] = nib_add(args->out[0], args->in[1]); /* the mode is off inside itself */
     return args->out[0] ? NIB_OK : NIB_E_MEMORY;
 }
 
 TEST(a_mode_sees_answers_and_replaces_and_is_off_inside_itself) {
-    static const nib_mode mode = { .name = "spy", .before_op = spy_before, .after_op = spy_after };
+    static const nib_mode mode = {.name = "spy", .before_op = spy_before, .after_op = spy_after};
     nib_ctx *ctx = nib_ctx_new(NULL);
-    spy s = { .ctx = ctx };
+    spy s = {.ctx = ctx};
     uint64_t seed = 1;
     nib_tensor *a = random_tensor(ctx, &seed, SHAPE1(3)), *b = random_tensor(ctx, &seed, SHAPE1(3));
     CHECK_OK(nib_mode_push(ctx, &mode, &s));
@@ -176,7 +188,8 @@ TEST(every_op_states_its_schema_and_is_found_by_name) {
         const nib_op *op = nib_op_at(i);
         CHECK(nib_op_find(op->name) == op);
         const char *name = strstr(op->schema, "::");
-        CHECK(name && strncmp(name + 2, op->name, strlen(op->name)) == 0 && strstr(op->schema, "->"));
+        CHECK(name && strncmp(name + 2, op->name, strlen(op->name)) == 0 &&
+              strstr(op->schema, "->"));
         CHECK(op->shape != NULL);
     }
 }

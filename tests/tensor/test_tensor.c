@@ -12,10 +12,11 @@ static void count_release(void *user) {
 }
 
 TEST(wrapped_bytes_go_back_after_the_last_view) {
-    static const float data[6] = { 0, 1, 2, 3, 4, 5 };
+    static const float data[6] = {0, 1, 2, 3, 4, 5};
     nib_ctx *ctx = nib_ctx_new(NULL);
     released = 0;
-    nib_tensor *t = nib_tensor_wrap(ctx, NIB_F32, (nib_shape){ 2, { 2, 3 } }, data, count_release, NULL);
+    nib_tensor *t =
+        nib_tensor_wrap(ctx, NIB_F32, (nib_shape){2, {2, 3}}, data, count_release, NULL);
     nib_tensor *row = nib_tensor_slice(t, 0, 1, 1);
     nib_tensor_free(t);
     CHECK_INT(released, 0);
@@ -30,36 +31,36 @@ TEST(a_scope_frees_what_was_not_kept) {
     nib_ctx *ctx = nib_ctx_new(NULL);
     const size_t before = nib_mem_used(nib_ctx_mem(ctx));
     const size_t mark = nib_scope_begin(ctx);
-    nib_tensor *a = nib_scope_own(ctx, nib_tensor_new(ctx, NIB_F32, (nib_shape){ 1, { 100 } }));
-    nib_tensor *b = nib_scope_own(ctx, nib_tensor_new(ctx, NIB_F32, (nib_shape){ 1, { 50 } }));
+    nib_tensor *a = nib_scope_own(ctx, nib_tensor_new(ctx, NIB_F32, (nib_shape){1, {100}}));
+    nib_tensor *b = nib_scope_own(ctx, nib_tensor_new(ctx, NIB_F32, (nib_shape){1, {50}}));
     CHECK(a && b && nib_keep(b) == b);
     nib_scope_end(ctx, mark);
     const size_t slots = ctx->owned_room * sizeof *ctx->owned;
-    CHECK_INT(nib_mem_used(nib_ctx_mem(ctx)), before + slots + nib_tensor_bytes(b) +
-                                                  sizeof(nib_tensor) + sizeof(nib_storage));
+    CHECK_INT(nib_mem_used(nib_ctx_mem(ctx)),
+              before + slots + nib_tensor_bytes(b) + sizeof(nib_tensor) + sizeof(nib_storage));
     nib_tensor_free(b);
     nib_ctx_free(ctx);
 }
 
 TEST(null_in_is_null_out_and_keeps_the_cause) {
     nib_ctx *ctx = nib_ctx_new(NULL);
-    nib_tensor *bad = nib_tensor_new(ctx, NIB_F32, (nib_shape){ 2, { INT64_MAX, 3 } });
+    nib_tensor *bad = nib_tensor_new(ctx, NIB_F32, (nib_shape){2, {INT64_MAX, 3}});
     CHECK(!bad && nib_last_error()->status == NIB_E_SHAPE);
-    CHECK(!nib_tensor_reshape(bad, (nib_shape){ 1, { 3 } }));
+    CHECK(!nib_tensor_reshape(bad, (nib_shape){1, {3}}));
     CHECK(strstr(nib_last_error()->what, "9223372036854775807"));
     nib_ctx_free(ctx);
 }
 
 TEST(views_share_bytes_and_know_when_they_are_not_contiguous) {
     nib_ctx *ctx = nib_ctx_new(NULL);
-    nib_tensor *t = nib_tensor_new(ctx, NIB_F32, (nib_shape){ 2, { 3, 4 } });
+    nib_tensor *t = nib_tensor_new(ctx, NIB_F32, (nib_shape){2, {3, 4}});
     float *data = nib_tensor_data_mut(t);
     for (int i = 0; i < 12; i++) data[i] = (float)i;
     nib_tensor *column = nib_tensor_slice(t, 1, 2, 1), *turned = nib_tensor_transpose(t, 0, 1);
     CHECK(!nib_tensor_contiguous(column) && !nib_tensor_contiguous(turned));
     CHECK(((const float *)nib_tensor_data(column))[column->stride[0]] == 6.0f);
     CHECK_INT(turned->shape.dim[0], 4);
-    CHECK(!nib_tensor_reshape(turned, (nib_shape){ 1, { 12 } }));
+    CHECK(!nib_tensor_reshape(turned, (nib_shape){1, {12}}));
     CHECK(!nib_tensor_slice(t, 0, 2, 2) && nib_last_error()->status == NIB_E_SHAPE);
     nib_tensor_free(column);
     nib_tensor_free(turned);
@@ -68,10 +69,10 @@ TEST(views_share_bytes_and_know_when_they_are_not_contiguous) {
 }
 
 TEST(elements_are_read_row_by_row_whatever_the_strides) {
-    static const float data[6] = { 0, 1, 2, 3, 4, 5 }, turned[6] = { 0, 3, 1, 4, 2, 5 };
+    static const float data[6] = {0, 1, 2, 3, 4, 5}, turned[6] = {0, 3, 1, 4, 2, 5};
     float out[6];
     nib_ctx *ctx = nib_ctx_new(NULL);
-    nib_tensor *t = nib_tensor_wrap(ctx, NIB_F32, (nib_shape){ 2, { 2, 3 } }, data, NULL, NULL);
+    nib_tensor *t = nib_tensor_wrap(ctx, NIB_F32, (nib_shape){2, {2, 3}}, data, NULL, NULL);
     nib_tensor *view = nib_tensor_transpose(t, 0, 1), *column = nib_tensor_slice(t, 1, 2, 1);
     nib_tensor *nothing = nib_tensor_slice(t, 0, 1, 0);
     CHECK_OK(nib_tensor_read(t, out, sizeof out));

@@ -107,7 +107,7 @@ static void loss_f32(double *signal, double *noise, double *most, const float *w
                 _mm256_setzero_pd()};
     size_t i = 0;
     for (; i + 8 <= n; i += 8) add_losses(&l, _mm256_loadu_ps(w + i), _mm256_loadu_ps(v + i));
-    if (i < n) {                           /* the lanes that are missing add zeros */
+    if (i < n) { /* the lanes that are missing add zeros */
         const __m256i first = avx2_first(n - i);
         add_losses(&l, _mm256_maskload_ps(w + i, first), _mm256_maskload_ps(v + i, first));
     }
