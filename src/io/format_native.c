@@ -44,25 +44,23 @@ static char *part_name(nib_mem *mem, const char *name, const nib_part *part) {
 /* ---- writing ---- */
 static json_t *describe(nib_mem *mem, const nib_stored *item) {
     const nib_qdesc *d = &item->desc;
-    nib_text scheme = { .mem = mem };
-    if (item->config) nib_config_print(item->config, &scheme);
+    char *scheme = nib_config_text(mem, item->config);
     json_t *shape = json_array(), *parts = json_array(), *row = NULL;
-    for (int i = 0; i < d->shape.ndim; i++) json_array_append_new(shape, json_integer(d->shape.dim[i]));
-    for (int i = 0; i < item->nparts; i++) json_array_append_new(parts, json_string(item->parts[i].name));
-    if (!scheme.failed)
-        row = json_pack("{s:s, s:s, s:s, s:o, s:I, s:I, s:[I, I], s:s, s:s, s:s, s:s, s:f, s:o}",
-                        "scheme", scheme.data ? scheme.data : "", "layout", item->layout->name, "dtype",
+    int failed = !scheme;
+    for (int i = 0; i < d->shape.ndim; i++) failed |= json_array_append_new(shape, json_integer(d->shape.dim[i]));
+    for (int i = 0; i < item->nparts; i++) failed |= json_array_append_new(parts, json_string(item->parts[i].name));
+    if (!failed)
+        row = json_pack("{s:s, s:s, s:s, s:O, s:I, s:I, s:[I, I], s:s, s:s, s:s, s:s, s:f, s:O}",
+                        "scheme", scheme, "layout", item->layout->name, "dtype",
                         nib_dtype_torch_name(d->math), "shape", shape, "rows", (json_int_t)d->rows,
                         "cols", (json_int_t)d->cols, "block", (json_int_t)d->block_rows,
                         (json_int_t)d->block_cols, "code", nib_dtype_torch_name(d->code), "scale",
                         nib_dtype_torch_name(d->scale_dtype), "zero",
                         d->zero_dtype ? nib_dtype_torch_name(d->zero_dtype) : "", "zero_kind",
                         zero_names[d->zero_kind], "outer", (double)d->outer, "parts", parts);
-    if (scheme.failed) {
-        json_decref(shape);
-        json_decref(parts);
-    }
-    nib_text_free(&scheme);
+    json_decref(shape);
+    json_decref(parts);
+    nib_mem_strfree(mem, scheme);
     return row;
 }
 
@@ -88,23 +86,19 @@ static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metad
 /* The configs in use, each once, as globs that no reader needs: the metadata is what counts. */
 static nib_status config(const nib_manifest *manifest, json_t *root) {
     json_t *rules = json_array();
-    for (size_t i = 0; i < manifest->count; i++) {
+    bool ok = rules != NULL;
+    for (size_t i = 0; i < manifest->count && ok; i++) {
         const nib_stored *item = &manifest->items[i];
         if (!item->config) continue;
-        nib_text text = { .mem = manifest->mem };
-        nib_config_print(item->config, &text);
-        if (text.failed) {
-            nib_text_free(&text);
-            json_decref(rules);
-            return nib_last_error()->status;
-        }
+        char *text = nib_config_text(manifest->mem, item->config);
         bool known = false;
-        for (size_t k = 0; k < json_array_size(rules) && !known; k++)
-            known = strcmp(json_string_value(json_array_get(rules, k)), text.data) == 0;
-        if (!known) json_array_append_new(rules, json_string(text.data));
-        nib_text_free(&text);
+        for (size_t k = 0; text && k < json_array_size(rules) && !known; k++)
+            known = strcmp(json_string_value(json_array_get(rules, k)), text) == 0;
+        ok = text && (known || json_array_append_new(rules, json_string(text)) == 0);
+        nib_mem_strfree(manifest->mem, text);
     }
-    json_t *about = json_pack("{s:s, s:i, s:o}", "quant_method", "nibble", "version", VERSION, "rules", rules);
+    json_t *about = ok ? json_pack("{s:s, s:i, s:O}", "quant_method", "nibble", "version", VERSION, "rules", rules) : NULL;
+    json_decref(rules);
     if (!about || json_object_set_new(root, "quantization_config", about) != 0)
         return NIB_RAISE(NIB_E_MEMORY, "no memory for quantization_config");
     return NIB_OK;

@@ -89,8 +89,11 @@ static json_t *torch_dtype(nib_dtype dtype) {
 
 static json_t *list_of(const int64_t *values, int count) {
     json_t *list = json_array();
-    for (int i = 0; i < count; i++) json_array_append_new(list, json_integer(values[i]));
-    return list;
+    int failed = 0;
+    for (int i = 0; i < count; i++) failed |= json_array_append_new(list, json_integer(values[i]));
+    if (!failed) return list;
+    json_decref(list);
+    return NULL;
 }
 
 /* The attributes in the order in which upstream's classes name them. */
@@ -117,7 +120,13 @@ static json_t *describe(const nib_stored *item) {
     const struct tensor_class *c = item->layout ? class_of(item) : NULL;
     if (!c) return json_pack("{s:s}", "_type", "Tensor");
     json_t *names = json_array();
-    for (int i = 0; i < 4 && c->data_names[i]; i++) json_array_append_new(names, json_string(c->data_names[i]));
+    int failed = 0;
+    for (int i = 0; i < 4 && c->data_names[i]; i++)
+        failed |= json_array_append_new(names, json_string(c->data_names[i]));
+    if (failed) {
+        json_decref(names);
+        return NULL;
+    }
     return json_pack("{s:s, s:o, s:o}", "_type", c->type, "_data", attributes(item, c), "_tensor_data_names", names);
 }
 
@@ -137,15 +146,17 @@ static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metad
     json_t *names = json_array();
     NIB_TRY_GOTO(nib_metadata_add(out, "format", "pt"), fail);
     for (size_t i = 0; i < manifest->count; i++) {
-        json_array_append_new(names, json_string(manifest->items[i].name));
+        if (json_array_append_new(names, json_string(manifest->items[i].name)) != 0) goto full;
         NIB_TRY_GOTO(add_text(out, manifest->items[i].name, describe(&manifest->items[i])), fail);
     }
     if (manifest->tied) {                  /* upstream goes by the model's state_dict(), where it is */
-        json_array_append_new(names, json_string(manifest->tied));
+        if (json_array_append_new(names, json_string(manifest->tied)) != 0) goto full;
         NIB_TRY_GOTO(add_text(out, manifest->tied, describe(&(nib_stored){ 0 })), fail);
     }
     NIB_TRY(add_text(out, "tensor_names", names));
     return nib_format_note(manifest, spell, out);
+full:
+    NIB_RAISE(NIB_E_MEMORY, "no memory for \"tensor_names\"");
 fail:
     json_decref(names);
     return nib_last_error()->status;
@@ -214,57 +225,47 @@ static size_t module_length(const char *weight) {
     return nib_text_ends(weight, ".weight") ? strlen(weight) - strlen(".weight") : strlen(weight);
 }
 
-static nib_status same_config(nib_mem *mem, const nib_config *a, const nib_config *b, bool *same) {
-    nib_text x = { .mem = mem }, y = { .mem = mem };
-    nib_config_print(a, &x);
-    nib_config_print(b, &y);
-    const nib_status status = x.failed || y.failed ? nib_last_error()->status : NIB_OK;
-    *same = status >= NIB_OK && strcmp(x.data, y.data) == 0;
-    nib_text_free(&x);
-    nib_text_free(&y);
-    return status;
-}
-
 /* The config that all quantized weights share, when all other matrices are of kinds that are left
- * anyway; else NULL in *shared. */
-static nib_status shared_config(const nib_manifest *manifest, const nib_config **shared) {
+ * anyway; else NULL. */
+static const nib_config *shared_config(const nib_manifest *manifest) {
     const nib_config *first = NULL;
-    *shared = NULL;
     for (size_t i = 0; i < manifest->count; i++) {
         const nib_stored *item = &manifest->items[i];
         bool same = true;
         if (!item->config) {
-            if (item->shape.ndim == 2 && nib_text_ends(item->name, "_proj.weight")) return NIB_OK;
+            if (item->shape.ndim == 2 && nib_text_ends(item->name, "_proj.weight")) return NULL;
             continue;
         }
-        if (strcmp(item->name, "lm_head.weight") == 0) return NIB_OK;
-        if (first) NIB_TRY(same_config(manifest->mem, first, item->config, &same));
+        if (strcmp(item->name, "lm_head.weight") == 0) return NULL;
+        if (first) same = nib_config_same(first, item->config);
         else first = item->config;
-        if (!same) return NIB_OK;
+        if (!same) return NULL;
     }
-    *shared = first;
-    return NIB_OK;
+    return first;
 }
 
 /* One config for all, or a config or null for each module; NULL after raising. */
 static json_t *quant_type(const nib_manifest *manifest) {
-    const nib_config *shared;
-    if (shared_config(manifest, &shared) < NIB_OK) return NULL;
+    const nib_config *shared = shared_config(manifest);
     if (shared) return config_class(shared);
     json_t *map = json_object();
-    for (size_t i = 0; i < manifest->count; i++) {
+    bool ok = map != NULL;
+    for (size_t i = 0; i < manifest->count && ok; i++) {
         const nib_stored *item = &manifest->items[i];
         if (item->shape.ndim != 2) continue;
         char *module = nib_mem_strdup(manifest->mem, item->name);
-        if (!module) {
-            json_decref(map);
-            return NULL;
+        if (module) {
+            const char end = module[module_length(item->name)];
+            module[module_length(item->name)] = '\0';
+            ok = json_object_set_new(map, module, item->config ? config_class(item->config) : json_null()) == 0;
+            module[module_length(item->name)] = end;
         }
-        const char end = module[module_length(item->name)];
-        module[module_length(item->name)] = '\0';
-        json_object_set_new(map, module, item->config ? config_class(item->config) : json_null());
-        module[module_length(item->name)] = end;
+        ok = ok && module;
         nib_mem_strfree(manifest->mem, module);
+    }
+    if (!ok) {
+        json_decref(map);
+        return NULL;
     }
     return json_pack("{s:{s:O, s:o}, s:s, s:i}", "_data", "fqn_to_config", map, "module_fqn_to_config", map, "_type",
                      "FqnToConfig", "_version", 1);

@@ -195,7 +195,7 @@ nib_status nib_manifest_read(nib_mem *mem, const nib_checkpoint *checkpoint, con
         status = nib_format_at(i)->detect(checkpoint, config, &speaks);
         if (speaks) out->format = nib_format_at(i);
     }
-    if (out->format) status = out->format->read(checkpoint, config, out);
+    if (status >= NIB_OK && out->format) status = out->format->read(checkpoint, config, out);
     if (status >= NIB_OK) status = nib_manifest_add_rest(out, checkpoint);
     if (status >= NIB_OK) status = nib_manifest_index(out);
     if (status >= NIB_OK) return NIB_OK;

@@ -25,14 +25,6 @@ struct nib_reader {
     size_t owner_count, next, next_weight;
 };
 
-static char *scheme_text(nib_mem *mem, const nib_stored *item) {
-    nib_text text = {.mem = mem};
-    if (item->config) nib_config_print(item->config, &text);
-    char *copy = text.failed ? NULL : nib_mem_strdup(mem, text.data ? text.data : "");
-    nib_text_free(&text);
-    return copy;
-}
-
 static void own(nib_reader *r, const nib_stored *item, const char *name) {
     const nib_checkpoint_tensor *t = nib_checkpoint_find(r->checkpoint, name);
     if (t) r->owner[t - r->checkpoint->tensors] = item;
@@ -55,7 +47,7 @@ static nib_status read_weights(nib_reader *r) {
     for (size_t i = 0; i < r->manifest.count; i++) {
         const nib_stored *item = &r->manifest.items[i];
         if (!item->layout) continue;
-        r->schemes[i] = scheme_text(mem, item);
+        r->schemes[i] = nib_config_text(mem, item->config);
         if (!r->schemes[i]) return nib_last_error()->status;
         for (int k = 0; k < item->nparts; k++) own(r, item, item->parts[k].name);
         for (int k = 0; k < item->nconstants; k++) own(r, item, item->constants[k].name);

@@ -30,10 +30,9 @@ static json_t *row_of(const nib_file_plan *plan, size_t i) {
     if (!row) return NULL;
     int failed = 0;
     if (stored->layout) {
-        nib_text scheme = { .mem = plan->mem };
-        nib_config_print(stored->config, &scheme);
-        failed |= scheme.failed || json_object_set_new(row, "scheme", json_string(scheme.data));
-        nib_text_free(&scheme);
+        char *scheme = nib_config_text(plan->mem, stored->config);
+        failed |= !scheme || json_object_set_new(row, "scheme", json_string(scheme));
+        nib_mem_strfree(plan->mem, scheme);
         failed |= json_object_set_new(row, "layout", json_string(stored->layout->name));
         /* JSON has no infinity: a weight that came through exactly has no noise to tell of. */
         failed |= json_object_set_new(row, "sqnr_db", isfinite(item->sqnr_db) ? json_real(item->sqnr_db) : json_null());
@@ -49,15 +48,17 @@ static json_t *row_of(const nib_file_plan *plan, size_t i) {
 
 static json_t *rules_of(const nib_file_plan *plan) {
     json_t *rules = json_array();
-    for (size_t i = 0; i < plan->selection.nrules; i++) {
+    bool ok = rules != NULL;
+    for (size_t i = 0; i < plan->selection.nrules && ok; i++) {
         const nib_rule *rule = &plan->selection.rules[i];
-        nib_text text = { .mem = plan->mem };
-        if (rule->config != NIB_LEAVE) nib_config_print(rule->config, &text);
-        json_array_append_new(rules, json_pack("{s:s, s:s}", "glob", rule->glob ? rule->glob : "*", "scheme",
-                                               text.data ? text.data : "leave"));
-        nib_text_free(&text);
+        char *scheme = nib_config_text(plan->mem, rule->config);
+        ok = scheme && json_array_append_new(rules, json_pack("{s:s, s:s}", "glob", rule->glob ? rule->glob : "*",
+                                                              "scheme", scheme)) == 0;
+        nib_mem_strfree(plan->mem, scheme);
     }
-    return rules;
+    if (ok) return rules;
+    json_decref(rules);
+    return NULL;
 }
 
 nib_status nib_file_report_text(const nib_file_plan *plan, nib_text *out) {

@@ -27,13 +27,18 @@ static void boot_id(nib_mem *mem, char id[64]) {
 /* What must be the same for work to go on: version, options, and every tensor with its scheme. */
 static json_t *fingerprint(const nib_file_plan *plan) {
     json_t *tensors = json_array();
-    for (size_t i = 0; i < plan->manifest.count; i++) {
+    bool ok = tensors != NULL;
+    for (size_t i = 0; i < plan->manifest.count && ok; i++) {
         const nib_stored *stored = &plan->manifest.items[i];
         nib_text text = { .mem = plan->mem };
         nib_text_format(&text, "%s %zu ", stored->name, plan->items[i].source->entry->size);
         if (stored->layout) nib_config_print(stored->config, &text);
-        json_array_append_new(tensors, text.failed ? NULL : json_string(text.data));
+        ok = !text.failed && json_array_append_new(tensors, json_string(text.data)) == 0;
         nib_text_free(&text);
+    }
+    if (!ok) {
+        json_decref(tensors);
+        return NULL;
     }
     return json_pack("{s:s, s:s, s:i, s:o}", "nibble", nib_version(), "format", plan->manifest.format->name,
                      "nonfinite", (int)plan->nonfinite, "tensors", tensors);

@@ -238,10 +238,11 @@ static nib_status open_run(run *r) {
 static nib_status settle_run(nib_stream *s, run *r, const place *at, bool first_pass) {
     for (int64_t i = 0; i < r->count; i++) {
         const piece *p = &r->pieces[i];
-        if (p->nonfinite && s->nonfinite == NIB_NONFINITE_ERROR)
-            return refuse_nonfinite(s, r->weight, at);
-        if (p->status < NIB_OK)
-            return quantize_piece(r, i); /* once more on this thread, to have the cause on record */
+        if (p->nonfinite && s->nonfinite == NIB_NONFINITE_ERROR) return refuse_nonfinite(s, r->weight, at);
+        if (p->status < NIB_OK) {          /* once more on this thread, to have the cause on record */
+            NIB_TRY(quantize_piece(r, i));
+            if (s->measure) measure_piece(r, i);
+        }
         if (first_pass) s->nonfinite_count += p->nonfinite;
         s->cost.signal += p->cost.signal;
         s->cost.noise += p->cost.noise;

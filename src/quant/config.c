@@ -379,3 +379,22 @@ void nib_config_print(const nib_config *config, nib_text *out) {
     }
     nib_config_free(whole);
 }
+
+char *nib_config_text(nib_mem *mem, const nib_config *config) {
+    nib_text text = {.mem = mem};
+    if (config) nib_config_print(config, &text);
+    char *copy = text.failed ? NULL : nib_mem_strdup(mem, text.data ? text.data : "");
+    nib_text_free(&text);
+    return copy;
+}
+
+bool nib_config_same(const nib_config *a, const nib_config *b) {
+    if (a->scheme != b->scheme) return false;
+    for (int i = 0; i < a->scheme->nfields; i++) {
+        const nib_field *f = &a->scheme->fields[i];
+        const bool same = f->names ? strcmp(nib_field_name(f, a), nib_field_name(f, b)) == 0
+                                   : nib_field_float(f, a) == nib_field_float(f, b);
+        if (!same) return false;
+    }
+    return true;
+}

@@ -15,6 +15,12 @@ const char *nib_scheme_alias(const char *name);
  * after the name or after an alias that says some of them, "qint4:algo=hqq"; nib_config_parse reads it back to an equal config. NIB_LEAVE is "leave". */
 void nib_config_print(const nib_config *config, nib_text *out);
 
+/* The same as text of its own, "" for NULL; NULL when there is no memory. nib_mem_strfree. */
+char *nib_config_text(nib_mem *mem, const nib_config *config);
+
+/* Whether two configs say the same, whichever defaults they spell out. */
+bool nib_config_same(const nib_config *a, const nib_config *b);
+
 /* A copy to keep, since callers' configs live only during the call. Give back with nib_config_free. */
 nib_config *nib_config_copy(const nib_config *config);
 
