@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/json_scan.h"
 #include "base/mem.h"
 
 /* jansson itself recurses at most 2048 deep, which is more stack than a library may take. */
@@ -72,6 +73,22 @@ static int offset_in_text(const char *text, size_t length, const char *copy, int
     return i;
 }
 
+/* jansson out of memory says most often that the text is wrong, and where it stopped. Whether that
+ * is so, our own scan tells, which allocates nothing. */
+static bool ran_out(const char *text, size_t length, const json_error_t *error) {
+    const enum json_error_code code = json_error_code(error);
+    if (code == json_error_out_of_memory) return true;
+    if (code == json_error_duplicate_key || code == json_error_numeric_overflow ||
+        code == json_error_null_character || code == json_error_null_byte_in_key)
+        return false;
+    nib_scan scan = {.text = text, .length = length};
+    nib_scan_space(&scan);
+    const bool document = scan.at < length && (text[scan.at] == '{' || text[scan.at] == '[');
+    if (!document || nib_scan_skip(&scan) < NIB_OK) return false;
+    nib_scan_space(&scan);
+    return scan.at == length;
+}
+
 json_t *nib_json_parse(const char *text, size_t length, const char *path, int64_t offset) {
     if (length > NIB_JSON_MAX_BYTES) {
         NIB_RAISE(NIB_E_FORMAT, "JSON of %zu bytes is over the limit of %d", length,
@@ -91,7 +108,7 @@ json_t *nib_json_parse(const char *text, size_t length, const char *path, int64_
         nib_error_at(path, NULL, offset + (int64_t)deep);
         return NULL;
     }
-    json_error_t error;
+    json_error_t error = {0}; /* jansson leaves the code as it was when it has none to give */
     json_t *root = json_loadb(text, length, JSON_REJECT_DUPLICATES, &error);
     if (!root && json_error_code(&error) == json_error_numeric_overflow) {
         size_t copied;
@@ -100,12 +117,13 @@ json_t *nib_json_parse(const char *text, size_t length, const char *path, int64_
             nib_error_at(path, NULL, offset);
             return NULL;
         }
+        error = (json_error_t){0};
         root = json_loadb(copy, copied, JSON_REJECT_DUPLICATES, &error);
         if (!root) error.position = offset_in_text(text, length, copy, error.position);
         nib_mem_free(NULL, copy, WITH_REALS(length));
     }
     if (root) return root;
-    if (json_error_code(&error) == json_error_out_of_memory)
+    if (ran_out(text, length, &error))
         NIB_RAISE(NIB_E_MEMORY, "no memory for a JSON document of %zu bytes", length);
     else
         NIB_RAISE(NIB_E_FORMAT, "not valid JSON: %s (line %d)", error.text, error.line);

@@ -218,7 +218,7 @@ static json_t *config_class(const nib_config *config) {
                          tiled ? "TILE_PACKED_TO_4D" : "PLAIN", "_type", "Int4PackingFormat", "int4_tile_packed_ntile",
                          8, "set_inductor_config", 1);
     }
-    return json_pack("{s:o?, s:s, s:i}", "_data", data, "_type", type, "_version", 2);
+    return json_pack("{s:o, s:s, s:i}", "_data", data, "_type", type, "_version", 2);
 }
 
 static size_t module_length(const char *weight) {
