@@ -72,6 +72,14 @@ static nib_status refuse(const char *path, const char *why) {
     return nib_error_at(path, NULL, -1);
 }
 
+static nib_status check_parent(const char *parent) {
+    nib_path_kind kind;
+    NIB_TRY(nib_path_look(parent, true, &kind));
+    if (kind == NIB_PATH_FOLDER) return NIB_OK;
+    NIB_RAISE(NIB_E_IO, "there is no such folder to write the output in");
+    return nib_error_at(parent, NULL, -1);
+}
+
 static nib_status check_input(const char *out, const nib_checkpoint *input) {
     bool same = false;
     NIB_TRY(nib_path_same(out, input->path, &same));
@@ -95,7 +103,7 @@ static nib_status check_replaceable(nib_checkpoint_writer *w, bool overwrite) {
     nib_status status = NIB_OK;
     w->replaces = list.count > 0; /* an empty folder just makes way */
     if (list.count && !overwrite) {
-        status = refuse(w->out, "is there already: choose another output, or allow to overwrite");
+        status = refuse(w->out, "is there already: choose another output, or overwrite it (--force)");
     } else if (folder) {
         status = NIB_RAISE(NIB_E_ARGUMENT,
                            "not overwritten: it holds the folder \"%.100s\", which no "
@@ -116,8 +124,8 @@ static nib_status check_out(nib_checkpoint_writer *w, bool overwrite) {
     if (kind == NIB_PATH_LINK) return refuse(w->out, "a symbolic link is not written through");
     if (w->is_file && kind == NIB_PATH_FILE)
         return overwrite ? NIB_OK
-                         : refuse(w->out, "is there already: choose another output, or allow to "
-                                          "overwrite");
+                         : refuse(w->out, "is there already: choose another output, or overwrite it "
+                                          "(--force)");
     if (!w->is_file && kind == NIB_PATH_FOLDER) return check_replaceable(w, overwrite);
     return refuse(w->out, w->is_file ? "there is something else of this name"
                                      : "there is a file of this name, not a folder");
@@ -139,7 +147,7 @@ static nib_status take_partial(nib_checkpoint_writer *w, bool overwrite) {
     if (kind != NIB_PATH_NONE && kind != NIB_PATH_FOLDER)
         return refuse(w->partial, "in the way: it is no folder of interrupted work");
     if (kind == NIB_PATH_FOLDER && !w->resume && !overwrite)
-        return refuse(w->partial, "left by interrupted work: resume it, or allow to overwrite it");
+        return refuse(w->partial, "left by interrupted work: go on (--resume), or overwrite it (--force)");
     if (kind == NIB_PATH_NONE) {
         w->resume = false;
         NIB_TRY(nib_dir_make(w->partial));
@@ -194,6 +202,7 @@ nib_checkpoint_writer *nib_checkpoint_writer_open(nib_mem *mem,
     if (!w) return NULL;
     *w = (nib_checkpoint_writer){.mem = mem, .lock = -1, .resume = output->resume};
     NIB_TRY_GOTO(name_paths(w, output), fail);
+    NIB_TRY_GOTO(check_parent(w->parent), fail);
     if (output->input) NIB_TRY_GOTO(check_input(w->out, output->input), fail);
     NIB_TRY_GOTO(check_out(w, output->overwrite), fail);
     NIB_TRY_GOTO(check_space(w, output->need), fail);

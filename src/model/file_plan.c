@@ -77,8 +77,9 @@ static const nib_format *choose_format(const nib_draft *drafts, size_t count, co
         const char *names[16] = { 0 };
         for (size_t i = 0; nib_format_at(i) && i < 15; i++) names[i] = nib_format_at(i)->name;
         const char *near = nib_text_nearest(asked, names);
-        return NIB_RAISE_NULL(NIB_E_ARGUMENT, "unknown format \"%s\"%s%s%s; `nibble list` shows them", asked,
-                              near ? ", did you mean \"" : "", near ? near : "", near ? "\"?" : "");
+        return NIB_RAISE_NULL(NIB_E_ARGUMENT, "unknown format \"%s\"%s%s%s", asked,
+                              near ? ", did you mean \"" : "; `nibble list formats` shows them", near ? near : "",
+                              near ? "\"?" : "");
     }
     for (size_t i = 0; i < count; i++) {
         if (!drafts[i].quantized) continue;

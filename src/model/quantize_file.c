@@ -125,7 +125,7 @@ static nib_status check_unchanged(work *w, const nib_stored *stored, const nib_f
     NIB_TRY(pass_through(w, buffer, false, now));
     if (memcmp(now, item->sha256, sizeof now) == 0) return NIB_OK;
     w->unlike = true;
-    NIB_RAISE(NIB_E_ARGUMENT, "this weight has changed since the work was begun; overwrite it instead of resuming");
+    NIB_RAISE(NIB_E_ARGUMENT, "this weight has changed since the work was begun; overwrite it (--force) instead of resuming");
     return nib_error_at(nib_checkpoint_file(w->plan.source, item->source->shard), stored->name, -1);
 }
 

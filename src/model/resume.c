@@ -92,7 +92,7 @@ nib_status nib_resume_read(nib_file_plan *plan, const char *text, size_t size, b
     if (status >= NIB_OK) status = nib_json_string(root, "boot", true, &then);
     if (status >= NIB_OK && !json_equal(from, now))
         status = NIB_RAISE(NIB_E_ARGUMENT, "the unfinished work was begun with other options, another version or "
-                                           "another source; finish it with those, or overwrite it");
+                                           "another source; finish it with those, or overwrite it (--force)");
     for (size_t i = 0; i < plan->manifest.count && status >= NIB_OK; i++) {
         const json_t *row = json_object_get(done, plan->manifest.items[i].name);
         if (row) status = read_done(&plan->items[i], row);

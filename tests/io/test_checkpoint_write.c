@@ -169,7 +169,7 @@ TEST(what_may_not_be_written_is_refused_and_left_alone) {
     REFUSED(NIB_E_ARGUMENT, "no model", .path = IN(dir, "photos"), .overwrite = yes);
     REFUSED(NIB_E_ARGUMENT, "the folder \"sub\"", .path = IN(dir, "deep"), .overwrite = yes);
     REFUSED(NIB_E_ARGUMENT, "not a folder", .path = IN(dir, "file"), .overwrite = yes);
-    REFUSED(NIB_E_ARGUMENT, "resume it", .path = IN(dir, "new"));
+    REFUSED(NIB_E_ARGUMENT, "--resume", .path = IN(dir, "new"));
     REFUSED(NIB_E_ARGUMENT, "in the way", .path = IN(dir, "odd"), .resume = yes);
     REFUSED(NIB_E_ARGUMENT, "does not name", .path = IN(dir, ".."));
     REFUSED(NIB_E_IO, "No such file", .path = IN(dir, "no/where"));

@@ -1,0 +1,213 @@
+#!/bin/sh
+# Bad input end to end: one clear error, the documented exit code, nothing on stdout, and a folder
+# listing that is what it was. One representative each of what the tests of io, text and model
+# walk through case by case. NIB_CLI is the command.
+set -u
+cd "$(dirname "$0")/../.." || exit 1
+nibble=$(realpath "${NIB_CLI:-build/nibble}")
+[ -x "$nibble" ] || { echo "$nibble is not there: build first, or set NIB_CLI"; exit 1; }
+tiny=$PWD/tests/golden/eval/with_bos
+sharded=$PWD/tests/golden/model/llama_sharded
+kjv=$PWD/models/kjv-llama
+"$nibble" list schemes | grep -q '^int8_weight_only' || { echo "skipped: no int8_weight_only in this build"; exit 77; }
+tmp=$(mktemp -d) || exit 1
+trap 'chmod -R u+w "$tmp"; rm -rf "$tmp"' EXIT INT TERM
+work=$tmp/work
+failures=0
+cases=0
+
+fail() {
+    echo "FAILED: $*"
+    failures=$((failures + 1))
+}
+picture() { (cd "$1" && find . -exec ls -ld --time-style=+ {} + && find . -type f -exec cksum {} +) 2>/dev/null | sort; }
+
+# fresh: an empty $work with a copy of the tiny model in it, m.
+fresh() {
+    chmod -R u+w "$work" 2>/dev/null
+    rm -rf "$work"
+    mkdir "$work"
+    cp -r "$tiny" "$work/m"
+}
+
+# refused CODE TEXT... -- WORDS...: the command fails so, says each TEXT, and changes nothing.
+refused() {
+    want=$1
+    shift
+    texts=$tmp/texts
+    : >"$texts"
+    while [ "$1" != -- ]; do
+        echo "$1" >>"$texts"
+        shift
+    done
+    shift
+    cases=$((cases + 1))
+    picture "$work" >"$tmp/before"
+    (cd "$work" && "$nibble" "$@" >"$tmp/out" 2>"$tmp/err" </dev/null)
+    got=$?
+    [ "$got" -eq "$want" ] || fail "nibble $*: exit $got, want $want: $(cat "$tmp/err")"
+    [ ! -s "$tmp/out" ] || fail "nibble $*: says something on stdout"
+    while read -r text; do
+        grep -qF -e "$text" "$tmp/err" || fail "nibble $*: \"$(cat "$tmp/err")\" lacks \"$text\""
+    done <"$texts"
+    picture "$work" >"$tmp/after"
+    cmp -s "$tmp/before" "$tmp/after" || fail "nibble $*: the folder changed: $(diff "$tmp/before" "$tmp/after")"
+}
+quantize="quantize m -o out --scheme int8_weight_only"
+
+# ---- safetensors ----
+fresh
+head -c 30000 "$tiny/model.safetensors" >"$work/m/model.safetensors"
+# shellcheck disable=SC2086
+refused 3 m/model.safetensors "at byte" -- $quantize
+refused 3 m/model.safetensors -- info m
+refused 3 m/model.safetensors -- generate m --ids 5 -n 1
+{ printf '\000\341\365\005\000\000\000\000{'; head -c 65536 /dev/zero | tr '\0' ' '; } >"$work/m/model.safetensors"
+refused 3 m/model.safetensors "at byte" -- $quantize
+fresh
+printf 'this is no checkpoint' >"$work/m/model.safetensors"
+refused 3 m/model.safetensors -- $quantize
+
+# ---- shards ----
+fresh
+rm -r "$work/m" && cp -r "$sharded" "$work/m"
+sed 's/model-00002-of-00003/..\/x/' "$sharded/model.safetensors.index.json" >"$work/m/model.safetensors.index.json"
+refused 3 model.safetensors.index.json "../x" "at byte" -- $quantize
+cp "$sharded/model.safetensors.index.json" "$work/m/"
+rm "$work/m/model-00002-of-00003.safetensors"
+refused 3 model-00002-of-00003.safetensors -- $quantize
+cp "$work/m/model-00001-of-00003.safetensors" "$work/m/model-00002-of-00003.safetensors"
+refused 3 "lm_head.weight" -- $quantize
+
+# ---- config.json ----
+for change in 's/"hidden_size": 32,//=hidden_size' 's/"num_attention_heads": 4/"num_attention_heads": 0/=num_attention_heads' \
+    's/"intermediate_size": 48/"intermediate_size": 40/=intermediate_size|config.json asks for' \
+    's/"model_type": "llama"/"model_type": "lama"/=lama' 's/^{/[/=not valid JSON'; do
+    fresh
+    sed "${change%%=*}" "$tiny/config.json" >"$work/m/config.json"
+    says=${change#*=}
+    case $says in
+    intermediate_size*) refused 3 "asks for" "mlp" -- generate m --ids 5 -n 1 ;;
+    lama) refused 1 "lama" config.json -- generate m --ids 5 -n 1 ;;
+    *) refused 3 "$says" config.json -- generate m --ids 5 -n 1 ;;
+    esac
+done
+
+# ---- tokenizer.json ----
+fresh
+head -c 5000 "$tiny/tokenizer.json" >"$work/m/tokenizer.json"
+refused 3 tokenizer.json "at byte" -- generate m -p hello -n 1
+sed 's/"type": "BPE"/"type": "Unigram"/' "$tiny/tokenizer.json" >"$work/m/tokenizer.json"
+refused 1 Unigram tokenizer.json -- generate m -p hello -n 1
+fresh
+printf 'good \377 text' >"$work/text"
+refused 3 "UTF-8" "at byte 5" -- eval m --perplexity text --context 32
+
+# ---- values that are not finite ----
+nan() { # a file of 4 x 32 floats, one of them NaN
+    header='{"a.weight":{"dtype":"F32","shape":[4,32],"data_offsets":[0,512]}}'
+    printf '\102\000\000\000\000\000\000\000%s' "$header"
+    head -c 256 /dev/zero
+    printf '\000\000\300\177'
+    head -c 252 /dev/zero
+}
+fresh
+nan >"$work/nan.safetensors"
+refused 3 nan.safetensors a.weight "row 2, column 0" -- quantize nan.safetensors -o out -s int8_weight_only -f native
+refused 2 "nonfinite" "error, keep or zero" -- quantize nan.safetensors -o out -s int8_weight_only --nonfinite drop
+for policy in keep zero; do
+    (cd "$work" && "$nibble" quantize nan.safetensors -o "$policy" -s int8_weight_only -f native --nonfinite $policy >/dev/null 2>&1) ||
+        fail "--nonfinite $policy: exit $?"
+done
+
+# ---- the output ----
+fresh
+ln -s m "$work/link"
+ln "$work/m/model.safetensors" "$work/hard.safetensors"
+refused 2 "this is the input" -- quantize m -o m/ -s int8_weight_only --force
+refused 2 "this is the input" -- quantize m -o ../work/m -s int8_weight_only --force
+refused 2 link -- quantize m -o link -s int8_weight_only --force
+refused 2 "this is the input" -- quantize m/model.safetensors -o hard.safetensors -s int8_weight_only -f native --force
+mkdir "$work/out" && echo precious >"$work/out/file"
+refused 2 "is there already" "--force" -- $quantize
+refused 1 "no such folder" nowhere -- quantize m -o nowhere/out -s int8_weight_only
+if [ "$(id -u)" -ne 0 ]; then
+    mkdir "$work/shut" && chmod a-w "$work/shut"
+    refused 1 "Permission denied" -- quantize m -o shut/out -s int8_weight_only
+else
+    echo "skipped: root may write into any folder"
+fi
+
+# ---- no space ----
+fresh
+cases=$((cases + 1))
+picture "$work" >"$tmp/before"
+(cd "$work" && ulimit -f 16 && "$nibble" $quantize >/dev/null 2>"$tmp/err")
+got=$?
+[ "$got" -eq 5 ] || fail "a file over ulimit -f: exit $got, want 5: $(cat "$tmp/err")"
+picture "$work" >"$tmp/after"
+cmp -s "$tmp/before" "$tmp/after" || fail "a file over ulimit -f: the folder changed"
+mkdir "$tmp/small"
+if mount -t tmpfs -o size=32k tmpfs "$tmp/small" 2>/dev/null; then
+    "$nibble" quantize "$tiny" -o "$tmp/small/out" -s int8_weight_only >/dev/null 2>"$tmp/err"
+    got=$?
+    [ "$got" -eq 5 ] || fail "a full disk: exit $got, want 5: $(cat "$tmp/err")"
+    [ -z "$(ls -A "$tmp/small")" ] || fail "a full disk: $(ls -A "$tmp/small") is left"
+    umount "$tmp/small"
+else
+    echo "skipped: no tmpfs can be mounted here, so that no disk can be filled"
+fi
+
+# ---- what was asked for ----
+fresh
+refused 2 "did you mean int8_weight_only" -- quantize m -o out -s int8_wieght_only
+refused 2 "did you mean group_size" -- quantize m -o out -s int4_weight_only:group_sise=32
+refused 2 "must be one of 32, 64" -- quantize m -o out -s int4_weight_only:group_size=33
+refused 2 "did you mean \"torchao\"" -- $quantize -f torcha
+refused 2 "did you mean --scheme" -- quantize m -o out --sheme int8_weight_only
+refused 2 "nothing" -- $quantize --include 'nothing*'
+refused 2 "GLOB=SCHEME" -- $quantize --rule nonsense
+refused 1 "there is no such file" nowhere -- info nowhere
+refused 3 "mlp.down_proj" 48 -- quantize m -o out -s int4_weight_only:group_size=32
+"$nibble" quantize "$tiny" -o "$work/q" -s int8_weight_only >/dev/null 2>&1 || fail "quantizing the tiny model: exit $?"
+refused 2 "quantized already" -- quantize q -o out -s int8_weight_only
+printf '\001' | dd of="$work/q/model.safetensors" bs=1 seek="$(($(wc -c <"$work/q/model.safetensors") - 8))" conv=notrunc 2>/dev/null
+refused 4 "model.safetensors" "at byte" "the source gives" -- verify q --source m
+
+# ---- stopped in the middle ----
+# A pipe that nobody writes to would hold the command up; a model of 9 MB and one thread take long
+# enough to be caught at work, if not every time.
+stopped() { # SIGNAL -> exit code in $got; retried while the work was over before the signal came
+    tries=0
+    while :; do
+        rm -rf "$work/big" "$work/big.partial"
+        "$nibble" quantize "$kjv" -o "$work/big" -s "$slow" --unfit leave -t 1 >/dev/null 2>"$tmp/err" &
+        pid=$!
+        while [ ! -e "$work/big.partial" ] && kill -0 $pid 2>/dev/null; do :; done
+        kill -s "$1" $pid 2>/dev/null
+        wait $pid 2>/dev/null
+        got=$?
+        tries=$((tries + 1))
+        [ "$got" -eq 0 ] && [ $tries -lt 20 ] || return
+    done
+}
+slow=int4_weight_only:group_size=32,numerics=tinygemm,algo=hqq
+fresh
+cases=$((cases + 2))
+# The command listens to Ctrl-C also where a shell lets what runs in the background ignore it.
+stopped INT
+if [ "$got" -eq 0 ]; then
+    echo "skipped: the work was always over before it could be stopped"
+else
+    [ "$got" -eq 130 ] || fail "asked to stop: exit $got, want 130: $(cat "$tmp/err")"
+    [ ! -e "$work/big" ] && [ ! -e "$work/big.partial" ] || fail "asked to stop: $(ls "$work") is left"
+    stopped KILL
+    [ ! -e "$work/big" ] || [ "$got" -eq 0 ] || fail "killed: there is an output"
+    refused 2 "--resume" "--force" -- quantize "$kjv" -o big -s "$slow" --unfit leave
+    "$nibble" quantize "$kjv" -o "$work/big" -s "$slow" --unfit leave --resume >/dev/null 2>"$tmp/err" || fail "--resume: exit $?: $(cat "$tmp/err")"
+    "$nibble" quantize "$kjv" -o "$work/whole" -s "$slow" --unfit leave >/dev/null 2>&1
+    cmp -s "$work/big/model.safetensors" "$work/whole/model.safetensors" || fail "--resume: other bytes than at once"
+fi
+
+[ "$failures" -eq 0 ] || exit 1
+echo "bad input: $cases cases, each with one error, its exit code and nothing changed"
