@@ -244,7 +244,7 @@ static const nib_config *shared_config(const nib_manifest *manifest) {
     return first;
 }
 
-/* One config for all, or a config or null for each module; NULL after raising. */
+/* One config for all, or a config or null for each module; NULL: no memory. */
 static json_t *quant_type(const nib_manifest *manifest) {
     const nib_config *shared = shared_config(manifest);
     if (shared) return config_class(shared);
@@ -276,7 +276,7 @@ static nib_status config(const nib_manifest *manifest, json_t *root) {
     for (size_t i = 0; i < manifest->count; i++)
         head |= manifest->items[i].layout && strcmp(manifest->items[i].name, "lm_head.weight") == 0;
     json_t *type = quant_type(manifest);
-    if (!type) return nib_last_error()->status;
+    if (!type) return NIB_RAISE(NIB_E_MEMORY, "no memory for quantization_config");
     json_t *about = json_pack("{s:b, s:o, s:s, s:{s:o}, s:b}", "include_input_output_embeddings", 0,
                               "modules_to_not_convert", head ? json_array() : json_null(), "quant_method", "torchao",
                               "quant_type", "default", type, "untie_embedding_weights", 0);
@@ -374,11 +374,13 @@ static nib_status config_text(const struct tensor_class *c, const json_t *data, 
 static nib_status spell(const nib_manifest *manifest, const nib_stored *item, nib_text *out) {
     const nib_qdesc *d = &item->desc;
     json_t *said = describe(item), *whole = manifest->alone ? NULL : config_class(item->config);
-    const nib_status status = config_text(class_of(item), json_object_get(said, "_data"), json_object_get(whole, "_data"),
-                                          (const int64_t[2]){ d->rows, d->cols },
-                                          (const int64_t[2]){ d->block_rows, d->block_cols }, d->code, out);
+    nib_status status = said && (whole || manifest->alone) ? NIB_OK : NIB_RAISE(NIB_E_MEMORY, "no memory for a config");
+    if (status >= NIB_OK)
+        status = config_text(class_of(item), json_object_get(said, "_data"), json_object_get(whole, "_data"),
+                             (const int64_t[2]){ d->rows, d->cols }, (const int64_t[2]){ d->block_rows, d->block_cols },
+                             d->code, out);
     json_decref(said);
-    if (whole) json_decref(whole);
+    json_decref(whole);
     return status;
 }
 

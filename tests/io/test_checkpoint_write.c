@@ -172,7 +172,7 @@ TEST(what_may_not_be_written_is_refused_and_left_alone) {
     REFUSED(NIB_E_ARGUMENT, "--resume", .path = IN(dir, "new"));
     REFUSED(NIB_E_ARGUMENT, "in the way", .path = IN(dir, "odd"), .resume = yes);
     REFUSED(NIB_E_ARGUMENT, "does not name", .path = IN(dir, ".."));
-    REFUSED(NIB_E_IO, "No such file", .path = IN(dir, "no/where"));
+    REFUSED(NIB_E_IO, "no such folder", .path = IN(dir, "no/where"));
     REFUSED(NIB_E_FULL, "are free", .path = IN(dir, "fresh"), .need = SIZE_MAX / 2);
     nib_checkpoint_close(in);
     test_folder_remove(dir);
