@@ -285,10 +285,6 @@ const void *nib_checkpoint_data(const nib_checkpoint *c, const nib_checkpoint_te
     return nib_safetensors_data(c->shards[tensor->shard].file, tensor->entry);
 }
 
-void nib_checkpoint_let_go(const nib_checkpoint *c, const nib_checkpoint_tensor *tensor) {
-    nib_safetensors_let_go(c->shards[tensor->shard].file, tensor->entry);
-}
-
 char *nib_checkpoint_path(const nib_checkpoint *c, const char *name) {
     return nib_path_join(c->mem, c->folder, name);
 }

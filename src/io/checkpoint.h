@@ -49,7 +49,6 @@ nib_status nib_checkpoint_read(const nib_checkpoint *checkpoint,
                                size_t offset);
 const void *nib_checkpoint_data(const nib_checkpoint *checkpoint,
                                 const nib_checkpoint_tensor *tensor);
-void nib_checkpoint_let_go(const nib_checkpoint *checkpoint, const nib_checkpoint_tensor *tensor);
 
 /* The path of a file of the folder, such as config.json, whether it exists or not; of a single
  * file, one that lies beside it. Give back with nib_mem_strfree. */

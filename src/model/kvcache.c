@@ -63,10 +63,3 @@ nib_status nib_kvcache_reserve(nib_kvcache *cache, int64_t tokens, int64_t used)
     cache->room = room;
     return NIB_OK;
 }
-
-size_t nib_kvcache_bytes(const nib_kvcache *cache) {
-    size_t sum = 0;
-    for (int64_t i = 0; i < 2 * cache->layers; i++)
-        if (cache->keys[i]) sum += nib_tensor_bytes(cache->keys[i]);
-    return sum;
-}

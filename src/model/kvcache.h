@@ -17,6 +17,4 @@ void nib_kvcache_free(nib_kvcache *cache); /* a zeroed struct is fine */
 
 /* Room for `tokens` in all, the first `used` kept. On failure the cache is as it was. */
 nib_status nib_kvcache_reserve(nib_kvcache *cache, int64_t tokens, int64_t used);
-
-size_t nib_kvcache_bytes(const nib_kvcache *cache);
 #endif

@@ -50,14 +50,6 @@ static int64_t rows_at_most(const nib_config *config, const nib_qdesc *desc,
     return rows > 0 ? rows : 1;
 }
 
-size_t nib_stream_memory(const nib_config *config, const nib_qdesc *desc,
-                         const nib_layout *layout) {
-    const int bands = bands_of(config, desc, layout);
-    const int64_t most = rows_at_most(config, desc, layout);
-    const int64_t rows = most * bands < desc->rows ? most * bands : desc->rows;
-    return (size_t)(rows * desc->cols) * ((size_t)nib_dtype_bits(desc->math) / 8 + 2);
-}
-
 /* ---- one run of rows ---- */
 typedef nib_place place;
 

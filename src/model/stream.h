@@ -46,7 +46,4 @@ nib_status nib_stream_put(nib_stream *stream, const nib_codes *codes, const nib_
 
 /* Put the codes of a quantized tensor of the same desc, whatever layout it has in memory. */
 nib_status nib_stream_repack(nib_stream *stream, const nib_tensor *from);
-
-/* Bytes of memory that the stream will hold at once. */
-size_t nib_stream_memory(const nib_config *config, const nib_qdesc *desc, const nib_layout *layout);
 #endif

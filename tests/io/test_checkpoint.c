@@ -71,7 +71,6 @@ TEST(shards_are_one_table_read_in_the_order_of_the_files) {
         CHECK_OK(nib_checkpoint_read(c, t, bytes, t->entry->size, 0));
         CHECK_TEXT(bytes, order[i]);
         CHECK_TEXT((const char *)nib_checkpoint_data(c, t), order[i]);
-        nib_checkpoint_let_go(c, t);
     }
     CHECK(!nib_checkpoint_find(c, "l.1"));
     CHECK_TEXT(nib_checkpoint_metadata(c, "format"), "pt");
