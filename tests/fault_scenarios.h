@@ -30,7 +30,7 @@ enum { FAULT_STEP = 1 };
 typedef struct scenario {
     const char *name;
     nib_status (*run)(const struct scenario *s, const char *dir, uint64_t *result);
-    const char *scheme, *format;       /* NULL: does not matter, that of the scheme */
+    const char *scheme, *format; /* NULL: does not matter, that of the scheme */
     bool writes;
 } scenario;
 
@@ -51,8 +51,8 @@ static void counted_dealloc(void *user, void *p, size_t size) {
 }
 static int scenario_threads = 2;
 static nib_ctx *counted_ctx(void) {
-    return nib_ctx_new(&(nib_ctx_options){ .threads = scenario_threads, .alloc = counted_alloc,
-                                           .dealloc = counted_dealloc });
+    return nib_ctx_new(&(nib_ctx_options){
+        .threads = scenario_threads, .alloc = counted_alloc, .dealloc = counted_dealloc});
 }
 
 static nib_status failed_or(bool made) { return made ? NIB_OK : nib_last_error()->status; }
@@ -65,8 +65,8 @@ static nib_status tokenizer_job(const scenario *s, const char *dir, uint64_t *re
     static const char text[] = "In the beginning, caf\xc3\xa9 \xe4\xb8\xad 12.";
     nib_ctx *ctx = counted_ctx();
     nib_tokenizer *t = ctx ? nib_tokenizer_load(ctx, TINY) : NULL;
-    nib_ids ids = { 0 };
-    nib_string back = { 0 };
+    nib_ids ids = {0};
+    nib_string back = {0};
     nib_status status = failed_or(t != NULL);
     if (status >= NIB_OK) status = nib_tokenizer_encode(t, text, sizeof text - 1, true, &ids);
     if (status >= NIB_OK) status = nib_tokenizer_decode(t, ids.data, ids.count, false, &back);
@@ -77,7 +77,8 @@ static nib_status tokenizer_job(const scenario *s, const char *dir, uint64_t *re
         status = nib_detokenizer_next(stream, ids.data[i], &back);
     }
     if (status >= NIB_OK) status = nib_detokenizer_end(stream, &back);
-    for (size_t i = 0; i < back.length && status >= NIB_OK; i++) mix(result, (unsigned char)back.data[i]);
+    for (size_t i = 0; i < back.length && status >= NIB_OK; i++)
+        mix(result, (unsigned char)back.data[i]);
     nib_detokenizer_free(stream);
     nib_ids_free(&ids);
     nib_string_free(&back);
@@ -87,9 +88,11 @@ static nib_status tokenizer_job(const scenario *s, const char *dir, uint64_t *re
 }
 
 static nib_status generate(nib_ctx *ctx, const nib_model *model, uint64_t *result) {
-    static const int32_t prompt[] = { 0, 5, 9 };
-    nib_session *s = nib_session_new(ctx, model, &(nib_session_options){ .ignore_eos = true, .temperature = 0.8f,
-                                                                        .top_k = 8, .top_p = 0.9f, .seed = 3 });
+    static const int32_t prompt[] = {0, 5, 9};
+    nib_session *s = nib_session_new(
+        ctx, model,
+        &(nib_session_options){
+            .ignore_eos = true, .temperature = 0.8f, .top_k = 8, .top_p = 0.9f, .seed = 3});
     nib_status status = s ? nib_session_feed(s, prompt, 3) : nib_last_error()->status;
     for (int i = 0; i < 2 && status >= NIB_OK; i++) {
         int32_t token = 0;
@@ -104,7 +107,8 @@ static nib_model *load_quantized(nib_ctx *ctx, const char *scheme, nib_status *s
     nib_config *config = nib_config_parse(scheme);
     nib_model *model = config ? nib_model_load(ctx, TINY, NULL) : NULL;
     *status = failed_or(model != NULL);
-    if (model) *status = nib_quantize(nib_model_root(model), config, &(nib_select){ .leave_unfit = true });
+    if (model)
+        *status = nib_quantize(nib_model_root(model), config, &(nib_select){.leave_unfit = true});
     nib_config_free(config);
     return model;
 }
@@ -138,13 +142,13 @@ static nib_status file_job(const scenario *s, const char *dir, uint64_t *result)
     (void)result;
     nib_ctx *ctx = counted_ctx();
     nib_config *config = ctx ? nib_config_parse(s->scheme) : NULL;
-    const nib_rule rules[] = { { "*.q_proj", NIB_LEAVE }, { "*", config } };
-    nib_report report = { 0 };
+    const nib_rule rules[] = {{"*.q_proj", NIB_LEAVE}, {"*", config}};
+    nib_report report = {0};
     nib_status status = failed_or(config != NULL);
     if (status >= NIB_OK)
         status = nib_quantize_file(ctx, TINY, IN(dir, "out"), rules, 2,
-                                   &(nib_select){ .leave_unfit = true, .report = &report },
-                                   &(nib_file_options){ .format = s->format });
+                                   &(nib_select){.leave_unfit = true, .report = &report},
+                                   &(nib_file_options){.format = s->format});
     nib_config_free(config);
     nib_ctx_free(ctx);
     return status;
@@ -165,7 +169,8 @@ static nib_status verify_job(const scenario *s, const char *dir, uint64_t *resul
     (void)s;
     (void)result;
     nib_ctx *ctx = counted_ctx();
-    const nib_status status = ctx ? nib_verify_file(ctx, IN(dir, "in"), TINY, NULL) : nib_last_error()->status;
+    const nib_status status =
+        ctx ? nib_verify_file(ctx, IN(dir, "in"), TINY, NULL) : nib_last_error()->status;
     nib_ctx_free(ctx);
     return status;
 }
@@ -176,7 +181,8 @@ static nib_status list_job(const scenario *s, const char *dir, uint64_t *result)
     nib_reader *reader = ctx ? nib_reader_open(ctx, IN(dir, "in")) : NULL;
     nib_status status = failed_or(reader != NULL);
     nib_weight_info info;
-    while (status == NIB_OK && (status = nib_reader_next_weight(reader, &info)) == NIB_OK) mix(result, info.bytes);
+    while (status == NIB_OK && (status = nib_reader_next_weight(reader, &info)) == NIB_OK)
+        mix(result, info.bytes);
     nib_reader_free(reader);
     nib_ctx_free(ctx);
     return status < NIB_OK ? status : NIB_OK;
@@ -186,12 +192,13 @@ static nib_status eval_job(const scenario *s, const char *dir, uint64_t *result)
     nib_ctx *ctx = counted_ctx();
     nib_model *model = ctx ? nib_model_load(ctx, TINY, NULL) : NULL;
     nib_model *reference = model ? nib_model_load(ctx, TINY, NULL) : NULL;
-    nib_eval e = { .context = 32, .reference = s->scheme ? NULL : reference };
+    nib_eval e = {.context = 32, .reference = s->scheme ? NULL : reference};
     nib_status status = failed_or(reference != NULL);
     if (status >= NIB_OK)
         status = nib_eval_file(ctx, model, s->scheme ? s->scheme : "perplexity",
                                s->scheme ? IN(dir, "task") : IN(dir, "text"), &e);
-    if (status >= NIB_OK) mix(result, (uint64_t)(1e6 * (e.perplexity + e.acc)) ^ (uint64_t)e.tokens);
+    if (status >= NIB_OK)
+        mix(result, (uint64_t)(1e6 * (e.perplexity + e.acc)) ^ (uint64_t)e.tokens);
     nib_model_free(model);
     nib_model_free(reference);
     nib_ctx_free(ctx);
@@ -200,16 +207,27 @@ static nib_status eval_job(const scenario *s, const char *dir, uint64_t *result)
 
 /* ---- all of them ---- */
 static const char *const scenario_schemes[] = {
-    "int8_weight_only", "int4_weight_only:group_size=32", "int4_weight_only:group_size=32,numerics=tinygemm,algo=hqq",
-    "intx_weight_only:bits=3", "intx_weight_only:bits=4,granularity=group,group_size=32,algo=hqq",
-    "float8_weight_only", "float8_weight_only:granularity=tensor", "qint8", "qint4", "qint2:algo=hqq", "qfloat8",
+    "int8_weight_only",
+    "int4_weight_only:group_size=32",
+    "int4_weight_only:group_size=32,numerics=tinygemm,algo=hqq",
+    "intx_weight_only:bits=3",
+    "intx_weight_only:bits=4,granularity=group,group_size=32,algo=hqq",
+    "float8_weight_only",
+    "float8_weight_only:granularity=tensor",
+    "qint8",
+    "qint4",
+    "qint2:algo=hqq",
+    "qfloat8",
 };
-enum { SCHEMES = sizeof scenario_schemes / sizeof *scenario_schemes, MOST_SCENARIOS = 8 * SCHEMES + 8 };
+enum {
+    SCHEMES = sizeof scenario_schemes / sizeof *scenario_schemes,
+    MOST_SCENARIOS = 8 * SCHEMES + 8
+};
 
 static size_t add_scenario(scenario *list, size_t n, const char *name,
-                           nib_status (*run)(const scenario *, const char *, uint64_t *), const char *scheme,
-                           const char *format, bool writes) {
-    list[n] = (scenario){ name, run, scheme, format, writes };
+                           nib_status (*run)(const scenario *, const char *, uint64_t *),
+                           const char *scheme, const char *format, bool writes) {
+    list[n] = (scenario){name, run, scheme, format, writes};
     return n + 1;
 }
 
@@ -221,7 +239,7 @@ static size_t all_scenarios(scenario list[MOST_SCENARIOS]) {
     for (int i = 0; i < SCHEMES; i++) {
         const char *scheme = scenario_schemes[i];
         nib_config *config = nib_config_parse(scheme);
-        if (!config) continue;             /* a build without it */
+        if (!config) continue; /* a build without it */
         nib_config_free(config);
         n = add_scenario(list, n, "quantize in memory, generate", memory_job, scheme, NULL, false);
         n = add_scenario(list, n, "quantize a file", file_job, scheme, NULL, true);

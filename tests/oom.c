@@ -13,7 +13,8 @@ static void loop(void **state_, const scenario *s, long *faults, int *wrongs) {
     CHECK_OK(s->run(s, dir, &want));
     whole = test_picture(dir);
     test_folder_remove(IN(dir, "out"));
-    for (long n = 0, made = LONG_MAX; made > n - FAULT_STEP; n += FAULT_STEP) { /* until none was reached */
+    for (long n = 0, made = LONG_MAX; made > n - FAULT_STEP;
+         n += FAULT_STEP) { /* until none was reached */
         uint64_t got = 0;
         nib_mem_fail_after(n, false);
         const nib_status status = s->run(s, dir, &got);
@@ -22,14 +23,21 @@ static void loop(void **state_, const scenario *s, long *faults, int *wrongs) {
         char *after = test_picture(dir);
         const bool as_before = strcmp(after, before) == 0, as_whole = strcmp(after, whole) == 0;
         const char *wrong = NULL;
-        if (status < NIB_OK && (status != NIB_E_MEMORY || !nib_last_error()->what[0])) wrong = "fails otherwise";
-        else if (status < NIB_OK && !as_before) wrong = "leaves something behind";
-        else if (status >= NIB_OK && (got != want || !as_whole)) wrong = "succeeds with another result";
-        else if (nib_mem_used(NULL) != used || atomic_load(&blocks_live)) wrong = "leaks";
+        if (status < NIB_OK && (status != NIB_E_MEMORY || !nib_last_error()->what[0]))
+            wrong = "fails otherwise";
+        else if (status < NIB_OK && !as_before)
+            wrong = "leaves something behind";
+        else if (status >= NIB_OK && (got != want || !as_whole))
+            wrong = "succeeds with another result";
+        else if (nib_mem_used(NULL) != used || atomic_load(&blocks_live))
+            wrong = "leaks";
         if (wrong) {
-            print_error("%s %s, allocation %ld (of %ld) %s: status %d (%s), %ld blocks of the context and %zd bytes of the "
-                        "process are left\n", s->name, s->scheme ? s->scheme : "", n, made, wrong, (int)status,
-                        nib_last_error()->what, atomic_load(&blocks_live), (ssize_t)(nib_mem_used(NULL) - used));
+            print_error("%s %s, allocation %ld (of %ld) %s: status %d (%s), %ld blocks of the "
+                        "context and %zd bytes of the "
+                        "process are left\n",
+                        s->name, s->scheme ? s->scheme : "", n, made, wrong, (int)status,
+                        nib_last_error()->what, atomic_load(&blocks_live),
+                        (ssize_t)(nib_mem_used(NULL) - used));
             if (++*wrongs == 10) FAIL_AT("and so on");
             atomic_store(&blocks_live, 0);
             used = nib_mem_used(NULL);

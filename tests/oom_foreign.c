@@ -30,7 +30,9 @@ static bool fails(void) {
 void *__libc_malloc(size_t size);
 void *__libc_calloc(size_t count, size_t size);
 void *__libc_realloc(void *block, size_t size);
-__attribute__((visibility("default"))) void *malloc(size_t size) { return fails() ? NULL : __libc_malloc(size); }
+__attribute__((visibility("default"))) void *malloc(size_t size) {
+    return fails() ? NULL : __libc_malloc(size);
+}
 __attribute__((visibility("default"))) void *calloc(size_t count, size_t size) {
     return fails() ? NULL : __libc_calloc(count, size);
 }
@@ -46,7 +48,7 @@ static void *jansson_alloc(size_t size) {
     const bool may_be_buffer = size >= 32 && (size & (size - 1)) == 0;
     const long at = atomic_load(&fail_at);
     if (may_be_buffer) atomic_store(&fail_at, -1);
-    if (!FOREIGN_MALLOC && fails()) return NULL;   /* else malloc counts it */
+    if (!FOREIGN_MALLOC && fails()) return NULL; /* else malloc counts it */
     void *block = malloc(size);
     if (may_be_buffer) atomic_store(&fail_at, at);
     if (block) atomic_fetch_add(&jansson_live, 1);
@@ -77,15 +79,21 @@ static void loop(void **state_, const scenario *s, long *faults, int *wrongs) {
         char *after = test_picture(dir);
         const bool as_before = strcmp(after, before) == 0, as_whole = strcmp(after, whole) == 0;
         const char *wrong = NULL;
-        if (status < NIB_OK && (status != NIB_E_MEMORY || !nib_last_error()->what[0])) wrong = "fails otherwise";
-        else if (status < NIB_OK && !as_before) wrong = "leaves something behind";
-        else if (status >= NIB_OK && (got != want || !as_whole)) wrong = "succeeds with another result";
-        else if (nib_mem_used(NULL) != used || atomic_load(&blocks_live)) wrong = "leaks";
-        else if (atomic_load(&jansson_live)) wrong = "leaks a document";
+        if (status < NIB_OK && (status != NIB_E_MEMORY || !nib_last_error()->what[0]))
+            wrong = "fails otherwise";
+        else if (status < NIB_OK && !as_before)
+            wrong = "leaves something behind";
+        else if (status >= NIB_OK && (got != want || !as_whole))
+            wrong = "succeeds with another result";
+        else if (nib_mem_used(NULL) != used || atomic_load(&blocks_live))
+            wrong = "leaks";
+        else if (atomic_load(&jansson_live))
+            wrong = "leaks a document";
         if (wrong) {
-            print_error("%s %s, allocation %ld (of %ld) %s: status %d (%s), %ld and %ld blocks\n", s->name,
-                        s->scheme ? s->scheme : "", n, made, wrong, (int)status, nib_last_error()->what,
-                        atomic_load(&blocks_live), atomic_load(&jansson_live));
+            print_error("%s %s, allocation %ld (of %ld) %s: status %d (%s), %ld and %ld blocks\n",
+                        s->name, s->scheme ? s->scheme : "", n, made, wrong, (int)status,
+                        nib_last_error()->what, atomic_load(&blocks_live),
+                        atomic_load(&jansson_live));
             if (++*wrongs == 20) FAIL_AT("and so on");
             atomic_store(&blocks_live, 0);
             atomic_store(&jansson_live, 0);
@@ -101,9 +109,14 @@ static void loop(void **state_, const scenario *s, long *faults, int *wrongs) {
 
 /* Of schemes that make the same documents one is enough. */
 static bool tells_more(const char *scheme) {
-    static const char *const same[] = { "int4_weight_only:group_size=32", "intx_weight_only:bits=3",
-                                        "intx_weight_only:bits=4,granularity=group,group_size=32,algo=hqq",
-                                        "float8_weight_only", "qint8", "qint4", "qfloat8" };
+    static const char *const same[] = {
+        "int4_weight_only:group_size=32",
+        "intx_weight_only:bits=3",
+        "intx_weight_only:bits=4,granularity=group,group_size=32,algo=hqq",
+        "float8_weight_only",
+        "qint8",
+        "qint4",
+        "qfloat8"};
     for (size_t i = 0; scheme && i < sizeof same / sizeof *same; i++)
         if (strcmp(scheme, same[i]) == 0) return false;
     return true;
@@ -111,7 +124,7 @@ static bool tells_more(const char *scheme) {
 
 TEST(every_allocation_of_a_library_below_may_fail) {
     static scenario list[MOST_SCENARIOS];
-    scenario_threads = 1;                  /* the C library keeps the stacks of threads */
+    scenario_threads = 1; /* the C library keeps the stacks of threads */
     json_set_alloc_funcs(jansson_alloc, jansson_free);
     json_object_seed(7);
     const size_t count = all_scenarios(list);
@@ -123,7 +136,8 @@ TEST(every_allocation_of_a_library_below_may_fail) {
         loop(state_, &list[i], &faults, &wrongs);
         jobs++;
     }
-    print_message("%zu jobs, %ld failed allocations%s%s\n", jobs, faults, FOREIGN_MALLOC ? "" : " (jansson's only)",
+    print_message("%zu jobs, %ld failed allocations%s%s\n", jobs, faults,
+                  FOREIGN_MALLOC ? "" : " (jansson's only)",
                   FAULT_STEP > 1 ? " (a sample, as this is a sanitizer's build)" : "");
     CHECK_INT(wrongs, 0);
 }

@@ -34,22 +34,31 @@ static nib_status status_of(int reason) {
     return reason == ENOSPC ? NIB_E_FULL : reason == ENOMEM ? NIB_E_MEMORY : NIB_E_IO;
 }
 
-typedef struct state { char *before, *whole; uint64_t want; size_t used; int files; } state;
+typedef struct state {
+    char *before, *whole;
+    uint64_t want;
+    size_t used;
+    int files;
+} state;
 
 /* What is wrong after one fault, or NULL. */
-static const char *judge(const scenario *s, const char *dir, const state *was, int reason, nib_status status,
-                         uint64_t got) {
+static const char *judge(const scenario *s, const char *dir, const state *was, int reason,
+                         nib_status status, uint64_t got) {
     char *after = test_picture(dir);
-    const bool as_before = strcmp(after, was->before) == 0, as_whole = strcmp(after, was->whole) == 0;
+    const bool as_before = strcmp(after, was->before) == 0,
+               as_whole = strcmp(after, was->whole) == 0;
     free(after);
     const nib_error *e = nib_last_error();
     if (open_files() != was->files) return "leaves a file open";
     if (atomic_load(&maps_live)) return "leaves a file mapped";
     if (nib_mem_used(NULL) != was->used || atomic_load(&blocks_live)) return "leaks memory";
-    if (status >= NIB_OK) return got == was->want && as_whole ? NULL : "succeeds with another result";
+    if (status >= NIB_OK)
+        return got == was->want && as_whole ? NULL : "succeeds with another result";
     if (reason == EINTR) return "fails where it should ask again";
-    if (status != status_of(reason) || e->os_errno != reason || !e->what[0]) return "fails with another cause";
-    /* All is there but the folder could not be synced, or a leftover not be removed: which is said. */
+    if (status != status_of(reason) || e->os_errno != reason || !e->what[0])
+        return "fails with another cause";
+    /* All is there but the folder could not be synced, or a leftover not be removed: which is said.
+     */
     const bool told = strstr(e->what, "sync") || strstr(e->what, "could not be removed");
     return as_before || (s->writes && told) ? NULL : "leaves something behind";
 }
@@ -57,13 +66,14 @@ static const char *judge(const scenario *s, const char *dir, const state *was, i
 static void loop(void **state_, const scenario *s, int reason, long *faults, int *wrongs) {
     TEST_FOLDER_IN_MEMORY(dir);
     prepare(state_, s, dir);
-    state was = { .before = test_picture(dir) };
+    state was = {.before = test_picture(dir)};
     CHECK_OK(s->run(s, dir, &was.want));
     was.whole = test_picture(dir);
     was.used = nib_mem_used(NULL);
     was.files = open_files();
     test_folder_remove(IN(dir, "out"));
-    for (long n = 0, made = LONG_MAX; made > n - FAULT_STEP; n += FAULT_STEP) { /* until none was reached */
+    for (long n = 0, made = LONG_MAX; made > n - FAULT_STEP;
+         n += FAULT_STEP) { /* until none was reached */
         uint64_t got = 0;
         nib_sys_fail_after(n, reason);
         const nib_status status = s->run(s, dir, &got);
@@ -72,9 +82,10 @@ static void loop(void **state_, const scenario *s, int reason, long *faults, int
         const char *wrong = judge(s, dir, &was, reason, status, got);
         if (wrong) {
             char *after = test_picture(dir);
-            print_error("%s %s, %s in call %ld (of %ld) %s: status %d, errno %d (%s), the folder holds\n%s\n", s->name,
-                        s->scheme ? s->scheme : "", strerror(reason), n, made, wrong, (int)status,
-                        nib_last_error()->os_errno, nib_last_error()->what, after);
+            print_error("%s %s, %s in call %ld (of %ld) %s: status %d, errno %d (%s), the folder "
+                        "holds\n%s\n",
+                        s->name, s->scheme ? s->scheme : "", strerror(reason), n, made, wrong,
+                        (int)status, nib_last_error()->os_errno, nib_last_error()->what, after);
             free(after);
             if (++*wrongs == 10) FAIL_AT("and so on");
         }
@@ -87,7 +98,7 @@ static void loop(void **state_, const scenario *s, int reason, long *faults, int
 }
 
 TEST(every_system_call_of_every_job_may_fail) {
-    static const int reasons[] = { EIO, ENOSPC, EINTR };
+    static const int reasons[] = {EIO, ENOSPC, EINTR};
     static scenario list[MOST_SCENARIOS];
     nib_sys counted = nib_sys_real;
     counted.mmap = counted_map;

@@ -103,7 +103,8 @@ static nib_status check_replaceable(nib_checkpoint_writer *w, bool overwrite) {
     nib_status status = NIB_OK;
     w->replaces = list.count > 0; /* an empty folder just makes way */
     if (list.count && !overwrite) {
-        status = refuse(w->out, "is there already: choose another output, or overwrite it (--force)");
+        status =
+            refuse(w->out, "is there already: choose another output, or overwrite it (--force)");
     } else if (folder) {
         status = NIB_RAISE(NIB_E_ARGUMENT,
                            "not overwritten: it holds the folder \"%.100s\", which no "
@@ -123,9 +124,10 @@ static nib_status check_out(nib_checkpoint_writer *w, bool overwrite) {
     if (kind == NIB_PATH_NONE) return NIB_OK;
     if (kind == NIB_PATH_LINK) return refuse(w->out, "a symbolic link is not written through");
     if (w->is_file && kind == NIB_PATH_FILE)
-        return overwrite ? NIB_OK
-                         : refuse(w->out, "is there already: choose another output, or overwrite it "
-                                          "(--force)");
+        return overwrite
+                   ? NIB_OK
+                   : refuse(w->out, "is there already: choose another output, or overwrite it "
+                                    "(--force)");
     if (!w->is_file && kind == NIB_PATH_FOLDER) return check_replaceable(w, overwrite);
     return refuse(w->out, w->is_file ? "there is something else of this name"
                                      : "there is a file of this name, not a folder");
@@ -147,7 +149,8 @@ static nib_status take_partial(nib_checkpoint_writer *w, bool overwrite) {
     if (kind != NIB_PATH_NONE && kind != NIB_PATH_FOLDER)
         return refuse(w->partial, "in the way: it is no folder of interrupted work");
     if (kind == NIB_PATH_FOLDER && !w->resume && !overwrite)
-        return refuse(w->partial, "left by interrupted work: go on (--resume), or overwrite it (--force)");
+        return refuse(w->partial,
+                      "left by interrupted work: go on (--resume), or overwrite it (--force)");
     if (kind == NIB_PATH_NONE) {
         w->resume = false;
         NIB_TRY(nib_dir_make(w->partial));

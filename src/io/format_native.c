@@ -8,7 +8,8 @@
  *     "code": "uint4", "scale": "bfloat16", "zero": "bfloat16", "zero_kind": "shift",
  *     "parts": ["a.weight._data._data", ...]}}}
  *
- * config.json has "quantization_config": {"quant_method": "nibble", "version": 1, "rules": [...]}. */
+ * config.json has "quantization_config": {"quant_method": "nibble", "version": 1, "rules": [...]}.
+ */
 #include <string.h>
 
 #include "base/checked.h"
@@ -23,10 +24,11 @@
 
 enum { VERSION = 1 };
 
-static const char *const zero_names[] = {
-    [NIB_ZERO_NONE] = "none", [NIB_ZERO_POINT] = "point", [NIB_ZERO_SHIFT] = "shift",
-    [NIB_ZERO_MID] = "mid", NULL
-};
+static const char *const zero_names[] = {[NIB_ZERO_NONE] = "none",
+                                         [NIB_ZERO_POINT] = "point",
+                                         [NIB_ZERO_SHIFT] = "shift",
+                                         [NIB_ZERO_MID] = "mid",
+                                         NULL};
 
 static const nib_layout *layout(const nib_config *config, const nib_qdesc *desc) {
     (void)config;
@@ -34,7 +36,7 @@ static const nib_layout *layout(const nib_config *config, const nib_qdesc *desc)
 }
 
 static char *part_name(nib_mem *mem, const char *name, const nib_part *part) {
-    nib_text text = { .mem = mem };
+    nib_text text = {.mem = mem};
     nib_text_format(&text, "%s.%s", name, part->suffix);
     char *copy = text.failed ? NULL : nib_mem_strdup(mem, text.data);
     nib_text_free(&text);
@@ -47,8 +49,10 @@ static json_t *describe(nib_mem *mem, const nib_stored *item) {
     char *scheme = nib_config_text(mem, item->config);
     json_t *shape = json_array(), *parts = json_array(), *row = NULL;
     int failed = !scheme;
-    for (int i = 0; i < d->shape.ndim; i++) failed |= json_array_append_new(shape, json_integer(d->shape.dim[i]));
-    for (int i = 0; i < item->nparts; i++) failed |= json_array_append_new(parts, json_string(item->parts[i].name));
+    for (int i = 0; i < d->shape.ndim; i++)
+        failed |= json_array_append_new(shape, json_integer(d->shape.dim[i]));
+    for (int i = 0; i < item->nparts; i++)
+        failed |= json_array_append_new(parts, json_string(item->parts[i].name));
     if (!failed)
         row = json_pack("{s:s, s:s, s:s, s:O, s:I, s:I, s:[I, I], s:s, s:s, s:s, s:s, s:f, s:O}",
                         "scheme", scheme, "layout", item->layout->name, "dtype",
@@ -73,13 +77,15 @@ static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metad
         ok = json_object_set_new(tensors, item->name, describe(manifest->mem, item)) == 0;
     }
     json_t *root = ok ? json_pack("{s:i, s:o}", "version", VERSION, "tensors", tensors) : NULL;
-    nib_text text = { .mem = manifest->mem };
+    nib_text text = {.mem = manifest->mem};
     nib_status status = nib_json_text(root, JSON_COMPACT, &text);
     if (status >= NIB_OK) status = nib_metadata_add(out, "format", "pt");
     if (status >= NIB_OK) status = nib_metadata_add(out, "nibble", text.data);
     nib_text_free(&text);
-    if (root) json_decref(root);
-    else json_decref(tensors);
+    if (root)
+        json_decref(root);
+    else
+        json_decref(tensors);
     return status;
 }
 
@@ -97,7 +103,9 @@ static nib_status config(const nib_manifest *manifest, json_t *root) {
         ok = text && (known || json_array_append_new(rules, json_string(text)) == 0);
         nib_mem_strfree(manifest->mem, text);
     }
-    json_t *about = ok ? json_pack("{s:s, s:i, s:O}", "quant_method", "nibble", "version", VERSION, "rules", rules) : NULL;
+    json_t *about = ok ? json_pack("{s:s, s:i, s:O}", "quant_method", "nibble", "version", VERSION,
+                                   "rules", rules)
+                       : NULL;
     json_decref(rules);
     if (!about || json_object_set_new(root, "quantization_config", about) != 0)
         return NIB_RAISE(NIB_E_MEMORY, "no memory for quantization_config");
@@ -108,7 +116,8 @@ static nib_status config(const nib_manifest *manifest, json_t *root) {
 static nib_status detect(const nib_checkpoint *checkpoint, const json_t *root, bool *speaks) {
     const json_t *about = root ? json_object_get(root, "quantization_config") : NULL;
     const char *method = json_string_value(json_object_get(about, "quant_method"));
-    *speaks = method ? strcmp(method, "nibble") == 0 : nib_checkpoint_metadata(checkpoint, "nibble") != NULL;
+    *speaks = method ? strcmp(method, "nibble") == 0
+                     : nib_checkpoint_metadata(checkpoint, "nibble") != NULL;
     return NIB_OK;
 }
 
@@ -116,7 +125,8 @@ static nib_status get_dtype(const json_t *row, const char *key, bool may_lack, n
     const char *name;
     NIB_TRY(nib_json_string(row, key, true, &name));
     *out = nib_dtype_from_torch_name(name);
-    if (!*out && !(may_lack && !*name)) return NIB_RAISE(NIB_E_FORMAT, "\"%s\" is \"%s\", no dtype", key, name);
+    if (!*out && !(may_lack && !*name))
+        return NIB_RAISE(NIB_E_FORMAT, "\"%s\" is \"%s\", no dtype", key, name);
     return NIB_OK;
 }
 
@@ -124,7 +134,7 @@ static nib_status get_desc(const json_t *row, nib_qdesc *d) {
     json_t *shape, *block;
     const char *kind;
     double outer = 0;
-    *d = (nib_qdesc){ 0 };
+    *d = (nib_qdesc){0};
     NIB_TRY(get_dtype(row, "dtype", false, &d->math));
     NIB_TRY(get_dtype(row, "code", false, &d->code));
     NIB_TRY(get_dtype(row, "scale", false, &d->scale_dtype));
@@ -160,7 +170,8 @@ static nib_status read_row(const nib_checkpoint *checkpoint, const char *name, c
     NIB_TRY(get_desc(row, &desc));
     const nib_layout *held = nib_layout_find(layout_name);
     if (!held || !held->holds(&desc))
-        return NIB_RAISE(NIB_E_FORMAT, "layout \"%s\" is unknown or cannot hold what is said to be in it",
+        return NIB_RAISE(NIB_E_FORMAT,
+                         "layout \"%s\" is unknown or cannot hold what is said to be in it",
                          layout_name);
     nib_config *config = NULL;
     if (*scheme && !(config = nib_manifest_config(scheme))) return nib_last_error()->status;
@@ -181,7 +192,8 @@ static nib_status read(const nib_checkpoint *checkpoint, const json_t *root, nib
         int64_t version = 0;
         nib_status status = nib_json_int(said, "version", 0, INT64_MAX, true, &version);
         if (status >= NIB_OK && version != VERSION)
-            status = NIB_RAISE(NIB_E_UNSUPPORTED, "written as version %lld of nibble's format, this reads %d",
+            status = NIB_RAISE(NIB_E_UNSUPPORTED,
+                               "written as version %lld of nibble's format, this reads %d",
                                (long long)version, VERSION);
         if (status >= NIB_OK) status = nib_json_object(said, "tensors", true, &tensors);
         const char *name;
@@ -201,7 +213,12 @@ static nib_status read(const nib_checkpoint *checkpoint, const json_t *root, nib
 }
 
 const nib_format nib_format_native = {
-    .name = "native", .doc = "nibble's own: any scheme, any mix, codes as compact as they are",
-    .layout = layout, .part_name = part_name, .metadata = metadata, .config = config, .detect = detect,
+    .name = "native",
+    .doc = "nibble's own: any scheme, any mix, codes as compact as they are",
+    .layout = layout,
+    .part_name = part_name,
+    .metadata = metadata,
+    .config = config,
+    .detect = detect,
     .read = read,
 };

@@ -1,8 +1,8 @@
 /* format_torchao.c: checkpoints as transformers and torchao write them, safetensors only.
  *
- * A weight "a.b.weight" is stored as "a.b._weight_qdata", "a.b._weight_scale" ... __metadata__ has a
- * JSON text for every tensor of the model, {"_type": "Tensor"} for a plain one, and for a quantized
- * one its class, the attributes that are not tensors, and the names of those that are;
+ * A weight "a.b.weight" is stored as "a.b._weight_qdata", "a.b._weight_scale" ... __metadata__ has
+ * a JSON text for every tensor of the model, {"_type": "Tensor"} for a plain one, and for a
+ * quantized one its class, the attributes that are not tensors, and the names of those that are;
  * "tensor_names" lists them all. Every file repeats all of it, since a reader merges the files.
  * config.json has "quantization_config" with quant_method "torchao" and one config for all, or
  * FqnToConfig with one for each module. */
@@ -20,11 +20,17 @@
 static const struct tensor_class {
     const char *type, *scheme, *layout, *data_names[4];
 } classes[] = {
-    { "Int8Tensor", "int8_weight_only", "int8_row", { "zero_point", "qdata", "scale" } },
-    { "IntxUnpackedToInt8Tensor", "intx_weight_only", "intx_unpacked", { "qdata", "scale", "zero_point" } },
-    { "Float8Tensor", "float8_weight_only", "f8_row", { "qdata", "scale" } },
-    { "Int4Tensor", "int4_weight_only", "int4_plain", { "qdata", "scale", "zero_point" } },
-    { "Int4TilePackedTo4dTensor", "int4_weight_only", "int4_tile_packed", { "qdata", "scale_and_zero" } },
+    {"Int8Tensor", "int8_weight_only", "int8_row", {"zero_point", "qdata", "scale"}},
+    {"IntxUnpackedToInt8Tensor",
+     "intx_weight_only",
+     "intx_unpacked",
+     {"qdata", "scale", "zero_point"}},
+    {"Float8Tensor", "float8_weight_only", "f8_row", {"qdata", "scale"}},
+    {"Int4Tensor", "int4_weight_only", "int4_plain", {"qdata", "scale", "zero_point"}},
+    {"Int4TilePackedTo4dTensor",
+     "int4_weight_only",
+     "int4_tile_packed",
+     {"qdata", "scale_and_zero"}},
 };
 enum { CLASSES = sizeof classes / sizeof *classes };
 
@@ -68,11 +74,12 @@ static const struct tensor_class *class_of(const nib_stored *item) {
 /* "a.b.weight" and "qdata" -> "a.b._weight_qdata" */
 static char *flat_name(nib_mem *mem, const char *name, const char *data) {
     const char *dot = strrchr(name, '.');
-    nib_text text = { .mem = mem };
+    nib_text text = {.mem = mem};
     if (dot)
         nib_text_format(&text, "%.*s._%s_%s", (int)(dot - name), name, dot + 1, data);
     else
-        NIB_RAISE(NIB_E_UNSUPPORTED, "torchao's format needs a dot in the name of a weight, \"%s\" has none", name);
+        NIB_RAISE(NIB_E_UNSUPPORTED,
+                  "torchao's format needs a dot in the name of a weight, \"%s\" has none", name);
     char *copy = dot && !text.failed ? nib_mem_strdup(mem, text.data) : NULL;
     nib_text_free(&text);
     return copy;
@@ -99,20 +106,22 @@ static json_t *list_of(const int64_t *values, int count) {
 /* The attributes in the order in which upstream's classes name them. */
 static json_t *attributes(const nib_stored *item, const struct tensor_class *c) {
     const nib_qdesc *d = &item->desc;
-    const int64_t block[2] = { d->block_rows, d->block_cols }, shape[2] = { d->rows, d->cols };
+    const int64_t block[2] = {d->block_rows, d->block_cols}, shape[2] = {d->rows, d->cols};
     if (strcmp(c->type, "Int8Tensor") == 0)
-        return json_pack("{s:n, s:b, s:o, s:o}", "act_quant_kwargs", "reduce_range", 0, "block_size",
-                         list_of(block, 2), "dtype", torch_dtype(d->math));
+        return json_pack("{s:n, s:b, s:o, s:o}", "act_quant_kwargs", "reduce_range", 0,
+                         "block_size", list_of(block, 2), "dtype", torch_dtype(d->math));
     if (strcmp(c->type, "Float8Tensor") == 0)
-        return json_pack("{s:o, s:n, s:n, s:{s:s, s:s}, s:o}", "block_size", list_of(block, 2), "mm_config",
-                         "act_quant_kwargs", "kernel_preference", "_type", "KernelPreference", "_data", "AUTO",
-                         "dtype", torch_dtype(d->math));
+        return json_pack("{s:o, s:n, s:n, s:{s:s, s:s}, s:o}", "block_size", list_of(block, 2),
+                         "mm_config", "act_quant_kwargs", "kernel_preference", "_type",
+                         "KernelPreference", "_data", "AUTO", "dtype", torch_dtype(d->math));
     if (strcmp(c->type, "IntxUnpackedToInt8Tensor") == 0)
         return json_pack("{s:o, s:o, s:o, s:n}", "target_dtype", torch_dtype(d->code), "block_size",
-                         list_of(block, 2), "dtype", torch_dtype(d->math), "activation_quantization");
+                         list_of(block, 2), "dtype", torch_dtype(d->math),
+                         "activation_quantization");
     if (strcmp(c->type, "Int4Tensor") == 0)
         return json_pack("{s:o, s:o, s:o}", "activation_dtype", torch_dtype(NIB_BF16), "block_size",
-                         list_of(block, 2), "shape", list_of(shape, 2)); /* bf16 whatever the weight's */
+                         list_of(block, 2), "shape",
+                         list_of(shape, 2)); /* bf16 whatever the weight's */
     return json_pack("{s:o, s:o}", "block_size", list_of(block, 2), "shape", list_of(shape, 2));
 }
 
@@ -127,12 +136,13 @@ static json_t *describe(const nib_stored *item) {
         json_decref(names);
         return NULL;
     }
-    return json_pack("{s:s, s:o, s:o}", "_type", c->type, "_data", attributes(item, c), "_tensor_data_names", names);
+    return json_pack("{s:s, s:o, s:o}", "_type", c->type, "_data", attributes(item, c),
+                     "_tensor_data_names", names);
 }
 
 static nib_status add_text(nib_metadata_list *out, const char *key, json_t *value) {
-    nib_text text = { .mem = out->mem };
-    nib_status status = nib_json_text(value, 0, &text);    /* ", " and ": ", as Python's json */
+    nib_text text = {.mem = out->mem};
+    nib_status status = nib_json_text(value, 0, &text); /* ", " and ": ", as Python's json */
     if (status >= NIB_OK) status = nib_metadata_add(out, key, text.data);
     nib_text_free(&text);
     json_decref(value);
@@ -149,9 +159,9 @@ static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metad
         if (json_array_append_new(names, json_string(manifest->items[i].name)) != 0) goto full;
         NIB_TRY_GOTO(add_text(out, manifest->items[i].name, describe(&manifest->items[i])), fail);
     }
-    if (manifest->tied) {                  /* upstream goes by the model's state_dict(), where it is */
+    if (manifest->tied) { /* upstream goes by the model's state_dict(), where it is */
         if (json_array_append_new(names, json_string(manifest->tied)) != 0) goto full;
-        NIB_TRY_GOTO(add_text(out, manifest->tied, describe(&(nib_stored){ 0 })), fail);
+        NIB_TRY_GOTO(add_text(out, manifest->tied, describe(&(nib_stored){0})), fail);
     }
     NIB_TRY(add_text(out, "tensor_names", names));
     return nib_format_note(manifest, spell, out);
@@ -164,18 +174,22 @@ fail:
 
 static json_t *granularity(const nib_config *config, bool per_axis) {
     if (option_is(config, "granularity", "group"))
-        return json_pack("{s:{s:I}, s:s, s:i}", "_data", "group_size", (json_int_t)option_int(config, "group_size"),
-                         "_type", "PerGroup", "_version", 1);
+        return json_pack("{s:{s:I}, s:s, s:i}", "_data", "group_size",
+                         (json_int_t)option_int(config, "group_size"), "_type", "PerGroup",
+                         "_version", 1);
     if (option_is(config, "granularity", "tensor"))
         return json_pack("{s:{}, s:s, s:i}", "_data", "_type", "PerTensor", "_version", 1);
-    if (per_axis) return json_pack("{s:{s:i}, s:s, s:i}", "_data", "axis", 0, "_type", "PerAxis", "_version", 1);
+    if (per_axis)
+        return json_pack("{s:{s:i}, s:s, s:i}", "_data", "axis", 0, "_type", "PerAxis", "_version",
+                         1);
     return json_pack("{s:{s:i}, s:s, s:i}", "_data", "dim", -1, "_type", "PerRow", "_version", 1);
 }
 
 static json_t *scale_dtype(const nib_config *config) {
-    static const struct { const char *name; nib_dtype dtype; } table[] = {
-        { "f32", NIB_F32 }, { "f16", NIB_F16 }, { "bf16", NIB_BF16 }
-    };
+    static const struct {
+        const char *name;
+        nib_dtype dtype;
+    } table[] = {{"f32", NIB_F32}, {"f16", NIB_F16}, {"bf16", NIB_BF16}};
     for (int i = 0; i < 3; i++)
         if (option_is(config, "scale_dtype", table[i].name)) return torch_dtype(table[i].dtype);
     return json_null();
@@ -192,11 +206,15 @@ static json_t *config_class(const nib_config *config) {
                          "set_inductor_config", 1);
     } else if (strcmp(scheme, "float8_weight_only") == 0) {
         type = "Float8WeightOnlyConfig";
-        data = json_pack("{s:o, s:b, s:o}", "granularity", granularity(config, false), "set_inductor_config", 1,
-                         "weight_dtype", torch_dtype(option_is(config, "dtype", "e5m2") ? NIB_F8_E5M2 : NIB_F8_E4M3FN));
+        data = json_pack(
+            "{s:o, s:b, s:o}", "granularity", granularity(config, false), "set_inductor_config", 1,
+            "weight_dtype",
+            torch_dtype(option_is(config, "dtype", "e5m2") ? NIB_F8_E5M2 : NIB_F8_E4M3FN));
     } else if (strcmp(scheme, "intx_weight_only") == 0) {
-        static const char *const maps[][2] = { { "symmetric", "SYMMETRIC" }, { "asymmetric", "ASYMMETRIC" },
-                                               { "symmetric_no_clipping_err", "SYMMETRIC_NO_CLIPPING_ERR" } };
+        static const char *const maps[][2] = {
+            {"symmetric", "SYMMETRIC"},
+            {"asymmetric", "ASYMMETRIC"},
+            {"symmetric_no_clipping_err", "SYMMETRIC_NO_CLIPPING_ERR"}};
         const char *map = maps[0][1];
         for (int i = 0; i < 3; i++)
             if (option_is(config, "mapping", maps[i][0])) map = maps[i][1];
@@ -204,19 +222,23 @@ static json_t *config_class(const nib_config *config) {
         data = json_pack("{s:o, s:{s:s, s:s}, s:{s:s, s:s}, s:{s:s, s:s}, s:o, s:o}", "granularity",
                          granularity(config, true), "intx_choose_qparams_algorithm", "_data",
                          option_is(config, "algo", "hqq") ? "HQQ_SCALE_ONLY" : "AFFINE", "_type",
-                         "IntxChooseQParamsAlgorithm", "intx_packing_format", "_data", "UNPACKED_TO_INT8", "_type",
-                         "IntxPackingFormat", "mapping_type", "_data", map, "_type", "MappingType", "scale_dtype",
-                         scale_dtype(config), "weight_dtype",
-                         torch_dtype((nib_dtype)(option_int(config, "bits") == 8 ? NIB_I8 : NIB_I1 + option_int(config, "bits") - 1)));
+                         "IntxChooseQParamsAlgorithm", "intx_packing_format", "_data",
+                         "UNPACKED_TO_INT8", "_type", "IntxPackingFormat", "mapping_type", "_data",
+                         map, "_type", "MappingType", "scale_dtype", scale_dtype(config),
+                         "weight_dtype",
+                         torch_dtype((nib_dtype)(option_int(config, "bits") == 8
+                                                     ? NIB_I8
+                                                     : NIB_I1 + option_int(config, "bits") - 1)));
     } else if (strcmp(scheme, "int4_weight_only") == 0) {
         const bool tiled = option_is(config, "numerics", "tinygemm");
         type = "Int4WeightOnlyConfig";
-        data = json_pack("{s:I, s:{s:s, s:s}, s:{s:s, s:s}, s:i, s:b}", "group_size",
-                         (json_int_t)option_int(config, "group_size"), "int4_choose_qparams_algorithm", "_data",
-                         option_is(config, "algo", "hqq") ? "HQQ" : "TINYGEMM", "_type",
-                         "Int4ChooseQParamsAlgorithm", "int4_packing_format", "_data",
-                         tiled ? "TILE_PACKED_TO_4D" : "PLAIN", "_type", "Int4PackingFormat", "int4_tile_packed_ntile",
-                         8, "set_inductor_config", 1);
+        data =
+            json_pack("{s:I, s:{s:s, s:s}, s:{s:s, s:s}, s:i, s:b}", "group_size",
+                      (json_int_t)option_int(config, "group_size"), "int4_choose_qparams_algorithm",
+                      "_data", option_is(config, "algo", "hqq") ? "HQQ" : "TINYGEMM", "_type",
+                      "Int4ChooseQParamsAlgorithm", "int4_packing_format", "_data",
+                      tiled ? "TILE_PACKED_TO_4D" : "PLAIN", "_type", "Int4PackingFormat",
+                      "int4_tile_packed_ntile", 8, "set_inductor_config", 1);
     }
     return json_pack("{s:o, s:s, s:i}", "_data", data, "_type", type, "_version", 2);
 }
@@ -237,8 +259,10 @@ static const nib_config *shared_config(const nib_manifest *manifest) {
             continue;
         }
         if (strcmp(item->name, "lm_head.weight") == 0) return NULL;
-        if (first) same = nib_config_same(first, item->config);
-        else first = item->config;
+        if (first)
+            same = nib_config_same(first, item->config);
+        else
+            first = item->config;
         if (!same) return NULL;
     }
     return first;
@@ -257,7 +281,8 @@ static json_t *quant_type(const nib_manifest *manifest) {
         if (module) {
             const char end = module[module_length(item->name)];
             module[module_length(item->name)] = '\0';
-            ok = json_object_set_new(map, module, item->config ? config_class(item->config) : json_null()) == 0;
+            ok = json_object_set_new(map, module,
+                                     item->config ? config_class(item->config) : json_null()) == 0;
             module[module_length(item->name)] = end;
         }
         ok = ok && module;
@@ -267,19 +292,20 @@ static json_t *quant_type(const nib_manifest *manifest) {
         json_decref(map);
         return NULL;
     }
-    return json_pack("{s:{s:O, s:o}, s:s, s:i}", "_data", "fqn_to_config", map, "module_fqn_to_config", map, "_type",
-                     "FqnToConfig", "_version", 1);
+    return json_pack("{s:{s:O, s:o}, s:s, s:i}", "_data", "fqn_to_config", map,
+                     "module_fqn_to_config", map, "_type", "FqnToConfig", "_version", 1);
 }
 
 static nib_status config(const nib_manifest *manifest, json_t *root) {
-    bool head = false;                     /* null leaves the head out, so that [] must say: nothing */
+    bool head = false; /* null leaves the head out, so that [] must say: nothing */
     for (size_t i = 0; i < manifest->count; i++)
         head |= manifest->items[i].layout && strcmp(manifest->items[i].name, "lm_head.weight") == 0;
     json_t *type = quant_type(manifest);
     if (!type) return NIB_RAISE(NIB_E_MEMORY, "no memory for quantization_config");
-    json_t *about = json_pack("{s:b, s:o, s:s, s:{s:o}, s:b}", "include_input_output_embeddings", 0,
-                              "modules_to_not_convert", head ? json_array() : json_null(), "quant_method", "torchao",
-                              "quant_type", "default", type, "untie_embedding_weights", 0);
+    json_t *about =
+        json_pack("{s:b, s:o, s:s, s:{s:o}, s:b}", "include_input_output_embeddings", 0,
+                  "modules_to_not_convert", head ? json_array() : json_null(), "quant_method",
+                  "torchao", "quant_type", "default", type, "untie_embedding_weights", 0);
     if (about && json_object_set_new(root, "quantization_config", about) == 0) return NIB_OK;
     return NIB_RAISE(NIB_E_MEMORY, "no memory for quantization_config");
 }
@@ -293,7 +319,8 @@ static const json_t *default_config(const json_t *root) {
 static nib_status detect(const nib_checkpoint *checkpoint, const json_t *root, bool *speaks) {
     const json_t *about = root ? json_object_get(root, "quantization_config") : NULL;
     const char *method = json_string_value(json_object_get(about, "quant_method"));
-    *speaks = method ? strcmp(method, "torchao") == 0 : nib_checkpoint_metadata(checkpoint, "tensor_names") != NULL;
+    *speaks = method ? strcmp(method, "torchao") == 0
+                     : nib_checkpoint_metadata(checkpoint, "tensor_names") != NULL;
     return NIB_OK;
 }
 
@@ -314,7 +341,8 @@ static const json_t *module_config(const json_t *root, const char *weight) {
 
 /* An enum is written as its text, or as {"_type", "_data": NAME}. */
 static bool enum_is(const json_t *value, const char *name, const char *text) {
-    const char *given = json_string_value(json_is_object(value) ? json_object_get(value, "_data") : value);
+    const char *given =
+        json_string_value(json_is_object(value) ? json_object_get(value, "_data") : value);
     return given && (strcmp(given, name) == 0 || strcmp(given, text) == 0);
 }
 
@@ -322,7 +350,8 @@ static nib_status get_dims(const json_t *data, const char *key, int64_t out[2]) 
     json_t *list;
     NIB_TRY(nib_json_array(data, key, true, &list));
     if (json_array_size(list) != 2)
-        return NIB_RAISE(NIB_E_UNSUPPORTED, "\"%s\" has %zu dimensions; only matrices are known here", key,
+        return NIB_RAISE(NIB_E_UNSUPPORTED,
+                         "\"%s\" has %zu dimensions; only matrices are known here", key,
                          json_array_size(list));
     for (size_t i = 0; i < 2; i++) {
         out[i] = json_integer_value(json_array_get(list, i));
@@ -331,15 +360,18 @@ static nib_status get_dims(const json_t *data, const char *key, int64_t out[2]) 
     return NIB_OK;
 }
 
-static nib_status get_dtype(const json_t *data, const char *key, nib_dtype fallback, nib_dtype *out) {
+static nib_status get_dtype(const json_t *data, const char *key, nib_dtype fallback,
+                            nib_dtype *out) {
     const char *name = json_string_value(json_object_get(json_object_get(data, key), "_data"));
     *out = name ? nib_dtype_from_torch_name(name) : fallback;
     return *out ? NIB_OK : NIB_RAISE(NIB_E_FORMAT, "\"%s\" is no dtype", key);
 }
 
-/* The config as text from the weight's own metadata and, for how scales were chosen, config.json. */
+/* The config as text from the weight's own metadata and, for how scales were chosen, config.json.
+ */
 static nib_status config_text(const struct tensor_class *c, const json_t *data, const json_t *from,
-                              const int64_t shape[2], const int64_t block[2], nib_dtype code, nib_text *out) {
+                              const int64_t shape[2], const int64_t block[2], nib_dtype code,
+                              nib_text *out) {
     const bool tensor = block[0] == shape[0] && block[1] == shape[1] && shape[0] > 1;
     const bool group = !tensor && block[1] != shape[1];
     nib_text_format(out, "%s:", c->scheme);
@@ -349,9 +381,11 @@ static nib_status config_text(const struct tensor_class *c, const json_t *data, 
         nib_text_format(out, "group_size=%lld,", (long long)block[1]);
     if (strcmp(c->layout, "int4_tile_packed") == 0) {
         nib_text_add(out, "numerics=tinygemm,");
-        if (enum_is(json_object_get(from, "int4_choose_qparams_algorithm"), "HQQ", "hqq")) nib_text_add(out, "algo=hqq,");
+        if (enum_is(json_object_get(from, "int4_choose_qparams_algorithm"), "HQQ", "hqq"))
+            nib_text_add(out, "algo=hqq,");
     }
-    if (strcmp(c->scheme, "float8_weight_only") == 0 && code == NIB_F8_E5M2) nib_text_add(out, "dtype=e5m2,");
+    if (strcmp(c->scheme, "float8_weight_only") == 0 && code == NIB_F8_E5M2)
+        nib_text_add(out, "dtype=e5m2,");
     if (strcmp(c->scheme, "intx_weight_only") == 0) {
         nib_dtype bits, scale;
         NIB_TRY(get_dtype(data, "target_dtype", 0, &bits));
@@ -360,13 +394,14 @@ static nib_status config_text(const struct tensor_class *c, const json_t *data, 
         if (enum_is(map, "ASYMMETRIC", "asymmetric")) nib_text_add(out, "mapping=asymmetric,");
         if (enum_is(map, "SYMMETRIC_NO_CLIPPING_ERR", "symmetric_no_clipping_err"))
             nib_text_add(out, "mapping=symmetric_no_clipping_err,");
-        if (enum_is(json_object_get(from, "intx_choose_qparams_algorithm"), "HQQ_SCALE_ONLY", "hqq_scale_only"))
+        if (enum_is(json_object_get(from, "intx_choose_qparams_algorithm"), "HQQ_SCALE_ONLY",
+                    "hqq_scale_only"))
             nib_text_add(out, "algo=hqq,");
         NIB_TRY(get_dtype(from, "scale_dtype", NIB_I8, &scale));
         if (scale != NIB_I8) nib_text_format(out, "scale_dtype=%s,", nib_dtype_name(scale));
     }
     if (out->failed) return nib_last_error()->status;
-    out->data[--out->length] = '\0';       /* the last comma or colon */
+    out->data[--out->length] = '\0'; /* the last comma or colon */
     return NIB_OK;
 }
 
@@ -374,75 +409,89 @@ static nib_status config_text(const struct tensor_class *c, const json_t *data, 
 static nib_status spell(const nib_manifest *manifest, const nib_stored *item, nib_text *out) {
     const nib_qdesc *d = &item->desc;
     json_t *said = describe(item), *whole = manifest->alone ? NULL : config_class(item->config);
-    nib_status status = said && (whole || manifest->alone) ? NIB_OK : NIB_RAISE(NIB_E_MEMORY, "no memory for a config");
+    nib_status status = said && (whole || manifest->alone)
+                            ? NIB_OK
+                            : NIB_RAISE(NIB_E_MEMORY, "no memory for a config");
     if (status >= NIB_OK)
-        status = config_text(class_of(item), json_object_get(said, "_data"), json_object_get(whole, "_data"),
-                             (const int64_t[2]){ d->rows, d->cols }, (const int64_t[2]){ d->block_rows, d->block_cols },
-                             d->code, out);
+        status = config_text(class_of(item), json_object_get(said, "_data"),
+                             json_object_get(whole, "_data"), (const int64_t[2]){d->rows, d->cols},
+                             (const int64_t[2]){d->block_rows, d->block_cols}, d->code, out);
     json_decref(said);
     json_decref(whole);
     return status;
 }
 
-static nib_status read_weight(const nib_checkpoint *checkpoint, const char *name, const json_t *said,
-                              const json_t *root, const char *noted, nib_manifest *out) {
+static nib_status read_weight(const nib_checkpoint *checkpoint, const char *name,
+                              const json_t *said, const json_t *root, const char *noted,
+                              nib_manifest *out) {
     const char *type;
     NIB_TRY(nib_json_string(said, "_type", true, &type));
     if (strcmp(type, "Tensor") == 0) return NIB_OK;
     const struct tensor_class *c = NULL;
     for (int i = 0; i < CLASSES; i++)
         if (strcmp(classes[i].type, type) == 0) c = &classes[i];
-    if (!c) return NIB_RAISE(NIB_E_UNSUPPORTED, "a torchao tensor of class %s is not known here", type);
+    if (!c)
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "a torchao tensor of class %s is not known here", type);
     json_t *data;
     NIB_TRY(nib_json_object(said, "_data", true, &data));
-    static const char *const active[] = { "act_quant_kwargs", "activation_quantization" };
+    static const char *const active[] = {"act_quant_kwargs", "activation_quantization"};
     for (int i = 0; i < 2; i++) {
         const json_t *act = json_object_get(data, active[i]);
         if (act && !json_is_null(act))
-            return NIB_RAISE(NIB_E_UNSUPPORTED, "%s with \"%s\" is not known here yet: its activations are quantized",
+            return NIB_RAISE(NIB_E_UNSUPPORTED,
+                             "%s with \"%s\" is not known here yet: its activations are quantized",
                              type, active[i]);
     }
-    nib_dtype multiplied;                  /* int4 for fp8 activations is quantized by another rule */
+    nib_dtype multiplied; /* int4 for fp8 activations is quantized by another rule */
     NIB_TRY(get_dtype(data, "activation_dtype", NIB_BF16, &multiplied));
     if (multiplied != NIB_BF16)
         return NIB_RAISE(NIB_E_UNSUPPORTED, "%s for activations of %s is not known here yet", type,
                          nib_dtype_name(multiplied));
     char *qdata = flat_name(out->mem, name, "qdata");
-    char *scale_name = qdata ? flat_name(out->mem, name, c->data_names[1] && strcmp(c->data_names[1], "scale_and_zero") == 0
-                                                            ? "scale_and_zero" : "scale") : NULL;
+    char *scale_name =
+        qdata ? flat_name(out->mem, name,
+                          c->data_names[1] && strcmp(c->data_names[1], "scale_and_zero") == 0
+                              ? "scale_and_zero"
+                              : "scale")
+              : NULL;
     if (!scale_name) {
         nib_mem_strfree(out->mem, qdata);
         return nib_last_error()->status;
     }
     const nib_checkpoint_tensor *codes = nib_checkpoint_find(checkpoint, qdata);
     const nib_checkpoint_tensor *scale = nib_checkpoint_find(checkpoint, scale_name);
-    nib_text text = { .mem = out->mem };
+    nib_text text = {.mem = out->mem};
     nib_config *config = NULL;
     nib_status status = NIB_OK;
     if (!codes || !scale) {
         status = NIB_RAISE(NIB_E_FORMAT, "%s has no part %s", name, codes ? scale_name : qdata);
         goto done;
     }
-    int64_t block[2], shape[2] = { codes->entry->shape.dim[0], codes->entry->shape.dim[1] };
+    int64_t block[2], shape[2] = {codes->entry->shape.dim[0], codes->entry->shape.dim[1]};
     nib_dtype dtype;
     NIB_TRY_GOTO(get_dims(data, "block_size", block), fail);
     if (json_object_get(data, "shape")) NIB_TRY_GOTO(get_dims(data, "shape", shape), fail);
     NIB_TRY_GOTO(get_dtype(data, "dtype", scale->entry->dtype, &dtype), fail);
-    NIB_TRY_GOTO(config_text(c, data, module_config(root, name), shape, block, codes->entry->dtype, &text), fail);
+    NIB_TRY_GOTO(
+        config_text(c, data, module_config(root, name), shape, block, codes->entry->dtype, &text),
+        fail);
     config = nib_manifest_config(noted ? noted : text.data);
     if (!config) goto fail;
-    const nib_site site = { "linear", name, { 2, { shape[0], shape[1] } }, dtype };
+    const nib_site site = {"linear", name, {2, {shape[0], shape[1]}}, dtype};
     nib_qdesc desc;
-    nib_act in = { 0 }, act = { 0 };
+    nib_act in = {0}, act = {0};
     NIB_TRY_GOTO(config->scheme->plan(config, &site, &desc, &in, &act), fail);
     const nib_layout *held = nib_layout_find(c->layout);
     if (!held || !held->holds(&desc)) {
-        status = NIB_RAISE(NIB_E_FORMAT, "layout %s cannot hold %s", c->layout, noted ? noted : text.data);
+        status = NIB_RAISE(NIB_E_FORMAT, "layout %s cannot hold %s", c->layout,
+                           noted ? noted : text.data);
         goto done;
     }
     if (block[0] != desc.block_rows || block[1] != desc.block_cols) {
-        status = NIB_RAISE(NIB_E_UNSUPPORTED, "blocks of %lld x %lld in a weight of %lld x %lld are not known here",
-                           (long long)block[0], (long long)block[1], (long long)shape[0], (long long)shape[1]);
+        status = NIB_RAISE(NIB_E_UNSUPPORTED,
+                           "blocks of %lld x %lld in a weight of %lld x %lld are not known here",
+                           (long long)block[0], (long long)block[1], (long long)shape[0],
+                           (long long)shape[1]);
         goto done;
     }
     NIB_TRY_GOTO(nib_manifest_add_quantized(out, name, config, held, &desc, codes->shard), fail);
@@ -461,22 +510,26 @@ done:
 static nib_status read(const nib_checkpoint *checkpoint, const json_t *root, nib_manifest *out) {
     const char *listed = nib_checkpoint_metadata(checkpoint, "tensor_names");
     if (!listed)
-        return NIB_RAISE(NIB_E_UNSUPPORTED, "config.json says torchao, but no file has its metadata; checkpoints of "
-                                            "pickled tensors are not read here");
+        return NIB_RAISE(NIB_E_UNSUPPORTED,
+                         "config.json says torchao, but no file has its metadata; checkpoints of "
+                         "pickled tensors are not read here");
     json_t *names = nib_json_parse(listed, strlen(listed), checkpoint->path, 0), *notes = NULL;
     nib_status status = names ? NIB_OK : nib_last_error()->status;
-    if (names && !json_is_array(names)) status = NIB_RAISE(NIB_E_FORMAT, "\"tensor_names\" is no list");
+    if (names && !json_is_array(names))
+        status = NIB_RAISE(NIB_E_FORMAT, "\"tensor_names\" is no list");
     if (status >= NIB_OK) notes = nib_format_noted(checkpoint, &status);
     for (size_t i = 0; i < json_array_size(names) && status >= NIB_OK; i++) {
         const char *name = json_string_value(json_array_get(names, i));
         const char *text = name ? nib_checkpoint_metadata(checkpoint, name) : NULL;
         if (!text) {
-            status = NIB_RAISE(NIB_E_FORMAT, "\"tensor_names\" lists %s, which has no metadata", name ? name : "no text");
+            status = NIB_RAISE(NIB_E_FORMAT, "\"tensor_names\" lists %s, which has no metadata",
+                               name ? name : "no text");
             break;
         }
         json_t *said = nib_json_parse(text, strlen(text), checkpoint->path, 0);
         const char *noted = json_string_value(json_object_get(notes, name));
-        status = said ? read_weight(checkpoint, name, said, root, noted, out) : nib_last_error()->status;
+        status =
+            said ? read_weight(checkpoint, name, said, root, noted, out) : nib_last_error()->status;
         if (said) json_decref(said);
         if (status < NIB_OK) nib_error_at(checkpoint->path, name, -1);
     }
@@ -486,7 +539,12 @@ static nib_status read(const nib_checkpoint *checkpoint, const json_t *root, nib
 }
 
 const nib_format nib_format_torchao = {
-    .name = "torchao", .doc = "what transformers with torchao save and load: safetensors and config.json",
-    .layout = layout, .part_name = part_name, .metadata = metadata, .config = config, .detect = detect,
+    .name = "torchao",
+    .doc = "what transformers with torchao save and load: safetensors and config.json",
+    .layout = layout,
+    .part_name = part_name,
+    .metadata = metadata,
+    .config = config,
+    .detect = detect,
     .read = read,
 };

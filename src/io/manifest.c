@@ -24,30 +24,31 @@ void nib_manifest_free(nib_manifest *m) {
     for (size_t i = 0; i < m->count; i++) free_item(m->mem, &m->items[i]);
     nib_mem_free(m->mem, m->items, m->room * sizeof *m->items);
     nib_mem_free(m->mem, m->by_name, m->by_name_count * sizeof *m->by_name);
-    *m = (nib_manifest){ .mem = m->mem };
+    *m = (nib_manifest){.mem = m->mem};
 }
 
 /* A zeroed item at the end, counted only once it is whole. */
 static nib_stored *next_item(nib_manifest *m) {
     if (m->count == m->room) {
         const size_t room = m->room ? m->room * 2 : 256;
-        nib_stored *grown = nib_mem_realloc(m->mem, m->items, m->room * sizeof *grown, room * sizeof *grown);
+        nib_stored *grown =
+            nib_mem_realloc(m->mem, m->items, m->room * sizeof *grown, room * sizeof *grown);
         if (!grown) return NULL;
         m->items = grown;
         m->room = room;
     }
-    m->items[m->count] = (nib_stored){ 0 };
+    m->items[m->count] = (nib_stored){0};
     return &m->items[m->count];
 }
 
-nib_status nib_manifest_add_dense(nib_manifest *m, const char *name, nib_dtype dtype, nib_shape shape,
-                                  size_t shard) {
+nib_status nib_manifest_add_dense(nib_manifest *m, const char *name, nib_dtype dtype,
+                                  nib_shape shape, size_t shard) {
     nib_stored *item = next_item(m);
     if (!item) return nib_last_error()->status;
-    *item = (nib_stored){ .dtype = dtype, .shape = shape, .shard = shard };
+    *item = (nib_stored){.dtype = dtype, .shape = shape, .shard = shard};
     item->name = nib_mem_strdup(m->mem, name);
-    item->parts[0] = (nib_stored_part){ .name = item->name ? nib_mem_strdup(m->mem, name) : NULL,
-                                        .part = { .suffix = "", .dtype = dtype, .shape = shape } };
+    item->parts[0] = (nib_stored_part){.name = item->name ? nib_mem_strdup(m->mem, name) : NULL,
+                                       .part = {.suffix = "", .dtype = dtype, .shape = shape}};
     item->nparts = 1;
     if (item->parts[0].name) {
         m->count++;
@@ -58,11 +59,12 @@ nib_status nib_manifest_add_dense(nib_manifest *m, const char *name, nib_dtype d
 }
 
 nib_status nib_manifest_add_quantized(nib_manifest *m, const char *name, const nib_config *config,
-                                      const nib_layout *layout, const nib_qdesc *desc, size_t shard) {
+                                      const nib_layout *layout, const nib_qdesc *desc,
+                                      size_t shard) {
     nib_stored *item = next_item(m);
     if (!item) return nib_last_error()->status;
-    *item = (nib_stored){ .dtype = desc->math, .shape = desc->shape, .layout = layout, .desc = *desc,
-                          .shard = shard };
+    *item = (nib_stored){
+        .dtype = desc->math, .shape = desc->shape, .layout = layout, .desc = *desc, .shard = shard};
     nib_part parts[NIB_MAX_PARTS];
     const int n = layout->parts(desc, parts);
     item->name = nib_mem_strdup(m->mem, name);
@@ -71,7 +73,7 @@ nib_status nib_manifest_add_quantized(nib_manifest *m, const char *name, const n
     for (int i = 0; i < n; i++) {
         char *part_name = m->format->part_name(m->mem, name, &parts[i]);
         if (!part_name) goto fail;
-        item->parts[item->nparts++] = (nib_stored_part){ part_name, parts[i] };
+        item->parts[item->nparts++] = (nib_stored_part){part_name, parts[i]};
     }
     if (m->format->constants && m->format->constants(m->mem, item) < NIB_OK) goto fail;
     m->count++;
@@ -95,7 +97,8 @@ nib_status nib_manifest_index(nib_manifest *m) {
     qsort(m->by_name, m->count, sizeof *m->by_name, by_name);
     for (size_t i = 1; i < m->count; i++)
         if (strcmp(m->by_name[i - 1]->name, m->by_name[i]->name) == 0)
-            return NIB_RAISE(NIB_E_FORMAT, "%s is in this checkpoint both float and quantized, or twice",
+            return NIB_RAISE(NIB_E_FORMAT,
+                             "%s is in this checkpoint both float and quantized, or twice",
                              m->by_name[i]->name);
     return NIB_OK;
 }
@@ -106,8 +109,10 @@ const nib_stored *nib_manifest_find(const nib_manifest *m, const char *name) {
         const size_t middle = low + (high - low) / 2;
         const int order = strcmp(name, m->by_name[middle]->name);
         if (order == 0) return m->by_name[middle];
-        if (order < 0) high = middle;
-        else low = middle + 1;
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
     }
     return NULL;
 }
@@ -128,15 +133,17 @@ nib_status nib_manifest_check_parts(const nib_checkpoint *checkpoint, nib_stored
             return nib_error_at(checkpoint->path, item->name, -1);
         }
         char want[96], found[96];
-        if (t->entry->dtype != p->part.dtype || !nib_shape_equal(&t->entry->shape, &p->part.shape)) {
+        if (t->entry->dtype != p->part.dtype ||
+            !nib_shape_equal(&t->entry->shape, &p->part.shape)) {
             NIB_RAISE(NIB_E_FORMAT, "%s is %s %s, but %s calls for %s %s", p->name,
-                      nib_dtype_name(t->entry->dtype), nib_shape_text(&t->entry->shape, found, sizeof found),
+                      nib_dtype_name(t->entry->dtype),
+                      nib_shape_text(&t->entry->shape, found, sizeof found),
                       item->layout ? item->layout->name : "it", nib_dtype_name(p->part.dtype),
                       nib_shape_text(&p->part.shape, want, sizeof want));
             return nib_error_at(nib_checkpoint_file(checkpoint, t->shard), p->name,
                                 (int64_t)t->entry->header_offset);
         }
-        if (i == 0) item->shard = t->shard;   /* the others may lie elsewhere: upstream splits them */
+        if (i == 0) item->shard = t->shard; /* the others may lie elsewhere: upstream splits them */
     }
     return NIB_OK;
 }
@@ -145,8 +152,8 @@ nib_status nib_manifest_resolve(nib_manifest *m, const nib_checkpoint *checkpoin
                                 const nib_stored *found, const nib_shape *shape) {
     nib_stored *item = &m->items[found - m->items];
     if (!item->pending) return NIB_OK;
-    const nib_site site = { shape->ndim == 4 ? "conv2d" : "linear", item->name, *shape, item->dtype };
-    nib_act in = { 0 }, out = { 0 };
+    const nib_site site = {shape->ndim == 4 ? "conv2d" : "linear", item->name, *shape, item->dtype};
+    nib_act in = {0}, out = {0};
     nib_part parts[NIB_MAX_PARTS];
     if (item->config->scheme->plan(item->config, &site, &item->desc, &in, &out) < NIB_OK)
         return nib_error_at(nib_checkpoint_file(checkpoint, item->shard), item->name, -1);
@@ -188,7 +195,7 @@ nib_status nib_manifest_add_rest(nib_manifest *m, const nib_checkpoint *checkpoi
 
 nib_status nib_manifest_read(nib_mem *mem, const nib_checkpoint *checkpoint, const json_t *config,
                              nib_manifest *out) {
-    *out = (nib_manifest){ .mem = mem };
+    *out = (nib_manifest){.mem = mem};
     nib_status status = NIB_OK;
     for (size_t i = 0; nib_format_at(i) && !out->format && status >= NIB_OK; i++) {
         bool speaks = false;
@@ -209,10 +216,12 @@ size_t nib_stored_bytes(const nib_stored *item) {
     for (int i = 0; i < item->nparts; i++) {
         int64_t count = 1;
         size_t bytes = 0;
-        for (int d = 0; d < item->parts[i].part.shape.ndim; d++) count *= item->parts[i].part.shape.dim[d];
+        for (int d = 0; d < item->parts[i].part.shape.ndim; d++)
+            count *= item->parts[i].part.shape.dim[d];
         if (!nib_dtype_bytes(item->parts[i].part.dtype, count, &bytes)) sum += bytes;
     }
-    for (int i = 0; i < item->nconstants; i++) sum += (size_t)nib_dtype_bits(item->constants[i].dtype) / 8;
+    for (int i = 0; i < item->nconstants; i++)
+        sum += (size_t)nib_dtype_bits(item->constants[i].dtype) / 8;
     return sum;
 }
 

@@ -5,10 +5,10 @@
 
 #include "base/error.h"
 #include "io/checkpoint.h"
-#include "io/npy.h"
 #include "io/config_text.h"
 #include "io/format.h"
 #include "io/manifest.h"
+#include "io/npy.h"
 #include "quant/scheme.h"
 #include "tensor/context.h"
 #include "tensor/dtype.h"
@@ -18,8 +18,8 @@ struct nib_reader {
     nib_ctx *ctx;
     nib_checkpoint *checkpoint;
     nib_manifest manifest;
-    char *config;             /* text of config.json, or NULL */
-    char **schemes;           /* [manifest.count], as text; NULL: float */
+    char *config;   /* text of config.json, or NULL */
+    char **schemes; /* [manifest.count], as text; NULL: float */
     size_t schemes_count;
     const nib_stored **owner; /* [checkpoint->count], whose part a tensor is; NULL: plain */
     size_t owner_count, next, next_weight;
@@ -100,8 +100,8 @@ nib_status nib_reader_next_weight(nib_reader *r, nib_weight_info *info) {
     }
     size_t bytes = 0; /* as the files have them: a pending weight's parts are not known by shape */
     for (int k = 0; k < item->nparts + item->nconstants; k++) {
-        const char *name = k < item->nparts ? item->parts[k].name
-                                            : item->constants[k - item->nparts].name;
+        const char *name =
+            k < item->nparts ? item->parts[k].name : item->constants[k - item->nparts].name;
         const nib_checkpoint_tensor *t = nib_checkpoint_find(r->checkpoint, name);
         if (t) bytes += t->entry->size;
     }
@@ -187,7 +187,8 @@ static nib_status make_plan(nib_mem *mem, const nib_tensor_info *plan, size_t n,
     if ((n && !plan) || (nmetadata && !metadata))
         return NIB_RAISE(NIB_E_ARGUMENT, "the plan is missing");
     for (size_t i = 0; i < n; i++)
-        if (!plan[i].name) return NIB_RAISE(NIB_E_ARGUMENT, "tensor %zu of the plan has no name", i);
+        if (!plan[i].name)
+            return NIB_RAISE(NIB_E_ARGUMENT, "tensor %zu of the plan has no name", i);
     for (size_t i = 0; i < nmetadata; i++)
         if (!metadata[i].key || !metadata[i].value)
             return NIB_RAISE(NIB_E_ARGUMENT, "pair %zu of the metadata lacks its key or value", i);

@@ -21,7 +21,7 @@ void nib_file_plan_close(nib_file_plan *p) {
     if (p->config) json_decref(p->config);
     nib_mem_strfree(p->mem, p->config_text);
     nib_checkpoint_close(p->source);
-    *p = (nib_file_plan){ 0 };
+    *p = (nib_file_plan){0};
 }
 
 /* Quantizing what is quantized already would need its floats, which are gone. */
@@ -33,7 +33,8 @@ static nib_status refuse_quantized(const nib_file_plan *p) {
     const json_t *about = p->config ? json_object_get(p->config, "quantization_config") : NULL;
     if (about && !name) name = json_string_value(json_object_get(about, "quant_method"));
     if (!about && !name) return NIB_OK;
-    NIB_RAISE(NIB_E_ARGUMENT, "this checkpoint is quantized already (%s); quantize the float one it came from",
+    NIB_RAISE(NIB_E_ARGUMENT,
+              "this checkpoint is quantized already (%s); quantize the float one it came from",
               name ? name : "quantization_config");
     return nib_error_at(p->source->path, NULL, -1);
 }
@@ -43,17 +44,19 @@ static nib_status plan_one(nib_file_plan *p, const char *name, const nib_checkpo
     nib_tensor_candidate c;
     NIB_TRY(nib_tensor_candidate_of(name, t->entry->dtype, &t->entry->shape, &c));
     const char *why_left;
-    *item = (nib_file_item){ .source = t, .kind = c.kind, .matrix = c.matrix };
-    *d = (nib_draft){ .name = name, .dtype = t->entry->dtype, .shape = t->entry->shape, .shard = t->shard };
+    *item = (nib_file_item){.source = t, .kind = c.kind, .matrix = c.matrix};
+    *d = (nib_draft){
+        .name = name, .dtype = t->entry->dtype, .shape = t->entry->shape, .shard = t->shard};
     d->config = nib_selection_config(&p->selection, &c.candidate, &why_left);
     if (d->config) {
-        const nib_site site = { c.kind, c.name, t->entry->shape, t->entry->dtype };
-        nib_act in = { 0 }, out = { 0 };
+        const nib_site site = {c.kind, c.name, t->entry->shape, t->entry->dtype};
+        nib_act in = {0}, out = {0};
         const nib_status status = d->config->scheme->plan(d->config, &site, &d->desc, &in, &out);
         d->quantized = status >= NIB_OK;
         if (d->quantized) return NIB_OK;
         nib_error_at(NULL, c.name, -1);
-        if ((status != NIB_E_SHAPE && status != NIB_E_DTYPE) || !p->selection.select.leave_unfit) return status;
+        if ((status != NIB_E_SHAPE && status != NIB_E_DTYPE) || !p->selection.select.leave_unfit)
+            return status;
         d->config = NULL;
         why_left = nib_last_error()->what;
     }
@@ -64,7 +67,8 @@ static nib_status plan_one(nib_file_plan *p, const char *name, const nib_checkpo
 
 /* Only our own format can do without knowing how the codes were made. */
 static const nib_layout *layout_in(const nib_format *format, const nib_draft *d) {
-    return d->config || strcmp(format->name, "native") == 0 ? format->layout(d->config, &d->desc) : NULL;
+    return d->config || strcmp(format->name, "native") == 0 ? format->layout(d->config, &d->desc)
+                                                            : NULL;
 }
 
 /* Unasked, the format of the schemes' system; native where systems mix, or where that system has no
@@ -74,12 +78,12 @@ static const nib_format *choose_format(const nib_draft *drafts, size_t count, co
     if (asked) {
         const nib_format *found = nib_format_find(asked);
         if (found) return found;
-        const char *names[16] = { 0 };
+        const char *names[16] = {0};
         for (size_t i = 0; nib_format_at(i) && i < 15; i++) names[i] = nib_format_at(i)->name;
         const char *near = nib_text_nearest(asked, names);
         return NIB_RAISE_NULL(NIB_E_ARGUMENT, "unknown format \"%s\"%s%s%s", asked,
-                              near ? ", did you mean \"" : "; `nibble list formats` shows them", near ? near : "",
-                              near ? "\"?" : "");
+                              near ? ", did you mean \"" : "; `nibble list formats` shows them",
+                              near ? near : "", near ? "\"?" : "");
     }
     for (size_t i = 0; i < count; i++) {
         if (!drafts[i].quantized) continue;
@@ -89,19 +93,20 @@ static const nib_format *choose_format(const nib_draft *drafts, size_t count, co
     }
     const nib_format *own = system ? nib_format_find(system) : NULL;
     for (size_t i = 0; own && i < count; i++)
-        if (drafts[i].quantized && drafts[i].shape.ndim > 2 && !layout_in(own, &drafts[i])) own = NULL;
+        if (drafts[i].quantized && drafts[i].shape.ndim > 2 && !layout_in(own, &drafts[i]))
+            own = NULL;
     return own ? own : nib_format_find("native");
 }
 
 static nib_status refuse_format(const nib_format *format, const nib_draft *d) {
-    nib_text able = { 0 }, scheme = { 0 };
+    nib_text able = {0}, scheme = {0};
     for (size_t i = 0; nib_format_at(i); i++)
         if (layout_in(nib_format_at(i), d))
             nib_text_format(&able, "%s%s", able.length ? ", " : "", nib_format_at(i)->name);
     if (d->config) nib_config_print(d->config, &scheme);
     char shape[96];
-    NIB_RAISE(NIB_E_UNSUPPORTED, "format %s cannot hold %s of shape %s; formats that can: %s", format->name,
-              scheme.data ? scheme.data : "codes of an unknown scheme",
+    NIB_RAISE(NIB_E_UNSUPPORTED, "format %s cannot hold %s of shape %s; formats that can: %s",
+              format->name, scheme.data ? scheme.data : "codes of an unknown scheme",
               nib_shape_text(&d->shape, shape, sizeof shape), able.data ? able.data : "none");
     nib_text_free(&able);
     nib_text_free(&scheme);
@@ -110,12 +115,15 @@ static nib_status refuse_format(const nib_format *format, const nib_draft *d) {
 
 /* A language model whose head is the embedding has that weight under two names. */
 static bool is_tied_language_model(const nib_file_plan *p) {
-    const char *kind = json_string_value(json_array_get(json_object_get(p->config, "architectures"), 0));
-    return json_is_true(json_object_get(p->config, "tie_word_embeddings")) && kind && nib_text_ends(kind, "ForCausalLM") &&
-           nib_manifest_find(&p->manifest, NIB_TIED_TABLE) && !nib_manifest_find(&p->manifest, NIB_TIED_HEAD);
+    const char *kind =
+        json_string_value(json_array_get(json_object_get(p->config, "architectures"), 0));
+    return json_is_true(json_object_get(p->config, "tie_word_embeddings")) && kind &&
+           nib_text_ends(kind, "ForCausalLM") && nib_manifest_find(&p->manifest, NIB_TIED_TABLE) &&
+           !nib_manifest_find(&p->manifest, NIB_TIED_HEAD);
 }
 
-nib_status nib_file_plan_fill(nib_file_plan *p, const nib_draft *drafts, size_t count, const char *asked) {
+nib_status nib_file_plan_fill(nib_file_plan *p, const nib_draft *drafts, size_t count,
+                              const char *asked) {
     const nib_format *format = choose_format(drafts, count, asked);
     if (!format) return nib_last_error()->status;
     for (size_t i = 0; i < count; i++)
@@ -128,26 +136,30 @@ nib_status nib_file_plan_fill(nib_file_plan *p, const nib_draft *drafts, size_t 
         }
         const nib_layout *layout = layout_in(format, d);
         if (!layout) return refuse_format(format, d);
-        NIB_TRY(nib_manifest_add_quantized(&p->manifest, d->name, d->config, layout, &d->desc, d->shard));
+        NIB_TRY(nib_manifest_add_quantized(&p->manifest, d->name, d->config, layout, &d->desc,
+                                           d->shard));
     }
     NIB_TRY(nib_manifest_index(&p->manifest));
     if (!p->config) return NIB_OK;
     if (is_tied_language_model(p)) p->manifest.tied = NIB_TIED_HEAD;
-    (void)json_object_del(p->config, "quantization_config");   /* of another format: not there any more */
+    (void)json_object_del(p->config,
+                          "quantization_config"); /* of another format: not there any more */
     return p->manifest.format && format->config ? format->config(&p->manifest, p->config) : NIB_OK;
 }
 
 /* A tied head asked for gets the embedding's weight, and the tie is cut; NULL: nothing to untie. */
 static const nib_checkpoint_tensor *tied_source(const nib_file_plan *p) {
     const bool tied = p->config && json_is_true(json_object_get(p->config, "tie_word_embeddings"));
-    if (!tied || !p->selection.select.head || nib_checkpoint_find(p->source, NIB_TIED_HEAD)) return NULL;
+    if (!tied || !p->selection.select.head || nib_checkpoint_find(p->source, NIB_TIED_HEAD))
+        return NULL;
     return nib_checkpoint_find(p->source, NIB_TIED_TABLE);
 }
 
 nib_status nib_file_plan_open(nib_ctx *ctx, const char *from, const nib_rule *rules, size_t nrules,
                               const nib_select *select, const nib_file_options *options,
                               nib_file_plan *p) {
-    *p = (nib_file_plan){ .ctx = ctx, .mem = nib_ctx_mem(ctx), .manifest = { .mem = nib_ctx_mem(ctx) } };
+    *p =
+        (nib_file_plan){.ctx = ctx, .mem = nib_ctx_mem(ctx), .manifest = {.mem = nib_ctx_mem(ctx)}};
     nib_draft *drafts = NULL;
     size_t count = 0;
     NIB_TRY_GOTO(nib_nonfinite_parse(options->nonfinite, &p->nonfinite), fail);
@@ -167,17 +179,21 @@ nib_status nib_file_plan_open(nib_ctx *ctx, const char *from, const nib_rule *ru
     for (size_t i = 0; i < count; i++) {
         const bool head = i == p->source->count;
         const nib_checkpoint_tensor *t = head ? tied : &p->source->tensors[i];
-        NIB_TRY_GOTO(plan_one(p, head ? NIB_TIED_HEAD : t->entry->name, t, &p->items[i], &drafts[i]), fail_at);
+        NIB_TRY_GOTO(
+            plan_one(p, head ? NIB_TIED_HEAD : t->entry->name, t, &p->items[i], &drafts[i]),
+            fail_at);
         any |= drafts[i].quantized;
     }
     if (!any) {
         const nib_select *s = &p->selection.select;
-        NIB_RAISE(NIB_E_ARGUMENT, "no weight of %zu tensors matches%s%s%s%s", count, s->include ? " include " : "",
-                  s->include ? s->include : "", s->exclude ? " less exclude " : "", s->exclude ? s->exclude : "");
+        NIB_RAISE(NIB_E_ARGUMENT, "no weight of %zu tensors matches%s%s%s%s", count,
+                  s->include ? " include " : "", s->include ? s->include : "",
+                  s->exclude ? " less exclude " : "", s->exclude ? s->exclude : "");
         goto fail_at;
     }
     p->unties_head = tied && drafts[p->source->count].quantized;
-    if (p->config && p->unties_head && json_object_set_new(p->config, "tie_word_embeddings", json_false()) != 0) {
+    if (p->config && p->unties_head &&
+        json_object_set_new(p->config, "tie_word_embeddings", json_false()) != 0) {
         NIB_RAISE(NIB_E_MEMORY, "no memory for config.json");
         goto fail;
     }
@@ -201,18 +217,24 @@ void nib_file_plan_report(const nib_file_plan *p, bool dry_run) {
         const nib_stored *stored = &p->manifest.items[i];
         const nib_file_item *item = &p->items[i];
         const bool added = i == p->source->count;
-        nib_text scheme = { .mem = p->mem };
+        nib_text scheme = {.mem = p->mem};
         if (stored->layout) nib_config_print(stored->config, &scheme);
         const nib_report_row row = {
-            .name = stored->name, .scheme = scheme.data ? scheme.data : "", .why_left = item->why_left,
-            .bytes_before = added ? 0 : item->source->entry->size, .bytes_after = nib_stored_bytes(stored),
-            .sqnr_db = dry_run ? 0 : item->sqnr_db, .max_error = dry_run ? 0 : item->max_error,
+            .name = stored->name,
+            .scheme = scheme.data ? scheme.data : "",
+            .why_left = item->why_left,
+            .bytes_before = added ? 0 : item->source->entry->size,
+            .bytes_after = nib_stored_bytes(stored),
+            .sqnr_db = dry_run ? 0 : item->sqnr_db,
+            .max_error = dry_run ? 0 : item->max_error,
             .weights = nib_stored_count(stored),
         };
         r->bytes_before += row.bytes_before;
         r->bytes_after += row.bytes_after;
-        if (stored->layout) r->quantized++;
-        else if (item->matrix) r->left++;
+        if (stored->layout)
+            r->quantized++;
+        else if (item->matrix)
+            r->left++;
         if (r->row && (stored->layout || item->matrix)) r->row(r->user, &row);
         nib_text_free(&scheme);
     }

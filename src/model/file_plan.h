@@ -7,11 +7,11 @@
 #include "io/manifest.h"
 #include "model/stream.h"
 
-typedef struct nib_file_item {         /* beside manifest.items[i] */
+typedef struct nib_file_item { /* beside manifest.items[i] */
     const nib_checkpoint_tensor *source;
-    const char *kind;                  /* "linear", "experts" */
-    bool matrix;                       /* reported when left */
-    char *why_left;                    /* NULL: quantized, or nothing to say */
+    const char *kind; /* "linear", "experts" */
+    bool matrix;      /* reported when left */
+    char *why_left;   /* NULL: quantized, or nothing to say */
     /* filled by the work */
     bool done;
     unsigned char sha256[32];
@@ -23,12 +23,12 @@ typedef struct nib_file_plan {
     nib_ctx *ctx;
     nib_mem *mem;
     nib_checkpoint *source;
-    json_t *config;                    /* config.json as it will be written; NULL: there is none */
-    char *config_text;                 /* as it was */
-    bool unties_head;                  /* lm_head.weight is made from the embedding */
+    json_t *config;    /* config.json as it will be written; NULL: there is none */
+    char *config_text; /* as it was */
+    bool unties_head;  /* lm_head.weight is made from the embedding */
     nib_selection selection;
     nib_nonfinite nonfinite;
-    nib_manifest manifest;             /* of what is written; no format: all of it float */
+    nib_manifest manifest; /* of what is written; no format: all of it float */
     nib_file_item *items;
     size_t items_room;
 } nib_file_plan;
@@ -38,21 +38,23 @@ typedef struct nib_file_plan {
 nib_status nib_file_plan_open(nib_ctx *ctx, const char *from, const nib_rule *rules, size_t nrules,
                               const nib_select *select, const nib_file_options *options,
                               nib_file_plan *out);
-void       nib_file_plan_close(nib_file_plan *plan);
+void nib_file_plan_close(nib_file_plan *plan);
 
 /* What is known of a weight before the format is chosen. */
 typedef struct nib_draft {
     const char *name;
-    nib_dtype dtype; nib_shape shape;  /* of the float weight */
-    size_t shard;                      /* file that it goes to */
+    nib_dtype dtype;
+    nib_shape shape; /* of the float weight */
+    size_t shard;    /* file that it goes to */
     bool quantized;
-    const nib_config *config;          /* NULL with `quantized`: not known */
+    const nib_config *config; /* NULL with `quantized`: not known */
     nib_qdesc desc;
 } nib_draft;
 
 /* Fill plan->manifest with the drafts, in the format that was asked for or that of the schemes, and
  * set plan->config's "quantization_config". Needs mem and config. */
-nib_status nib_file_plan_fill(nib_file_plan *plan, const nib_draft *drafts, size_t count, const char *format);
+nib_status nib_file_plan_fill(nib_file_plan *plan, const nib_draft *drafts, size_t count,
+                              const char *format);
 
 /* Totals into the report that the caller gave, and a row for each matrix. */
 void nib_file_plan_report(const nib_file_plan *plan, bool dry_run);

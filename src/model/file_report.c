@@ -35,12 +35,14 @@ static json_t *row_of(const nib_file_plan *plan, size_t i) {
         nib_mem_strfree(plan->mem, scheme);
         failed |= json_object_set_new(row, "layout", json_string(stored->layout->name));
         /* JSON has no infinity: a weight that came through exactly has no noise to tell of. */
-        failed |= json_object_set_new(row, "sqnr_db", isfinite(item->sqnr_db) ? json_real(item->sqnr_db) : json_null());
+        failed |= json_object_set_new(
+            row, "sqnr_db", isfinite(item->sqnr_db) ? json_real(item->sqnr_db) : json_null());
         failed |= json_object_set_new(row, "max_error", json_real(item->max_error));
     } else if (item->matrix && item->why_left) {
         failed |= json_object_set_new(row, "why_left", json_string(item->why_left));
     }
-    if (item->nonfinite) failed |= json_object_set_new(row, "nonfinite", json_integer(item->nonfinite));
+    if (item->nonfinite)
+        failed |= json_object_set_new(row, "nonfinite", json_integer(item->nonfinite));
     if (!failed) return row;
     json_decref(row);
     return NULL;
@@ -52,7 +54,8 @@ static json_t *rules_of(const nib_file_plan *plan) {
     for (size_t i = 0; i < plan->selection.nrules && ok; i++) {
         const nib_rule *rule = &plan->selection.rules[i];
         char *scheme = nib_config_text(plan->mem, rule->config);
-        ok = scheme && json_array_append_new(rules, json_pack("{s:s, s:s}", "glob", rule->glob ? rule->glob : "*",
+        ok = scheme && json_array_append_new(rules, json_pack("{s:s, s:s}", "glob",
+                                                              rule->glob ? rule->glob : "*",
                                                               "scheme", scheme)) == 0;
         nib_mem_strfree(plan->mem, scheme);
     }
@@ -62,7 +65,7 @@ static json_t *rules_of(const nib_file_plan *plan) {
 }
 
 nib_status nib_file_report_text(const nib_file_plan *plan, nib_text *out) {
-    static const char *const nonfinite[] = { "error", "keep", "zero" };
+    static const char *const nonfinite[] = {"error", "keep", "zero"};
     size_t before = 0, after = 0, weights = 0, bits = 0;
     int quantized = 0, left = 0;
     json_t *tensors = json_array();
@@ -81,15 +84,15 @@ nib_status nib_file_report_text(const nib_file_plan *plan, nib_text *out) {
         ok = json_array_append_new(tensors, row_of(plan, i)) == 0;
     }
     const nib_select *s = &plan->selection.select;
-    json_t *root = json_pack("{s:i, s:s, s:s, s:s, s:o, s:{s:s?, s:s?, s:b, s:b, s:s}, "
-                             "s:{s:i, s:i, s:I, s:I, s:f}, s:o}",
-                             "version", 1, "nibble", nib_version(), "source", plan->source->path, "format",
-                             plan->manifest.format->name, "rules", rules_of(plan), "options", "include",
-                             s->include, "exclude", s->exclude, "head", s->head, "leave_unfit", s->leave_unfit,
-                             "nonfinite", nonfinite[plan->nonfinite], "totals", "quantized", quantized, "left",
-                             left, "bytes_before", (json_int_t)before, "bytes_after", (json_int_t)after,
-                             "bits_per_weight", weights ? (double)bits / (double)weights : 0.0, "tensors",
-                             tensors);
+    json_t *root = json_pack(
+        "{s:i, s:s, s:s, s:s, s:o, s:{s:s?, s:s?, s:b, s:b, s:s}, "
+        "s:{s:i, s:i, s:I, s:I, s:f}, s:o}",
+        "version", 1, "nibble", nib_version(), "source", plan->source->path, "format",
+        plan->manifest.format->name, "rules", rules_of(plan), "options", "include", s->include,
+        "exclude", s->exclude, "head", s->head, "leave_unfit", s->leave_unfit, "nonfinite",
+        nonfinite[plan->nonfinite], "totals", "quantized", quantized, "left", left, "bytes_before",
+        (json_int_t)before, "bytes_after", (json_int_t)after, "bits_per_weight",
+        weights ? (double)bits / (double)weights : 0.0, "tensors", tensors);
     ok = ok && root;
     const nib_status status = ok ? nib_json_text(root, JSON_INDENT(1) | JSON_REAL_PRECISION(9), out)
                                  : NIB_RAISE(NIB_E_MEMORY, "no memory for quant_report.json");

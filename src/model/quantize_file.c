@@ -22,11 +22,11 @@ typedef struct work {
     nib_file_plan plan;
     nib_checkpoint_writer *out;
     const nib_file_item *item;
-    size_t first;                      /* index in the shard of the item's first part */
+    size_t first; /* index in the shard of the item's first part */
     double done, total;
-    bool single;                       /* one .safetensors file: no note, no other files */
-    bool same_boot;                    /* what was written and not synced is still there */
-    bool unlike;                       /* the work to be resumed is another one */
+    bool single;    /* one .safetensors file: no note, no other files */
+    bool same_boot; /* what was written and not synced is still there */
+    bool unlike;    /* the work to be resumed is another one */
     int64_t noted_ns;
 } work;
 
@@ -47,10 +47,18 @@ static nib_status step(void *user, size_t bytes) {
 }
 
 static nib_status quantize_item(work *w, const nib_stored *stored, nib_file_item *item) {
-    nib_stream s = { .ctx = w->ctx, .config = stored->config, .layout = stored->layout, .desc = stored->desc,
-                     .site = { item->kind, stored->name, stored->shape, stored->dtype },
-                     .nonfinite = w->plan.nonfinite, .read = read_source, .put = put_part, .step = step,
-                     .user = w, .digest = true, .measure = true };
+    nib_stream s = {.ctx = w->ctx,
+                    .config = stored->config,
+                    .layout = stored->layout,
+                    .desc = stored->desc,
+                    .site = {item->kind, stored->name, stored->shape, stored->dtype},
+                    .nonfinite = w->plan.nonfinite,
+                    .read = read_source,
+                    .put = put_part,
+                    .step = step,
+                    .user = w,
+                    .digest = true,
+                    .measure = true};
     if (nib_stream_run(&s) < NIB_OK) {
         nib_error_at(nib_checkpoint_file(w->plan.source, item->source->shard), stored->name, -1);
         return nib_last_error()->status;
@@ -66,11 +74,11 @@ static nib_status quantize_item(work *w, const nib_stored *stored, nib_file_item
 typedef struct pass {
     const work *w;
     struct sha256_ctx *sha;
-    unsigned char *now, *next;             /* COPY_BYTES each */
+    unsigned char *now, *next; /* COPY_BYTES each */
     size_t at, size, next_size;
     bool put;
     nib_status status[3];
-    nib_error error[3];                    /* of the thread that failed */
+    nib_error error[3]; /* of the thread that failed */
 } pass;
 
 static void pass_tasks(void *user, int64_t begin, int64_t end) {
@@ -125,7 +133,8 @@ static nib_status check_unchanged(work *w, const nib_stored *stored, const nib_f
     NIB_TRY(pass_through(w, buffer, false, now));
     if (memcmp(now, item->sha256, sizeof now) == 0) return NIB_OK;
     w->unlike = true;
-    NIB_RAISE(NIB_E_ARGUMENT, "this weight has changed since the work was begun; overwrite it (--force) instead of resuming");
+    NIB_RAISE(NIB_E_ARGUMENT, "this weight has changed since the work was begun; overwrite it "
+                              "(--force) instead of resuming");
     return nib_error_at(nib_checkpoint_file(w->plan.source, item->source->shard), stored->name, -1);
 }
 
@@ -133,7 +142,7 @@ static nib_status note(work *w, bool now) {
     enum { SECONDS = 2 };
     const int64_t time = nib_now_ns();
     if (w->single || (!now && time - w->noted_ns < (int64_t)SECONDS * 1000000000)) return NIB_OK;
-    nib_text text = { .mem = w->plan.mem };
+    nib_text text = {.mem = w->plan.mem};
     nib_status status = nib_resume_text(&w->plan, &text);
     if (status >= NIB_OK) status = nib_checkpoint_writer_note(w->out, text.data, text.length);
     nib_text_free(&text);
@@ -156,9 +165,11 @@ static nib_status write_shard(work *w, size_t shard, unsigned char *buffer) {
     nib_file_plan *plan = &w->plan;
     nib_shard_plan about;
     NIB_TRY(nib_shard_plan_open(plan, shard, &about));
-    const nib_safetensors_plan whole = { about.planned, about.count, about.metadata.pairs, about.metadata.count };
+    const nib_safetensors_plan whole = {about.planned, about.count, about.metadata.pairs,
+                                        about.metadata.count};
     nib_shard_state state;
-    nib_status status = nib_checkpoint_writer_begin(w->out, nib_shard_plan_name(plan, shard), &whole, &state);
+    nib_status status =
+        nib_checkpoint_writer_begin(w->out, nib_shard_plan_name(plan, shard), &whole, &state);
     nib_shard_plan_close(&about);
     w->first = 0;
     for (size_t i = 0; i < plan->manifest.count && status >= NIB_OK; i++) {
@@ -172,7 +183,8 @@ static nib_status write_shard(work *w, size_t shard, unsigned char *buffer) {
             for (int k = 0; k < stored->nparts + stored->nconstants && status >= NIB_OK; k++)
                 status = nib_checkpoint_writer_keep(w->out, w->first + (size_t)k);
         } else {
-            status = stored->layout ? quantize_item(w, stored, item) : pass_through(w, buffer, true, item->sha256);
+            status = stored->layout ? quantize_item(w, stored, item)
+                                    : pass_through(w, buffer, true, item->sha256);
             if (status >= NIB_OK) status = nib_shard_plan_constants(stored, w->first, w->out);
             item->done = status >= NIB_OK;
             if (status >= NIB_OK) status = note(w, false);
@@ -184,18 +196,22 @@ static nib_status write_shard(work *w, size_t shard, unsigned char *buffer) {
 }
 
 static nib_status write_report(work *w) {
-    nib_text text = { .mem = w->plan.mem };
+    nib_text text = {.mem = w->plan.mem};
     nib_status status = nib_file_report_text(&w->plan, &text);
-    if (status >= NIB_OK) status = nib_checkpoint_writer_file(w->out, "quant_report.json", text.data, text.length);
+    if (status >= NIB_OK)
+        status = nib_checkpoint_writer_file(w->out, "quant_report.json", text.data, text.length);
     nib_text_free(&text);
     return status;
 }
 
 static nib_status do_work(work *w, const char *to, const nib_file_options *options, size_t need) {
     const nib_file_plan *plan = &w->plan;
-    const nib_checkpoint_output output = { .path = to, .input = plan->source, .stem = plan->source->stem,
-                                           .need = need, .overwrite = options->overwrite,
-                                           .resume = options->resume };
+    const nib_checkpoint_output output = {.path = to,
+                                          .input = plan->source,
+                                          .stem = plan->source->stem,
+                                          .need = need,
+                                          .overwrite = options->overwrite,
+                                          .resume = options->resume};
     w->out = nib_checkpoint_writer_open(plan->mem, &output);
     if (!w->out) return nib_last_error()->status;
     unsigned char *buffer = nib_mem_alloc(plan->mem, 2 * COPY_BYTES);
@@ -204,30 +220,32 @@ static nib_status do_work(work *w, const char *to, const nib_file_options *optio
         status = read_note(w);
         w->unlike = status < NIB_OK;
     }
-    for (size_t i = 0; i < plan->source->shard_count && status >= NIB_OK; i++) status = write_shard(w, i, buffer);
+    for (size_t i = 0; i < plan->source->shard_count && status >= NIB_OK; i++)
+        status = write_shard(w, i, buffer);
     nib_mem_free(plan->mem, buffer, 2 * COPY_BYTES);
     if (status >= NIB_OK && !w->single) status = write_report(w);
     if (status >= NIB_OK && !w->single) status = nib_shard_plan_texts(plan, w->out);
     if (status >= NIB_OK) return nib_checkpoint_writer_finish(w->out);
     const nib_error cause = *nib_last_error();
     if (w->unlike)
-        nib_checkpoint_writer_leave(w->out);   /* not ours to throw away: it can still be finished */
+        nib_checkpoint_writer_leave(w->out); /* not ours to throw away: it can still be finished */
     else
         nib_checkpoint_writer_abort(w->out);
     nib_error_restore(&cause);
     return status;
 }
 
-nib_status nib_quantize_file(nib_ctx *ctx, const char *from, const char *to, const nib_rule *rules, size_t n,
-                             const nib_select *select, const nib_file_options *options) {
-    nib_file_options o = { 0 };
+nib_status nib_quantize_file(nib_ctx *ctx, const char *from, const char *to, const nib_rule *rules,
+                             size_t n, const nib_select *select, const nib_file_options *options) {
+    nib_file_options o = {0};
     if (options) {
         const size_t given = options->size && options->size < sizeof o ? options->size : sizeof o;
         memcpy(&o, options, given);
     }
     if (!ctx || !from || (!to && !o.dry_run))
-        return NIB_RAISE(NIB_E_ARGUMENT, "quantizing a file needs a context, a source and a destination");
-    work w = { .ctx = ctx };
+        return NIB_RAISE(NIB_E_ARGUMENT,
+                         "quantizing a file needs a context, a source and a destination");
+    work w = {.ctx = ctx};
     NIB_TRY(nib_file_plan_open(ctx, from, rules, n, select, &o, &w.plan));
     size_t weights = 0, index = 0, config = 0;
     w.single = to && nib_text_ends(to, ".safetensors");
@@ -235,7 +253,8 @@ nib_status nib_quantize_file(nib_ctx *ctx, const char *from, const char *to, con
     w.total = (double)w.plan.source->payload;
     nib_status status = NIB_OK;
     if (w.single && w.plan.manifest.format->side_file) {
-        NIB_RAISE(NIB_E_UNSUPPORTED, "format %s keeps a further file beside the weights; name a folder, or use native",
+        NIB_RAISE(NIB_E_UNSUPPORTED,
+                  "format %s keeps a further file beside the weights; name a folder, or use native",
                   w.plan.manifest.format->name);
         status = nib_error_at(to, NULL, -1);
     }

@@ -17,11 +17,12 @@ static void boot_id(nib_mem *mem, char id[64]) {
     const nib_error before = *nib_last_error();
     size_t size = 0;
     char *text = nib_path_look(path, true, &kind) >= NIB_OK && kind == NIB_PATH_FILE
-                     ? nib_file_read_whole(mem, path, 4096, &size) : NULL;
+                     ? nib_file_read_whole(mem, path, 4096, &size)
+                     : NULL;
     if (text && size < 64) memcpy(id, text, size + 1);
     if (text) nib_mem_free(mem, text, size + 1);
     id[strcspn(id, "\n")] = '\0';
-    nib_error_restore(&before);        /* not to know is no failure */
+    nib_error_restore(&before); /* not to know is no failure */
 }
 
 /* What must be the same for work to go on: version, options, and every tensor with its scheme. */
@@ -30,7 +31,7 @@ static json_t *fingerprint(const nib_file_plan *plan) {
     bool ok = tensors != NULL;
     for (size_t i = 0; i < plan->manifest.count && ok; i++) {
         const nib_stored *stored = &plan->manifest.items[i];
-        nib_text text = { .mem = plan->mem };
+        nib_text text = {.mem = plan->mem};
         nib_text_format(&text, "%s %zu ", stored->name, plan->items[i].source->entry->size);
         if (stored->layout) nib_config_print(stored->config, &text);
         ok = !text.failed && json_array_append_new(tensors, json_string(text.data)) == 0;
@@ -40,8 +41,9 @@ static json_t *fingerprint(const nib_file_plan *plan) {
         json_decref(tensors);
         return NULL;
     }
-    return json_pack("{s:s, s:s, s:i, s:o}", "nibble", nib_version(), "format", plan->manifest.format->name,
-                     "nonfinite", (int)plan->nonfinite, "tensors", tensors);
+    return json_pack("{s:s, s:s, s:i, s:o}", "nibble", nib_version(), "format",
+                     plan->manifest.format->name, "nonfinite", (int)plan->nonfinite, "tensors",
+                     tensors);
 }
 
 nib_status nib_resume_text(const nib_file_plan *plan, nib_text *out) {
@@ -56,12 +58,14 @@ nib_status nib_resume_text(const nib_file_plan *plan, nib_text *out) {
         for (int k = 0; k < 32; k++) json_array_append_new(digest, json_integer(item->sha256[k]));
         ok = json_object_set_new(done, plan->manifest.items[i].name,
                                  json_pack("{s:o, s:f, s:f, s:I}", "sha256", digest, "sqnr_db",
-                                           isfinite(item->sqnr_db) ? item->sqnr_db : -1.0, "max_error",
-                                           item->max_error, "nonfinite", (json_int_t)item->nonfinite)) == 0;
+                                           isfinite(item->sqnr_db) ? item->sqnr_db : -1.0,
+                                           "max_error", item->max_error, "nonfinite",
+                                           (json_int_t)item->nonfinite)) == 0;
     }
     json_t *root = json_pack("{s:s, s:o?, s:o?}", "boot", boot, "from", made_from, "done", done);
-    nib_status status = ok && root ? nib_json_text(root, JSON_COMPACT | JSON_REAL_PRECISION(17), out)
-                                   : NIB_RAISE(NIB_E_MEMORY, "no memory for the resume note");
+    nib_status status = ok && root
+                            ? nib_json_text(root, JSON_COMPACT | JSON_REAL_PRECISION(17), out)
+                            : NIB_RAISE(NIB_E_MEMORY, "no memory for the resume note");
     if (root) json_decref(root);
     return status;
 }
@@ -91,8 +95,9 @@ nib_status nib_resume_read(nib_file_plan *plan, const char *text, size_t size, b
     if (status >= NIB_OK) status = nib_json_object(root, "done", true, &done);
     if (status >= NIB_OK) status = nib_json_string(root, "boot", true, &then);
     if (status >= NIB_OK && !json_equal(from, now))
-        status = NIB_RAISE(NIB_E_ARGUMENT, "the unfinished work was begun with other options, another version or "
-                                           "another source; finish it with those, or overwrite it (--force)");
+        status = NIB_RAISE(NIB_E_ARGUMENT,
+                           "the unfinished work was begun with other options, another version or "
+                           "another source; finish it with those, or overwrite it (--force)");
     for (size_t i = 0; i < plan->manifest.count && status >= NIB_OK; i++) {
         const json_t *row = json_object_get(done, plan->manifest.items[i].name);
         if (row) status = read_done(&plan->items[i], row);

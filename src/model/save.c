@@ -22,14 +22,14 @@ enum { COPY_BYTES = 1 << 20 };
 typedef struct save {
     const nib_model *model;
     const nib_checkpoint *source;
-    nib_manifest stored;               /* what the source holds, read anew: a model that runs lets it go */
+    nib_manifest stored; /* what the source holds, read anew: a model that runs lets it go */
     nib_file_plan plan;
     nib_checkpoint_writer *out;
     nib_draft *drafts;
-    const nib_tensor **tensors;        /* beside drafts; NULL: only in the file */
+    const nib_tensor **tensors; /* beside drafts; NULL: only in the file */
     size_t count, room;
     bool untied;
-    size_t first;                      /* index in the shard of the item's first part */
+    size_t first; /* index in the shard of the item's first part */
     double done, total;
 } save;
 
@@ -49,8 +49,13 @@ static nib_status add(save *s, const char *name, const nib_tensor *t, size_t sha
         return nib_error_at(NULL, name, -1);
     }
     s->tensors[s->count] = t;
-    s->drafts[s->count++] = (nib_draft){ .name = name, .dtype = t->dtype, .shape = t->shape, .shard = shard,
-                                         .quantized = t->layout != NULL, .config = t->config, .desc = t->desc };
+    s->drafts[s->count++] = (nib_draft){.name = name,
+                                        .dtype = t->dtype,
+                                        .shape = t->shape,
+                                        .shard = shard,
+                                        .quantized = t->layout != NULL,
+                                        .config = t->config,
+                                        .desc = t->desc};
     return NIB_OK;
 }
 
@@ -58,21 +63,23 @@ static nib_status add_stored(save *s, const nib_stored *item) {
     const nib_tensor *t = parameter(s->model, item->name);
     if (t) return add(s, item->name, t, item->shard);
     if (item->layout) {
-        NIB_RAISE(NIB_E_UNSUPPORTED, "this quantized weight of %s is none of the model's; it cannot be saved",
+        NIB_RAISE(NIB_E_UNSUPPORTED,
+                  "this quantized weight of %s is none of the model's; it cannot be saved",
                   s->source->path);
         return nib_error_at(NULL, item->name, -1);
     }
-    s->drafts[s->count++] = (nib_draft){ .name = item->name, .dtype = item->dtype, .shape = item->shape,
-                                         .shard = item->shard };
+    s->drafts[s->count++] = (nib_draft){
+        .name = item->name, .dtype = item->dtype, .shape = item->shape, .shard = item->shard};
     return NIB_OK;
 }
 
 /* A head or table that was tied, and got a weight of its own since, goes where the other lies. */
 static nib_status add_untied(save *s) {
-    static const char *const names[] = { NIB_TIED_HEAD, NIB_TIED_TABLE };
+    static const char *const names[] = {NIB_TIED_HEAD, NIB_TIED_TABLE};
     for (int i = 0; i < 2; i++) {
         const nib_stored *other = nib_manifest_find(&s->stored, names[1 - i]);
-        const nib_tensor *t = parameter(s->model, names[i]), *twin = parameter(s->model, names[1 - i]);
+        const nib_tensor *t = parameter(s->model, names[i]),
+                         *twin = parameter(s->model, names[1 - i]);
         if (!t || !twin || !other || nib_manifest_find(&s->stored, names[i])) continue;
         if (nib_tensor_data(t) == nib_tensor_data(twin)) continue;
         NIB_TRY(add(s, names[i], t, other->shard));
@@ -81,29 +88,35 @@ static nib_status add_untied(save *s) {
     return NIB_OK;
 }
 
-static nib_status look(void *user, const char *dotted, nib_module *owner, const char *name, nib_tensor *t) {
+static nib_status look(void *user, const char *dotted, nib_module *owner, const char *name,
+                       nib_tensor *t) {
     const save *s = user;
     (void)owner;
     (void)name;
     (void)t;
-    if (nib_manifest_find(&s->stored, dotted) || strcmp(dotted, NIB_TIED_HEAD) == 0 || strcmp(dotted, NIB_TIED_TABLE) == 0)
+    if (nib_manifest_find(&s->stored, dotted) || strcmp(dotted, NIB_TIED_HEAD) == 0 ||
+        strcmp(dotted, NIB_TIED_TABLE) == 0)
         return NIB_OK;
-    NIB_RAISE(NIB_E_UNSUPPORTED, "%s has no such weight, so that nothing says which file it belongs to", s->source->path);
+    NIB_RAISE(NIB_E_UNSUPPORTED,
+              "%s has no such weight, so that nothing says which file it belongs to",
+              s->source->path);
     return nib_error_at(NULL, dotted, -1);
 }
 
 /* config.json names the dtype of the floats; another one may have been asked for when loading. */
 static nib_status set_config(save *s) {
-    static const char *const keys[] = { "torch_dtype", "dtype" };
+    static const char *const keys[] = {"torch_dtype", "dtype"};
     json_t *config = s->plan.config;
     int failed = 0;
     if (s->untied) failed |= json_object_set_new(config, "tie_word_embeddings", json_false());
     for (size_t i = 0; i < s->count; i++) {
         const nib_stored *item = nib_manifest_find(&s->stored, s->drafts[i].name);
-        if (!item || item->layout || s->drafts[i].quantized || item->dtype == s->drafts[i].dtype) continue;
+        if (!item || item->layout || s->drafts[i].quantized || item->dtype == s->drafts[i].dtype)
+            continue;
         for (int k = 0; k < 2; k++)
             if (json_is_string(json_object_get(config, keys[k])))
-                failed |= json_object_set_new(config, keys[k], json_string(nib_dtype_torch_name(s->drafts[i].dtype)));
+                failed |= json_object_set_new(
+                    config, keys[k], json_string(nib_dtype_torch_name(s->drafts[i].dtype)));
         break;
     }
     return failed ? NIB_RAISE(NIB_E_MEMORY, "no memory for config.json") : NIB_OK;
@@ -167,8 +180,11 @@ static nib_status copy_from_file(save *s, const char *name) {
 
 static nib_status put_item(save *s, const nib_stored *item, const nib_tensor *t) {
     if (!t) return copy_from_file(s, item->name);
-    if (!t->layout) return nib_checkpoint_writer_put(s->out, s->first, nib_tensor_data(t), nib_tensor_bytes(t), 0);
-    nib_stream stream = { .ctx = s->plan.ctx, .layout = item->layout, .desc = item->desc, .put = put_part, .user = s };
+    if (!t->layout)
+        return nib_checkpoint_writer_put(s->out, s->first, nib_tensor_data(t), nib_tensor_bytes(t),
+                                         0);
+    nib_stream stream = {
+        .ctx = s->plan.ctx, .layout = item->layout, .desc = item->desc, .put = put_part, .user = s};
     NIB_TRY(nib_stream_repack(&stream, t));
     return nib_shard_plan_constants(item, s->first, s->out);
 }
@@ -178,8 +194,10 @@ static nib_status write_shard(save *s, size_t shard) {
     nib_shard_plan about;
     nib_shard_state state;
     NIB_TRY(nib_shard_plan_open(&s->plan, shard, &about));
-    const nib_safetensors_plan whole = { about.planned, about.count, about.metadata.pairs, about.metadata.count };
-    nib_status status = nib_checkpoint_writer_begin(s->out, nib_shard_plan_name(&s->plan, shard), &whole, &state);
+    const nib_safetensors_plan whole = {about.planned, about.count, about.metadata.pairs,
+                                        about.metadata.count};
+    nib_status status =
+        nib_checkpoint_writer_begin(s->out, nib_shard_plan_name(&s->plan, shard), &whole, &state);
     nib_shard_plan_close(&about);
     s->first = 0;
     for (size_t i = 0; i < manifest->count && status >= NIB_OK; i++) {
@@ -197,13 +215,17 @@ static nib_status write_all(save *s, const char *path) {
     size_t weights = 0, index = 0, config = 0;
     NIB_TRY(nib_shard_plan_predict(&s->plan, &weights, &index, &config));
     s->total = (double)weights;
-    const nib_checkpoint_output output = { .path = path, .input = s->source, .stem = s->source->stem,
-                                           .need = weights + index + config };
+    const nib_checkpoint_output output = {.path = path,
+                                          .input = s->source,
+                                          .stem = s->source->stem,
+                                          .need = weights + index + config};
     s->out = nib_checkpoint_writer_open(s->plan.mem, &output);
     if (!s->out) return nib_last_error()->status;
     nib_status status = NIB_OK;
-    for (size_t i = 0; i < s->source->shard_count && status >= NIB_OK; i++) status = write_shard(s, i);
-    if (status >= NIB_OK && !nib_text_ends(path, ".safetensors")) status = nib_shard_plan_texts(&s->plan, s->out);
+    for (size_t i = 0; i < s->source->shard_count && status >= NIB_OK; i++)
+        status = write_shard(s, i);
+    if (status >= NIB_OK && !nib_text_ends(path, ".safetensors"))
+        status = nib_shard_plan_texts(&s->plan, s->out);
     if (status >= NIB_OK) return nib_checkpoint_writer_finish(s->out);
     const nib_error cause = *nib_last_error();
     nib_checkpoint_writer_abort(s->out);
@@ -215,15 +237,18 @@ nib_status nib_model_save(const nib_model *model, const char *path, const char *
     if (!model) return nib_last_error()->status;
     if (!path) return NIB_RAISE(NIB_E_ARGUMENT, "no path to save the model to");
     nib_mem *mem = nib_ctx_mem(model->ctx);
-    save s = { .model = model, .source = nib_weights_checkpoint(model->weights), .stored = { .mem = mem } };
-    s.plan = (nib_file_plan){ .ctx = model->ctx, .mem = mem, .manifest = { .mem = mem },
-                              .source = (nib_checkpoint *)(uintptr_t)s.source };
+    save s = {
+        .model = model, .source = nib_weights_checkpoint(model->weights), .stored = {.mem = mem}};
+    s.plan = (nib_file_plan){.ctx = model->ctx,
+                             .mem = mem,
+                             .manifest = {.mem = mem},
+                             .source = (nib_checkpoint *)(uintptr_t)s.source};
     nib_status status = make_plan(&s, format);
     if (status >= NIB_OK) status = write_all(&s, path);
     nib_mem_free(mem, s.drafts, s.room * sizeof *s.drafts);
     nib_mem_free(mem, s.tensors, s.room * sizeof *s.tensors);
     nib_manifest_free(&s.stored);
-    s.plan.source = NULL;              /* the model's own */
+    s.plan.source = NULL; /* the model's own */
     nib_file_plan_close(&s.plan);
     return status;
 }

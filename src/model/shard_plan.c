@@ -17,14 +17,17 @@ static int by_text(const void *a, const void *b) {
 
 /* What a format says of its tensors, in a source that is quantized: not true of what is written. */
 static bool of_a_format(const nib_file_plan *plan, const nib_safetensors_pair *pair) {
-    static const char *const keys[] = { "tensor_names", "nibble" };
+    static const char *const keys[] = {"tensor_names", "nibble"};
     for (int i = 0; i < 2; i++)
         if (strcmp(pair->key, keys[i]) == 0) return true;
-    return strncmp(pair->value, "{\"_type\"", 8) == 0 || nib_manifest_find(&plan->manifest, pair->key);
+    return strncmp(pair->value, "{\"_type\"", 8) == 0 ||
+           nib_manifest_find(&plan->manifest, pair->key);
 }
 
-/* All else that the source's file says of itself goes along, such as the other name of tied weights. */
-static nib_status carry_metadata(const nib_file_plan *plan, const nib_safetensors *source, nib_metadata_list *out) {
+/* All else that the source's file says of itself goes along, such as the other name of tied
+ * weights. */
+static nib_status carry_metadata(const nib_file_plan *plan, const nib_safetensors *source,
+                                 nib_metadata_list *out) {
     const size_t count = out->count;
     const char **keys = nib_mem_alloc_array(plan->mem, count, sizeof *keys);
     if (!keys) return nib_last_error()->status;
@@ -41,27 +44,31 @@ static nib_status carry_metadata(const nib_file_plan *plan, const nib_safetensor
 }
 
 nib_status nib_shard_plan_open(const nib_file_plan *plan, size_t shard, nib_shard_plan *out) {
-    *out = (nib_shard_plan){ .mem = plan->mem, .metadata = { .mem = plan->mem } };
+    *out = (nib_shard_plan){.mem = plan->mem, .metadata = {.mem = plan->mem}};
     for (size_t i = 0; i < plan->manifest.count; i++)
         if (plan->manifest.items[i].shard == shard)
-            out->room += (size_t)plan->manifest.items[i].nparts + (size_t)plan->manifest.items[i].nconstants;
+            out->room +=
+                (size_t)plan->manifest.items[i].nparts + (size_t)plan->manifest.items[i].nconstants;
     out->planned = nib_mem_alloc_array(plan->mem, out->room, sizeof *out->planned);
     if (!out->planned) return nib_last_error()->status;
     for (size_t i = 0; i < plan->manifest.count; i++) {
         const nib_stored *item = &plan->manifest.items[i];
         for (int k = 0; item->shard == shard && k < item->nparts; k++)
-            out->planned[out->count++] = (nib_safetensors_planned){ item->parts[k].name, item->parts[k].part.dtype,
-                                                                    item->parts[k].part.shape };
+            out->planned[out->count++] = (nib_safetensors_planned){
+                item->parts[k].name, item->parts[k].part.dtype, item->parts[k].part.shape};
         for (int k = 0; item->shard == shard && k < item->nconstants; k++)
-            out->planned[out->count++] = (nib_safetensors_planned){ item->constants[k].name, item->constants[k].dtype,
-                                                                    { 0 } };
+            out->planned[out->count++] =
+                (nib_safetensors_planned){item->constants[k].name, item->constants[k].dtype, {0}};
     }
     const nib_format *format = plan->manifest.format;
     nib_status status = format ? format->metadata(&plan->manifest, shard, &out->metadata)
                                : nib_metadata_add(&out->metadata, "format", "pt");
-    if (status >= NIB_OK) status = carry_metadata(plan, plan->source->shards[shard].file, &out->metadata);
-    const nib_safetensors_plan whole = { out->planned, out->count, out->metadata.pairs, out->metadata.count };
-    if (status >= NIB_OK) status = nib_safetensors_plan_size(plan->mem, &whole, &out->size, &out->payload);
+    if (status >= NIB_OK)
+        status = carry_metadata(plan, plan->source->shards[shard].file, &out->metadata);
+    const nib_safetensors_plan whole = {out->planned, out->count, out->metadata.pairs,
+                                        out->metadata.count};
+    if (status >= NIB_OK)
+        status = nib_safetensors_plan_size(plan->mem, &whole, &out->size, &out->payload);
     if (status < NIB_OK) nib_shard_plan_close(out);
     return status;
 }
@@ -69,14 +76,15 @@ nib_status nib_shard_plan_open(const nib_file_plan *plan, size_t shard, nib_shar
 void nib_shard_plan_close(nib_shard_plan *s) {
     nib_mem_free(s->mem, s->planned, s->room * sizeof *s->planned);
     nib_metadata_free(&s->metadata);
-    *s = (nib_shard_plan){ .mem = s->mem };
+    *s = (nib_shard_plan){.mem = s->mem};
 }
 
 nib_status nib_shard_plan_index(const nib_file_plan *plan, nib_text *out) {
     if (!plan->source->index_path) return NIB_OK;
     size_t count = 0, k = 0, total = 0;
     for (size_t i = 0; i < plan->manifest.count; i++)
-        count += (size_t)plan->manifest.items[i].nparts + (size_t)plan->manifest.items[i].nconstants;
+        count +=
+            (size_t)plan->manifest.items[i].nparts + (size_t)plan->manifest.items[i].nconstants;
     const char **names = nib_mem_alloc_array(plan->mem, count, 2 * sizeof *names);
     if (!names) return nib_last_error()->status;
     const char **files = names + count;
@@ -101,7 +109,7 @@ nib_status nib_shard_plan_index(const nib_file_plan *plan, nib_text *out) {
 
 nib_status nib_shard_plan_predict(const nib_file_plan *plan, size_t *weights, size_t *index,
                                   size_t *config) {
-    nib_text text = { .mem = plan->mem };
+    nib_text text = {.mem = plan->mem};
     *weights = 0;
     for (size_t i = 0; i < plan->source->shard_count; i++) {
         nib_shard_plan shard;
@@ -112,13 +120,15 @@ nib_status nib_shard_plan_predict(const nib_file_plan *plan, size_t *weights, si
     nib_status status = nib_shard_plan_index(plan, &text);
     *index = text.length;
     nib_text_free(&text);
-    if (status >= NIB_OK && plan->config) status = nib_file_config_text(plan->config_text, plan->config, &text);
+    if (status >= NIB_OK && plan->config)
+        status = nib_file_config_text(plan->config_text, plan->config, &text);
     *config = text.length;
     nib_text_free(&text);
     return status;
 }
 
-nib_status nib_shard_plan_constants(const nib_stored *item, size_t first, nib_checkpoint_writer *out) {
+nib_status nib_shard_plan_constants(const nib_stored *item, size_t first,
+                                    nib_checkpoint_writer *out) {
     for (int k = 0; k < item->nconstants; k++) {
         const nib_stored_constant *c = &item->constants[k];
         NIB_TRY(nib_checkpoint_writer_put(out, first + (size_t)(item->nparts + k), c->bytes,
@@ -128,16 +138,20 @@ nib_status nib_shard_plan_constants(const nib_stored *item, size_t first, nib_ch
 }
 
 nib_status nib_shard_plan_texts(const nib_file_plan *plan, nib_checkpoint_writer *out) {
-    nib_text text = { .mem = plan->mem };
+    nib_text text = {.mem = plan->mem};
     nib_status status = NIB_OK;
     const nib_format *format = plan->manifest.format;
-    const char *side = format && format->side_file ? format->side_file(&plan->manifest, &text, &status) : NULL;
-    if (side && status >= NIB_OK) status = nib_checkpoint_writer_file(out, side, text.data, text.length);
+    const char *side =
+        format && format->side_file ? format->side_file(&plan->manifest, &text, &status) : NULL;
+    if (side && status >= NIB_OK)
+        status = nib_checkpoint_writer_file(out, side, text.data, text.length);
     nib_text_free(&text);
-    if (status >= NIB_OK && !plan->source->is_file) status = nib_checkpoint_writer_carry(out, plan->source);
+    if (status >= NIB_OK && !plan->source->is_file)
+        status = nib_checkpoint_writer_carry(out, plan->source);
     if (status >= NIB_OK && plan->config) {
         status = nib_file_config_text(plan->config_text, plan->config, &text);
-        if (status >= NIB_OK) status = nib_checkpoint_writer_file(out, "config.json", text.data, text.length);
+        if (status >= NIB_OK)
+            status = nib_checkpoint_writer_file(out, "config.json", text.data, text.length);
         nib_text_free(&text);
     }
     return status;

@@ -15,8 +15,9 @@
 #include "tensor/dtype.h"
 #include "tensor/tensor.h"
 
-/* A run holds about this many bytes of float weight: enough for long writes, little enough to stay in
- * the caches of most machines between the tasks that look at it. A piece is what one thread takes. */
+/* A run holds about this many bytes of float weight: enough for long writes, little enough to stay
+ * in the caches of most machines between the tasks that look at it. A piece is what one thread
+ * takes. */
 enum { RUN_BYTES = 4 << 20, PIECE_ELEMENTS = 1 << 16 };
 
 nib_status nib_nonfinite_parse(const char *text, nib_nonfinite *out) {
@@ -230,8 +231,9 @@ static nib_status open_run(run *r) {
 static nib_status settle_run(nib_stream *s, run *r, const place *at, bool first_pass) {
     for (int64_t i = 0; i < r->count; i++) {
         const piece *p = &r->pieces[i];
-        if (p->nonfinite && s->nonfinite == NIB_NONFINITE_ERROR) return refuse_nonfinite(s, r->weight, at);
-        if (p->status < NIB_OK) {          /* once more on this thread, to have the cause on record */
+        if (p->nonfinite && s->nonfinite == NIB_NONFINITE_ERROR)
+            return refuse_nonfinite(s, r->weight, at);
+        if (p->status < NIB_OK) { /* once more on this thread, to have the cause on record */
             NIB_TRY(quantize_piece(r, i));
             if (s->measure) measure_piece(r, i);
         }
@@ -305,7 +307,7 @@ nib_status nib_stream_put(nib_stream *s, const nib_codes *codes, const nib_place
         write_behind(s, &b);
         status = b.status;
     }
-    b.codes = (nib_codes){0};              /* the caller's */
+    b.codes = (nib_codes){0}; /* the caller's */
     close_behind(s, &b);
     return status;
 }

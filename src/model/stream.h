@@ -9,13 +9,17 @@
 
 #include "flow/measure.h"
 
-typedef enum nib_nonfinite { NIB_NONFINITE_ERROR = 0, NIB_NONFINITE_KEEP, NIB_NONFINITE_ZERO } nib_nonfinite;
+typedef enum nib_nonfinite {
+    NIB_NONFINITE_ERROR = 0,
+    NIB_NONFINITE_KEEP,
+    NIB_NONFINITE_ZERO
+} nib_nonfinite;
 nib_status nib_nonfinite_parse(const char *text, nib_nonfinite *out); /* NULL: error */
 
 typedef struct nib_stream {
     nib_ctx *ctx;
     const nib_config *config;
-    nib_site site;                     /* the float weight */
+    nib_site site; /* the float weight */
     const nib_layout *layout;
     nib_qdesc desc;
     nib_nonfinite nonfinite;
@@ -28,20 +32,23 @@ typedef struct nib_stream {
     nib_status (*step)(void *user, size_t bytes);
     void *user;
 
-    bool digest;                       /* also the SHA-256 of the float weight's bytes */
-    bool measure;                      /* also what it cost */
+    bool digest;  /* also the SHA-256 of the float weight's bytes */
+    bool measure; /* also what it cost */
 
     /* out */
     unsigned char sha256[32];
     nib_measure cost;
-    int64_t nonfinite_count;           /* kept or made zero */
+    int64_t nonfinite_count; /* kept or made zero */
 } nib_stream;
 
 nib_status nib_stream_run(nib_stream *stream);
 
 /* Pack codes of `rows` rows from `row` on of each of B bands, those of one band after those of the
  * other, and put the bytes. Of a stream only ctx, layout, desc, put and user are asked for. */
-typedef struct nib_place { int64_t row, rows; int bands; } nib_place;
+typedef struct nib_place {
+    int64_t row, rows;
+    int bands;
+} nib_place;
 nib_status nib_stream_put(nib_stream *stream, const nib_codes *codes, const nib_place *at);
 
 /* Put the codes of a quantized tensor of the same desc, whatever layout it has in memory. */

@@ -6,13 +6,14 @@
 #include "base/text_util.h"
 #include "tensor/tensor.h"
 
-const nib_scheme *nib_scheme_at(size_t i);             /* in list order; NULL: no more */
+const nib_scheme *nib_scheme_at(size_t i); /* in list order; NULL: no more */
 
 /* What an alias stands for, "quanto:weights=qint4" for "qint4"; NULL when it is none. */
 const char *nib_scheme_alias(const char *name);
 
 /* "int4_weight_only:group_size=32": options that differ from their defaults, in field order,
- * after the name or after an alias that says some of them, "qint4:algo=hqq"; nib_config_parse reads it back to an equal config. NIB_LEAVE is "leave". */
+ * after the name or after an alias that says some of them, "qint4:algo=hqq"; nib_config_parse reads
+ * it back to an equal config. NIB_LEAVE is "leave". */
 void nib_config_print(const nib_config *config, nib_text *out);
 
 /* The same as text of its own, "" for NULL; NULL when there is no memory. nib_mem_strfree. */
@@ -21,7 +22,8 @@ char *nib_config_text(nib_mem *mem, const nib_config *config);
 /* Whether two configs say the same, whichever defaults they spell out. */
 bool nib_config_same(const nib_config *a, const nib_config *b);
 
-/* A copy to keep, since callers' configs live only during the call. Give back with nib_config_free. */
+/* A copy to keep, since callers' configs live only during the call. Give back with nib_config_free.
+ */
 nib_config *nib_config_copy(const nib_config *config);
 
 /* Ranges and contradictions of a config that a caller filled by hand; names the field. */
@@ -29,18 +31,20 @@ nib_status nib_config_check(const nib_config *config);
 
 /* Fields with their zero resolved to what it stands for. `config` is the whole struct that
  * the field's offset counts in. */
-int64_t     nib_field_int(const nib_field *field, const void *config);
-double      nib_field_float(const nib_field *field, const void *config);
+int64_t nib_field_int(const nib_field *field, const void *config);
+double nib_field_float(const nib_field *field, const void *config);
 const char *nib_field_name(const nib_field *field, const void *config);
 
 /* The scheme's plan, and a check that what it says is sound. */
-nib_status nib_scheme_plan(const nib_config *config, const nib_site *site, nib_qdesc *desc, nib_act *in,
-                           nib_act *out);
+nib_status nib_scheme_plan(const nib_config *config, const nib_site *site, nib_qdesc *desc,
+                           nib_act *in, nib_act *out);
 
 /* A dense, contiguous weight of any rank as the matrix of desc; a view that the caller owns. */
-nib_tensor *nib_scheme_matrix(const nib_tensor *weight, const nib_site *site, const nib_qdesc *desc);
+nib_tensor *nib_scheme_matrix(const nib_tensor *weight, const nib_site *site,
+                              const nib_qdesc *desc);
 
-/* A dense matrix in memory through plan, measure and quantize to codes (allocated; caller frees). */
-nib_status nib_scheme_codes(const nib_config *config, const nib_site *site, const nib_tensor *weight,
-                            nib_codes *out);
+/* A dense matrix in memory through plan, measure and quantize to codes (allocated; caller frees).
+ */
+nib_status nib_scheme_codes(const nib_config *config, const nib_site *site,
+                            const nib_tensor *weight, nib_codes *out);
 #endif
