@@ -53,6 +53,7 @@ static nib_status quantize_item(work *w, const nib_stored *stored, nib_file_item
                     .desc = stored->desc,
                     .site = {item->kind, stored->name, stored->shape, stored->dtype},
                     .nonfinite = w->plan.nonfinite,
+                    .file_offset = item->source->entry->offset,
                     .read = read_source,
                     .put = put_part,
                     .step = step,

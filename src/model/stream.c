@@ -119,9 +119,12 @@ static nib_status refuse_nonfinite(const nib_stream *s, const nib_tensor *weight
     int64_t i = 0;
     while (!is_nonfinite(data, weight->dtype, i)) i++;
     const int64_t held = i / cols, row = held / at->rows * band + at->row + held % at->rows;
-    return NIB_RAISE(NIB_E_FORMAT,
-                     "NaN or infinity at row %lld, column %lld; --nonfinite keep or zero goes on",
-                     (long long)row, (long long)(i % cols));
+    const size_t element = (size_t)nib_dtype_bits(weight->dtype) / 8;
+    NIB_RAISE(NIB_E_FORMAT,
+              "NaN or infinity at row %lld, column %lld; --nonfinite keep or zero goes on",
+              (long long)row, (long long)(i % cols));
+    return nib_error_at(NULL, NULL,
+                        (int64_t)(s->file_offset + (size_t)(row * cols + i % cols) * element));
 }
 
 /* Rows of a run as they lie in the weight, those of one band after those of the other. */

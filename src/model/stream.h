@@ -23,6 +23,7 @@ typedef struct nib_stream {
     const nib_layout *layout;
     nib_qdesc desc;
     nib_nonfinite nonfinite;
+    size_t file_offset; /* where the float weight begins in its file, for errors */
 
     /* `size` bytes of the float weight from its byte `offset` on. */
     nib_status (*read)(void *user, void *to, size_t size, size_t offset);

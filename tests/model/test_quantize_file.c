@@ -190,6 +190,7 @@ TEST(values_that_are_not_finite_are_an_error_or_kept_or_made_zero) {
                 NIB_E_FORMAT, "row 2, column 5");
     CHECK_TEXT(nib_last_error()->tensor, "a.weight");
     CHECK(strstr(nib_last_error()->path, "in.safetensors"));
+    CHECK_INT(nib_last_error()->offset, 8 + 72 + 69 * 4);
     CHECK_OK(quantize(ctx, IN(folder, "in.safetensors"), IN(folder, "keep"), "int8_weight_only",
                       NULL, &(nib_file_options){.format = "native", .nonfinite = "keep"}));
     CHECK_OK(quantize(ctx, IN(folder, "in.safetensors"), IN(folder, "zero"), "int8_weight_only",
