@@ -102,11 +102,11 @@ static int print(cli *c, const nib_report *r, totals *t) {
     const double sqnr = t->quantized ? t->sqnr_sum / t->quantized : NAN;
     if (c->json)
         return cli_print_json(
-            c, json_pack("{s:s?, s:b, s:i, s:i, s:I, s:I, s:f, s:o, s:{s:I, s:I, s:I}, s:o}",
-                         "output", o.out, "dry_run", o.dry_run, "quantized", r->quantized, "left",
-                         r->left, "bytes_before", (json_int_t)r->bytes_before, "bytes_after",
-                         (json_int_t)r->bytes_after, "bits_per_weight", bits, "sqnr_db",
-                         cli_json_real(o.dry_run ? NAN : sqnr), "files", "weights",
+            c, json_pack("{s:s?, s:s?, s:b, s:i, s:i, s:I, s:I, s:f, s:o, s:{s:I, s:I, s:I}, s:o}",
+                         "output", o.out, "format", r->format, "dry_run", o.dry_run, "quantized",
+                         r->quantized, "left", r->left, "bytes_before", (json_int_t)r->bytes_before,
+                         "bytes_after", (json_int_t)r->bytes_after, "bits_per_weight", bits,
+                         "sqnr_db", cli_json_real(o.dry_run ? NAN : sqnr), "files", "weights",
                          (json_int_t)r->bytes_weights, "index", (json_int_t)r->bytes_index,
                          "config", (json_int_t)r->bytes_config, "tensors", t->rows));
     const int code = cli_table_print(c, t->table, CLI_PLAIN);
@@ -115,9 +115,9 @@ static int print(cli *c, const nib_report *r, totals *t) {
            o.dry_run ? "Would quantize" : "Quantized", r->quantized, r->left,
            (double)r->bytes_before / 1e6, (double)r->bytes_after / 1e6, bits);
     if (!o.dry_run) printf(", mean SQNR %.1f dB", sqnr);
-    printf("\n%s: weights %zu, index %zu, config %zu bytes\n",
-           o.dry_run ? "Files would have" : o.out, r->bytes_weights, r->bytes_index,
-           r->bytes_config);
+    printf("\n%s, format %s: weights %zu, index %zu, config %zu bytes\n",
+           o.dry_run ? "Files to be" : o.out, r->format ? r->format : "none", r->bytes_weights,
+           r->bytes_index, r->bytes_config);
     return CLI_OK;
 }
 

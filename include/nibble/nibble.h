@@ -180,6 +180,7 @@ typedef struct nib_report {
     size_t size; int matched, quantized, left; size_t bytes_before, bytes_after;
     void (*row)(void *user, const nib_report_row *row); void *user;   /* NULL: totals only */
     size_t bytes_weights, bytes_index, bytes_config; /* of the files written, or of a dry run to be */
+    const char *format;                /* that they are written in; NULL: nothing was to be */
 } nib_report;
 typedef struct nib_select {
     size_t      size;

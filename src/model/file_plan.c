@@ -213,6 +213,7 @@ void nib_file_plan_report(const nib_file_plan *p, bool dry_run) {
     if (!r) return;
     r->matched = r->quantized = r->left = 0;
     r->bytes_before = r->bytes_after = 0;
+    r->format = p->manifest.format ? p->manifest.format->name : NULL;
     for (size_t i = 0; i < p->manifest.count; i++) {
         const nib_stored *stored = &p->manifest.items[i];
         const nib_file_item *item = &p->items[i];
