@@ -15,17 +15,7 @@
 #define TINY "tests/golden/eval/with_bos"
 
 /* Under a sanitizer a run costs tens of times as much: every so many-th fault is taken then. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-enum { FAULT_STEP = 13 };
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-enum { FAULT_STEP = 13 };
-#else
-enum { FAULT_STEP = 1 };
-#endif
-#else
-enum { FAULT_STEP = 1 };
-#endif
+enum { FAULT_STEP = TEST_SANITIZED ? 13 : 1 };
 
 typedef struct scenario {
     const char *name;

@@ -16,16 +16,7 @@ static bool fails(void) {
     return true;
 }
 
-#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define FOREIGN_MALLOC 0
-#endif
-#endif
-#else
-#define FOREIGN_MALLOC 0
-#endif
-#ifndef FOREIGN_MALLOC
+#if defined(__GLIBC__) && !TEST_SANITIZED
 #define FOREIGN_MALLOC 1
 void *__libc_malloc(size_t size);
 void *__libc_calloc(size_t count, size_t size);
@@ -39,6 +30,8 @@ __attribute__((visibility("default"))) void *calloc(size_t count, size_t size) {
 __attribute__((visibility("default"))) void *realloc(void *block, size_t size) {
     return fails() ? NULL : __libc_realloc(block, size);
 }
+#else
+#define FOREIGN_MALLOC 0
 #endif
 
 /* jansson 2.14 does not look whether the buffer of its lexer could grow: a token loses its end, or

@@ -112,6 +112,24 @@
         nib_config_free(needed_);                                                                  \
     } while (0)
 
+/* A sanitizer makes everything several times slower: under one, a test may take a share of its
+ * cases and say so, where others of the same kind are left. */
+#ifdef __has_feature
+#define TEST_HAS_FEATURE(name) __has_feature(name)
+#else
+#define TEST_HAS_FEATURE(name) 0
+#endif
+#if defined(__SANITIZE_THREAD__) || TEST_HAS_FEATURE(thread_sanitizer)
+#define TEST_WATCHES_THREADS 1
+#else
+#define TEST_WATCHES_THREADS 0
+#endif
+#if TEST_WATCHES_THREADS || defined(__SANITIZE_ADDRESS__) || TEST_HAS_FEATURE(address_sanitizer)
+#define TEST_SANITIZED 1
+#else
+#define TEST_SANITIZED 0
+#endif
+
 /* The seed of random tests: SEED in the environment, or a fixed one; printed by the caller. */
 static inline uint64_t test_seed(void) {
     const char *given = getenv("SEED");

@@ -7,17 +7,6 @@
 
 #include "test.h"
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#ifndef SANITIZED
-#define SANITIZED 0
-#endif
-
 enum { MOST = 5000 };
 
 typedef struct {
@@ -172,7 +161,7 @@ static int starve(nib_pool *none) {
 }
 
 TEST(workers_that_cannot_start_mean_fewer_workers) {
-    if (SANITIZED) {
+    if (TEST_SANITIZED) {
         print_message("skipped: sanitizers need more address space than this test leaves\n");
         return;
     }

@@ -77,6 +77,10 @@ TEST(a_folder_tells_its_special_tokens) {
 }
 
 TEST(a_long_text_leaves_no_large_work_space_behind) {
+    if (TEST_WATCHES_THREADS) { /* one thread, minutes, and about memory */
+        print_message("skipped under the thread sanitizer\n");
+        return;
+    }
     nib_tokenizer *t = nib_tokenizer_load(NULL, GOLDEN "llama2.json");
     CHECK_MADE(t);
     const size_t loaded = nib_mem_used(NULL), length = 2000000;
