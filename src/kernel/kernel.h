@@ -21,6 +21,66 @@ enum {
     NIB_ATTENTION_BLOCK = 64, /* tokens that one partial result of attention covers */
 };
 
+/* ---- weights in lanes ----
+ * A panel is 16 channels side by side. Codes are unsigned and stand in cells of 64 bytes, four
+ * bytes a channel, so that one load gives every lane of a vector its own channel and one broadcast
+ * of four inputs serves them all:
+ *   W8   [Kp/4][16][4]   byte j of a channel = u[k + j]
+ *   W4   [Kp/8][16][4]   byte j = u[k + j] | u[k + 4 + j] << 4
+ *   W2   [Kp/16][16][4]  byte j = u[k + j] | u[k + 4 + j] << 2 | u[k + 8 + j] << 4 | ... << 6
+ *   WX   1, 3, 5, 6 or 7 bits in planes of 4, 2 and 1 bits, a whole panel of each one after the
+ *        other, the low bits of a code first (3 = W2 then W1; 7 = W4, W2, W1); as W4, W2 and
+ *        W1   [Kp/32][16][4]  byte j, bit i = u[k + 4 i + j]
+ *   F8   [Kp][16]        a narrow float, channel after channel, four k a cell
+ * A code stands for c = u - mid. Kp is K filled up to whole cells (of all planes) with u = mid
+ * (F8: 0), and the last panel up to 16 channels with the same and scale 0. */
+typedef enum nib_lane {
+    NIB_LANE_W8,
+    NIB_LANE_W4,
+    NIB_LANE_W2,
+    NIB_LANE_WX,
+    NIB_LANE_F8,
+    NIB_LANES,
+    NIB_INTEGER_LANES = NIB_LANE_F8, /* those before F8 hold integers */
+} nib_lane;
+
+typedef enum nib_offset { /* what is added to scale * c, from the stored value z */
+                          NIB_OFFSET_NONE = 0, /* -0 */
+                          NIB_OFFSET_ADD,      /* z */
+                          NIB_OFFSET_SUB,      /* -z */
+                          NIB_OFFSET_POINT,    /* -(scale * z) */
+} nib_offset;
+
+typedef struct nib_lane_weight {
+    nib_lane lane;
+    int bits, mid;
+    nib_dtype code;       /* F8: which */
+    int64_t N, K;         /* channels and columns that there are */
+    int64_t G, groups;    /* columns of a group: K when there is one group, else a multiple of 32
+                             that divides K; at most NIB_LANE_MAX_GROUP */
+    const uint8_t *codes; /* panels [ceil(N / 16)], panel_bytes apart, 64-byte aligned */
+    int64_t panel_bytes;
+    const void *scale, *offset; /* [panels][groups][16], f32, f16 or bf16; offset may be NULL */
+    nib_dtype scale_dtype;      /* of both */
+    nib_offset offset_kind;
+    const float *correction; /* [panels][16]: what a row's zero point is multiplied with */
+} nib_lane_weight;
+
+/* Rows of inputs as 8-bit codes: x[m, k] = scale[m] * (q[m, k] - zero[m]). */
+typedef struct nib_rows_i8 {
+    const int8_t *q; /* [M] rows ld bytes apart; from K on zeros up to ld */
+    int64_t ld;      /* a multiple of 64, at least K; 64-byte aligned rows */
+    const float *scale;
+    const int32_t *zero; /* [M]; NULL: none */
+    const int32_t *sums; /* [M][groups of the weight], of the codes of each group */
+} nib_rows_i8;
+
+enum {
+    NIB_LANE_MAX_GROUP = 65536, /* so that a sum of products of 8-bit codes fits 32 bits */
+    NIB_LANE_ROWS = 8,          /* rows that lane_rows and dense_rows take at most */
+    NIB_LANE_SCRATCH = 256 << 10,
+};
+
 typedef struct nib_kernels {
     /* ---- widening and narrowing, n elements; base/halffloat.h value by value ---- */
     void (*f16_to_f32)(float *out, const void *x, size_t n);
@@ -43,6 +103,30 @@ typedef struct nib_kernels {
      *   y [M, N] rows ldy apart: only its N columns are touched. K = 0 gives zeros. */
     void (*gemm_f32)(float *y, int64_t ldy, const float *x, int64_t ldx, const float *panels,
                      int64_t panel_stride, int64_t M, int64_t N, int64_t K, bool accumulate);
+
+    /* ---- products with weights in lanes, for panels [panel, panel + panels) ----
+     * y [M, N] rows ldy apart, y pointing at channel 0 of panel 0; only channels below N are
+     * touched. docs/numerics.md "Products" fixes every step. */
+    /* Inputs in f32, x [M <= NIB_LANE_ROWS, K] rows ldx apart:
+     *     w = fma(scale, c, offset);  acc = fma(x[m, k], w, acc) over ascending k from +0 */
+    void (*lane_rows[NIB_LANES])(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M,
+                                 const nib_lane_weight *w, int64_t panel, int64_t panels);
+    /* The same weights for gemm_f32: columns [k, k + kc) of one panel, k a multiple of 32.
+     *   ->  out [kc, 16], what pads the last panel as zeros */
+    void (*lane_widen[NIB_LANES])(float *out, const nib_lane_weight *w, int64_t panel, int64_t k,
+                                  int64_t kc);
+    /* Inputs as 8-bit codes, any M. From y = +0, groups ascending:
+     *     t = sum of u * q over the group, minus mid * sums[m][g]              exact
+     *     y = fma(scale, t, y);  with an offset also  y = fma(offset, sums[m][g], y)
+     * then, with a zero,  y = fma(-zero[m], correction, y);  then  y = y * rows->scale[m].
+     * `scratch`: NIB_LANE_SCRATCH bytes, 64-byte aligned. */
+    void (*lane_i8[NIB_INTEGER_LANES])(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
+                                       const nib_lane_weight *w, int64_t panel, int64_t panels,
+                                       void *scratch);
+    /* Dense weights where they lie: w [N, K] of `dtype` F32, F16 or BF16, rows ldw elements apart;
+     * M <= NIB_LANE_ROWS. The one chain of gemm_f32. */
+    void (*dense_rows)(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M, const void *w,
+                       nib_dtype dtype, int64_t ldw, int64_t N, int64_t K);
 
     /* ---- reductions: 16 lanes, element i in lane i mod 16, then a tree ---- */
     float (*dot_f32)(const float *x, const float *y, size_t n);

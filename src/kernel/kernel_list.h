@@ -1,6 +1,7 @@
 /* kernel_list.h: one line for each file of kernels, plainest first; a later one overrides. */
 X(convert_ref)
 X(gemm_f32_ref)
+X(lane_ref)
 X(reduce_ref)
 X(quantize_ref)
 X(unpack_ref)

@@ -392,6 +392,8 @@ static void check_attention(void **state_) {
     }
 }
 
+#include "kernel/check_lanes.h"
+
 TEST(every_slot_has_a_judge) {
     nib_kernels_fill(&ref, 0);
     void (*slot[sizeof(nib_kernels) / sizeof(void (*)(void))])(void);
@@ -423,6 +425,7 @@ TEST(every_set_of_this_machine_equals_the_judges_bit_for_bit) {
         check_elementwise(state_);
         check_norms(state_);
         check_attention(state_);
+        check_lanes(state_);
         print_message("%s equals ref\n", now->name);
     }
 }
