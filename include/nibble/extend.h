@@ -147,8 +147,13 @@ nib_status nib_unpack(const char *layout, const nib_qdesc *desc, const void *con
 
 /* ---- schemes ---- */
 typedef enum nib_act_when { NIB_ACT_NONE = 0, NIB_ACT_DYNAMIC, NIB_ACT_STATIC } nib_act_when;
-typedef struct nib_act {               /* how a module's input or output is quantized */
-    nib_act_when when; nib_dtype dtype; bool symmetric; nib_shape block; float scale; int32_t zero;
+typedef struct nib_act {               /* how a module's input or output is quantized; zeroed: it is not */
+    nib_act_when when;
+    nib_dtype dtype;                   /* NIB_I8, or NIB_I7 for codes in [-64, 63] (reduce_range) */
+    bool symmetric;                    /* no zero point */
+    nib_shape block;                   /* what shares a scale: {2, {1, K}} each row, {2, {0, K}} all rows */
+    float scale; int32_t zero;         /* STATIC only */
+    float eps;                         /* DYNAMIC: the smallest scale */
 } nib_act;
 
 typedef struct nib_site {              /* where a weight stands */

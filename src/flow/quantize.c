@@ -92,8 +92,8 @@ static nib_status quantize_one(work *w, const char *name, nib_module *module,
     nib_tensor *quantized = layout ? nib_pack_tensor(ctx, layout, &codes) : NULL;
     nib_codes_free(nib_ctx_mem(ctx), &codes);
     nib_measure cost = {0};
-    if (quantized) quantized->config = nib_config_copy(config);
-    if (!quantized || !quantized->config || measure(ctx, weight, quantized, &cost) < NIB_OK) {
+    if (!quantized || nib_scheme_note(quantized, config) < NIB_OK ||
+        measure(ctx, weight, quantized, &cost) < NIB_OK) {
         nib_tensor_free(quantized);
         return nib_error_at(NULL, name, -1);
     }

@@ -125,7 +125,7 @@ static nib_tensor *quantized(const nib_weights *w, const nib_stored *item) {
     nib_tensor *t =
         all ? nib_tensor_quantized(w->ctx, item->layout, &item->desc, part, offset) : NULL;
     for (int i = 0; i < item->nparts; i++) nib_storage_release(part[i]);
-    if (t && item->config && !(t->config = nib_config_copy(item->config))) {
+    if (t && item->config && nib_scheme_note(t, item->config) < NIB_OK) {
         nib_tensor_free(t);
         return NULL;
     }

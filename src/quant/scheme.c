@@ -45,6 +45,22 @@ nib_status nib_scheme_plan(const nib_config *config, const nib_site *site, nib_q
     return nib_qdesc_check(desc);
 }
 
+nib_status nib_scheme_note(nib_tensor *t, const nib_config *config) {
+    const nib_site site = {"linear", "weight", t->desc.shape, t->desc.math};
+    nib_config *own = nib_config_copy(config);
+    nib_qdesc desc;
+    nib_act out = {0};
+    nib_status status = own ? NIB_OK : nib_last_error()->status;
+    if (own) status = own->scheme->plan(own, &site, &desc, &t->act, &out);
+    if (status < NIB_OK) {
+        nib_config_free(own);
+        return status;
+    }
+    nib_config_free(t->config);
+    t->config = own;
+    return NIB_OK;
+}
+
 nib_tensor *nib_scheme_matrix(const nib_tensor *weight, const nib_site *site,
                               const nib_qdesc *desc) {
     if (weight->layout || !nib_tensor_contiguous(weight))

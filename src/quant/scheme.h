@@ -39,6 +39,10 @@ const char *nib_field_name(const nib_field *field, const void *config);
 nib_status nib_scheme_plan(const nib_config *config, const nib_site *site, nib_qdesc *desc,
                            nib_act *in, nib_act *out);
 
+/* Note in a quantized tensor how its codes were made, with a copy of the config, and what that
+ * config's plan says of activations. */
+nib_status nib_scheme_note(nib_tensor *t, const nib_config *config);
+
 /* A dense, contiguous weight of any rank as the matrix of desc; a view that the caller owns. */
 nib_tensor *nib_scheme_matrix(const nib_tensor *weight, const nib_site *site,
                               const nib_qdesc *desc);

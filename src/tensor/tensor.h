@@ -21,6 +21,7 @@ struct nib_tensor {
     const nib_layout *layout;     /* NULL: dense */
     nib_qdesc desc;               /* quantized only */
     nib_config *config;           /* how the codes were made, owned; NULL: not known */
+    nib_act act;                  /* how a linear quantizes its input before it meets this weight */
     int nparts;
     nib_storage *part[NIB_MAX_PARTS];
     size_t part_offset[NIB_MAX_PARTS]; /* bytes into the storage */
