@@ -102,6 +102,11 @@ nib_ctx *cli_context(cli *c);
  * caller frees it. NULL after a failure. */
 nib_model *cli_load(cli *c, const char *path, const char *scheme);
 
+/* What --compile and --no-compile ask of a session; the second wins. */
+static inline nib_compile_when cli_compile_when(bool yes, bool no) {
+    return no ? NIB_COMPILE_NEVER : yes ? NIB_COMPILE_ALWAYS : NIB_COMPILE_AUTO;
+}
+
 double cli_now(void); /* seconds since some moment */
 
 /* The user asked to stop; loops of a verb's own ask between steps and return CLI_INTERRUPTED. */

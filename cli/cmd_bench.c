@@ -9,6 +9,7 @@
 static struct {
     const char *scheme, *format;
     int64_t prompt, count, runs;
+    bool compile, no_compile;
 } o = {.format = "md", .prompt = 512, .count = 128, .runs = 5};
 
 static const cli_option options[] = {
@@ -17,6 +18,9 @@ static const cli_option options[] = {
     {"runs", 'r', "R", CLI_INT, &o.runs, "runs to take the mean of (5)", 1, 1000, false},
     {"scheme", 's', "SCHEME", CLI_TEXT, &o.scheme, "quantize a float model while loading", 0, 0,
      false},
+    {"compile", 0, NULL, CLI_FLAG, &o.compile, "fail where the step cannot be compiled", 0, 0,
+     false},
+    {"no-compile", 0, NULL, CLI_FLAG, &o.no_compile, "decode op by op", 0, 0, false},
     {"format", 'f', "F", CLI_TEXT, &o.format, "md, csv or json (md)", 0, 0, false},
     {0},
 };
@@ -44,7 +48,9 @@ typedef struct bench {
 static nib_session *session(const bench *b, int64_t more) {
     return nib_session_new(
         b->c->ctx, b->model,
-        &(nib_session_options){.ignore_eos = true, .max_tokens = (int)(o.prompt + more)});
+        &(nib_session_options){.ignore_eos = true,
+                               .max_tokens = (int)(o.prompt + more),
+                               .compile = cli_compile_when(o.compile, o.no_compile)});
 }
 
 /* Ids all over the vocabulary, the same ones each time. */

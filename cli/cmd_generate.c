@@ -9,7 +9,7 @@ static struct {
     const char *prompt, *ids, *scheme;
     int64_t count, logits, top_k;
     double temperature, top_p, min_p, repetition_penalty;
-    bool greedy, ignore_eos, raw, profile;
+    bool greedy, ignore_eos, raw, profile, compile, no_compile;
 } o = {.count = 128};
 
 static const cli_option options[] = {
@@ -30,6 +30,10 @@ static const cli_option options[] = {
     {"raw", 0, NULL, CLI_FLAG, &o.raw, "add no special tokens to TEXT", 0, 0, false},
     {"logits", 0, "K", CLI_INT, &o.logits, "also the K largest after the prompt", 0, 1e6, false},
     {"scheme", 's', "SCHEME", CLI_TEXT, &o.scheme, "quantize a float model while loading", 0, 0,
+     false},
+    {"compile", 0, NULL, CLI_FLAG, &o.compile, "fail where the step cannot be compiled", 0, 0,
+     false},
+    {"no-compile", 0, NULL, CLI_FLAG, &o.no_compile, "run it op by op: the same tokens", 0, 0,
      false},
     {"profile", 0, NULL, CLI_FLAG, &o.profile, "also the time of each op", 0, 0, false},
     {0},
@@ -95,7 +99,8 @@ static int prepare(talk *t) {
                                .min_p = (float)o.min_p,
                                .repetition_penalty = (float)o.repetition_penalty,
                                .seed = c->seed,
-                               .ignore_eos = o.ignore_eos});
+                               .ignore_eos = o.ignore_eos,
+                               .compile = cli_compile_when(o.compile, o.no_compile)});
     if (!t->session) return cli_fail(c);
     t->ids = calloc((size_t)o.count + 1, sizeof *t->ids);
     return t->ids ? CLI_OK : cli_error(c, CLI_FULL, "no memory for %lld ids", (long long)o.count);

@@ -3,6 +3,7 @@
  * its own, so that one that crashes is named and the others are still tried. */
 #include <dirent.h>
 #include <nibble/extend.h>
+#include <nibble/graph.h>
 #include <nibble/io.h>
 #include <nibble/nn.h>
 #include <signal.h>
@@ -144,6 +145,14 @@ FREES(nib_module_set_head, nib_module_set_head(NULL, true))
 CALL(nib_module_is_head, !nib_module_is_head(NULL))
 
 /* extend.h */
+
+/* graph.h */
+CALL(nib_compile, !nib_compile(NULL, NULL, NULL) &&
+                      !nib_compile(nib_module_new(NULL, NULL, NULL), NIB_NONE, NULL))
+CALL(nib_graph_run, !nib_graph_run(NULL, NULL) && !nib_graph_run(NULL, NIB_NONE))
+CALL(nib_graph_print, !nib_graph_print(NULL))
+FREES(nib_graph_free, nib_graph_free(NULL))
+
 CALL(nib_choose_qparams, nib_choose_qparams(NULL, NIB_MAP_SYMMETRIC, 0, NULL) < NIB_OK &&
                              nib_choose_qparams(NIB_NONE, NIB_MAP_SYMMETRIC, 0, &no_codes) < NIB_OK)
 CALL(nib_quantize_block,
@@ -387,6 +396,10 @@ static const call calls[] = {
     ROW(nib_rms_norm_new),
     ROW(nib_module_set_head),
     ROW(nib_module_is_head),
+    ROW(nib_compile),
+    ROW(nib_graph_run),
+    ROW(nib_graph_print),
+    ROW(nib_graph_free),
     ROW(nib_choose_qparams),
     ROW(nib_quantize_block),
     ROW(nib_dequantize_block),

@@ -227,6 +227,11 @@ void        nib_model_free(nib_model *model);
 nib_module *nib_model_root(nib_model *model);        /* borrowed; change it before the first session */
 
 /* ---- sessions: one conversation each; n of them advance together and read the weights once ---- */
+typedef enum nib_compile_when {        /* the same bits either way */
+    NIB_COMPILE_AUTO = 0,              /* where it can be */
+    NIB_COMPILE_ALWAYS,                /* a model whose step cannot be compiled is a failure */
+    NIB_COMPILE_NEVER,
+} nib_compile_when;
 typedef struct nib_session_options {
     size_t      size;
     int         max_tokens;            /* 0: what the model allows */
@@ -235,6 +240,7 @@ typedef struct nib_session_options {
     int         top_k;
     uint64_t    seed;
     bool        ignore_eos;
+    nib_compile_when compile;          /* the step from token to token: see graph.h */
 } nib_session_options;
 nib_session *nib_session_new(nib_ctx *ctx, const nib_model *model, const nib_session_options *options);
 nib_status   nib_session_feed(nib_session *s, const int32_t *tokens, size_t n);

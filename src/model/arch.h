@@ -29,6 +29,9 @@ typedef struct nib_batch {
     size_t nsegments;
     int64_t M;
     nib_wanted logits; /* of no row, of the last row of the batch, of all rows */
+    /* The tokens and their positions as [M] i32 tensors of the caller, who may run what a forward
+     * called again with others in them; NULL: forward makes them. */
+    nib_tensor *ids, *positions;
 } nib_batch;
 
 typedef struct nib_arch {

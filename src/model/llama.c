@@ -321,18 +321,31 @@ static nib_tensor *of_integers(nib_ctx *ctx, int64_t count) {
     return nib_scope_own(ctx, nib_tensor_new(ctx, NIB_I32, (nib_shape){1, {count}}));
 }
 
-static nib_status forward(const nib_hparams *h, nib_module *root, const nib_batch *b,
-                          nib_tensor **logits) {
-    step s = {.h = h, .batch = b};
+static nib_tensor *tokens_of(const nib_batch *b) {
+    if (b->ids) return b->ids;
     nib_tensor *ids = of_integers(b->ctx, b->M);
-    s.positions = of_integers(b->ctx, b->M);
-    s.inv_freq = frequencies(&s, 0);
-    if (!ids || !s.positions || !s.inv_freq) return nib_last_error()->status;
-    memcpy(nib_tensor_data_mut(ids), b->tokens, (size_t)b->M * sizeof *b->tokens);
-    int32_t *position = nib_tensor_data_mut(s.positions);
+    if (ids) memcpy(nib_tensor_data_mut(ids), b->tokens, (size_t)b->M * sizeof *b->tokens);
+    return ids;
+}
+
+static nib_tensor *positions_of(const nib_batch *b) {
+    if (b->positions) return b->positions;
+    nib_tensor *positions = of_integers(b->ctx, b->M);
+    if (!positions) return NULL;
+    int32_t *position = nib_tensor_data_mut(positions);
     for (size_t i = 0; i < b->nsegments; i++)
         for (int64_t m = 0; m < b->segments[i].count; m++)
             *position++ = (int32_t)(b->segments[i].start + m);
+    return positions;
+}
+
+static nib_status forward(const nib_hparams *h, nib_module *root, const nib_batch *b,
+                          nib_tensor **logits) {
+    step s = {.h = h, .batch = b};
+    nib_tensor *ids = tokens_of(b);
+    s.positions = positions_of(b);
+    s.inv_freq = frequencies(&s, 0);
+    if (!ids || !s.positions || !s.inv_freq) return nib_last_error()->status;
 
     nib_module *model = nib_module_child(root, "model"),
                *layers = nib_module_child(model, "layers");

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "model/arch.h"
+#include "model/step.h"
 #include "op/calls.h"
 #include "tensor/context.h"
 #include "tensor/tensor.h"
@@ -27,7 +28,8 @@ struct nib_session {
     int64_t count, room, used;
     int64_t sampled; /* draws so far: the counter of the random numbers */
     float *logits;   /* [V] */
-    bool has_logits, failed;
+    nib_step *step;  /* compiled when it is first needed; NULL before, and where it cannot be */
+    bool has_logits, failed, not_compiled;
     bool ended; /* an end was sampled; feeding more goes on */
     nib_error failure;
 };
@@ -114,6 +116,7 @@ fail:
 void nib_session_free(nib_session *s) {
     if (!s) return;
     nib_mem *mem = &s->ctx->mem;
+    nib_step_free(s->step);
     nib_kvcache_free(&s->cache);
     nib_mem_free(mem, s->history, (size_t)s->room * sizeof *s->history);
     nib_mem_free(mem, s->logits, (size_t)s->model->hparams.vocab_size * sizeof *s->logits);
@@ -203,6 +206,37 @@ static nib_status check_step(nib_session *const *s, size_t n) {
     return NIB_OK;
 }
 
+/* True when the next token of this session is to run compiled. A step that cannot be compiled is
+ * a failure only where compiling was asked for, or where it is a matter of memory. */
+static nib_status compiled(nib_session *s, bool *yes) {
+    *yes = false;
+    if (s->options.compile == NIB_COMPILE_NEVER || s->not_compiled ||
+        !nib_step_fits(s->ctx, s->model, s->used))
+        return NIB_OK;
+    if (!s->step) s->step = nib_step_new(s->ctx, s->model, &s->cache, s->used);
+    *yes = s->step != NULL;
+    if (s->step) return NIB_OK;
+    const nib_status status = nib_last_error()->status;
+    s->not_compiled = status == NIB_E_UNSUPPORTED;
+    return s->not_compiled && s->options.compile == NIB_COMPILE_AUTO ? NIB_OK : status;
+}
+
+static bool has_pending(const nib_session *s) { return s->used < s->count && s->count < s->most; }
+
+/* Run what one session sampled last. */
+static nib_status run_one(nib_session *s) {
+    bool yes;
+    if (!has_pending(s)) return NIB_OK;
+    NIB_TRY(nib_kvcache_reserve(&s->cache, s->count, s->used));
+    NIB_TRY(compiled(s, &yes));
+    if (!yes) return run_chunk(s, 1, true);
+    const float *logits;
+    NIB_TRY(nib_step_run(s->step, &s->cache, s->history[s->used], s->used, &logits));
+    memcpy(s->logits, logits, (size_t)s->model->hparams.vocab_size * sizeof *logits);
+    s->used++;
+    return NIB_OK;
+}
+
 /* Run what sessions sampled last, one row each, all in one batch. */
 static nib_status run_pending(nib_session *const *s, size_t n) {
     nib_ctx *ctx = s[0]->ctx;
@@ -211,7 +245,7 @@ static nib_status run_pending(nib_session *const *s, size_t n) {
     nib_batch batch = {.ctx = ctx, .tokens = tokens, .segments = segments, .logits = NIB_WANT_ALL};
     nib_status status = segments && tokens ? NIB_OK : nib_last_error()->status;
     for (size_t i = 0; i < n && status >= NIB_OK; i++) {
-        if (s[i]->used == s[i]->count || s[i]->count >= s[i]->most) continue;
+        if (!has_pending(s[i])) continue;
         status = nib_kvcache_reserve(&s[i]->cache, s[i]->count, s[i]->used);
         segments[batch.nsegments++] = (nib_segment){&s[i]->cache, s[i]->used, 1, s[i]->count};
         tokens[batch.M++] = s[i]->history[s[i]->used];
@@ -224,7 +258,7 @@ static nib_status run_pending(nib_session *const *s, size_t n) {
     if (status >= NIB_OK && batch.M) {
         const float *row = nib_tensor_data(logits);
         for (size_t i = 0; i < n; i++) {
-            if (s[i]->used == s[i]->count || s[i]->count >= s[i]->most) continue;
+            if (!has_pending(s[i])) continue;
             memcpy(s[i]->logits, row, (size_t)model->hparams.vocab_size * sizeof *row);
             row += model->hparams.vocab_size;
             s[i]->used++;
@@ -247,7 +281,7 @@ nib_status nib_sessions_step(nib_session *const *s, size_t n, int32_t *tokens) {
     if (!s) return nib_last_error()->status;
     if (!tokens) return NIB_RAISE(NIB_E_ARGUMENT, "no memory was given for the tokens");
     NIB_TRY(check_step(s, n));
-    if (run_pending(s, n) < NIB_OK) {
+    if ((n == 1 ? run_one(s[0]) : run_pending(s, n)) < NIB_OK) {
         for (size_t i = 0; i < n; i++) fail(s[i]);
         return s[0]->failure.status;
     }

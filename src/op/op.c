@@ -43,13 +43,6 @@ nib_status nib_op_want_dense_f32(const nib_op *op, const char *what, const nib_t
     return NIB_OK;
 }
 
-static const nib_impl *choose(const nib_call_args *args) {
-    for (size_t i = 0; impls[i]; i++)
-        if (impls[i]->op == args->op && (!impls[i]->accepts || impls[i]->accepts(args)))
-            return impls[i];
-    return NULL;
-}
-
 static nib_status no_impl(const nib_call_args *args) {
     char names[160] = "";
     for (size_t i = 0; impls[i]; i++) {
@@ -64,7 +57,15 @@ static nib_status no_impl(const nib_call_args *args) {
                      names);
 }
 
-static nib_status make_outputs(nib_call_args *args) {
+const nib_impl *nib_call_choose(const nib_call_args *args) {
+    for (size_t i = 0; impls[i]; i++)
+        if (impls[i]->op == args->op && (!impls[i]->accepts || impls[i]->accepts(args)))
+            return impls[i];
+    no_impl(args);
+    return NULL;
+}
+
+nib_status nib_call_outputs(nib_call_args *args) {
     nib_shape shape[NIB_MAX_OUTPUTS] = {0};
     nib_dtype dtype[NIB_MAX_OUTPUTS] = {0};
     NIB_TRY(args->op->shape(args, shape, dtype));
@@ -77,16 +78,31 @@ static nib_status make_outputs(nib_call_args *args) {
     return NIB_OK;
 }
 
+size_t nib_impl_scratch(const nib_impl *impl, const nib_call_args *args) {
+    return impl->scratch ? impl->scratch(args) : 0;
+}
+
+static nib_status run_impl(const nib_impl *impl, nib_call_args *args) {
+    const size_t size = nib_impl_scratch(impl, args);
+    if (!size) return impl->run(args);
+    args->scratch = nib_mem_alloc(&args->ctx->mem, size);
+    if (!args->scratch) return nib_last_error()->status;
+    const nib_status status = impl->run(args);
+    nib_mem_free(&args->ctx->mem, args->scratch, size);
+    args->scratch = NULL;
+    return status;
+}
+
 nib_status nib_call(nib_call_args *args) {
     for (int i = 0; i < args->nin; i++)
         if (!args->in[i]) return nib_last_error()->status;
     if (!args->ctx) /* that of the first tensor */
         return NIB_RAISE(NIB_E_ARGUMENT, "%s: its first tensor cannot be NIB_NONE", args->op->name);
     if (nib_modes_before_op(args)) return NIB_OK;
-    NIB_TRY(make_outputs(args));
-    const nib_impl *impl = choose(args);
-    if (!impl) return no_impl(args);
-    NIB_TRY(impl->run(args));
+    NIB_TRY(nib_call_outputs(args));
+    const nib_impl *impl = nib_call_choose(args);
+    if (!impl) return nib_last_error()->status;
+    NIB_TRY(run_impl(impl, args));
     return nib_modes_after_op(args);
 }
 

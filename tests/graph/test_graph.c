@@ -1,0 +1,246 @@
+/* Graphs: traces say what was called, plans keep apart what lives at once, runs give the same bits.
+ */
+#include "graph/node.h"
+
+#include <nibble/nn.h>
+
+#include "base/error.h"
+#include "base/mem.h"
+#include "op/calls.h"
+#include "op/mode.h"
+#include "tensor/context.h"
+#include "test.h"
+
+#define SHAPE1(a)    ((nib_shape){1, {(a)}})
+#define SHAPE2(a, b) ((nib_shape){2, {(a), (b)}})
+
+static nib_tensor *random_tensor(nib_ctx *ctx, uint64_t *seed, nib_shape shape) {
+    nib_tensor *t = nib_tensor_new(ctx, NIB_F32, shape);
+    float *data = nib_tensor_data_mut(t);
+    for (int64_t i = 0; t && i < nib_tensor_count(t); i++) data[i] = test_uniform(seed);
+    return t;
+}
+
+/* x -> norm -> gate and up -> silu_mul -> down -> + x, with a view of rows on the way. */
+static nib_tensor *block_forward(nib_module *m, nib_tensor *x) {
+    nib_tensor *n = nib_module_forward(nib_module_child(m, "norm"), x);
+    nib_tensor *gate = nib_module_forward(nib_module_child(m, "gate"), n);
+    nib_tensor *up = nib_module_forward(nib_module_child(m, "up"), n);
+    nib_tensor *y = nib_module_forward(nib_module_child(m, "down"), nib_silu_mul(gate, up));
+    y = nib_add(y, x);
+    if (!y || y->shape.dim[0] < 2) return y;
+    nib_tensor *last = nib_scope_own(y->ctx, nib_tensor_slice(y, 0, 1, y->shape.dim[0] - 1));
+    return nib_add(last, last);
+}
+static const nib_module_kind kind_block = {.name = "Block", .forward = block_forward};
+
+static nib_module *block(nib_ctx *ctx, uint64_t *seed, int64_t D, int64_t F, bool biased) {
+    nib_module *m = nib_module_new(ctx, &kind_block, NULL);
+    nib_module_add(m, "norm", nib_rms_norm_new(ctx, random_tensor(ctx, seed, SHAPE1(D)), 1e-5));
+    for (int i = 0; i < 3; i++) {
+        const int64_t N = i < 2 ? F : D, K = i < 2 ? D : F;
+        nib_tensor *bias = biased ? random_tensor(ctx, seed, SHAPE1(N)) : NIB_NONE;
+        nib_module_add(m, (const char *[]){"gate", "up", "down"}[i],
+                       nib_linear_new(ctx, random_tensor(ctx, seed, SHAPE2(N, K)), bias));
+    }
+    return m;
+}
+
+TEST(a_compiled_module_gives_the_bits_of_its_forward) {
+    static const int64_t rows[] = {1, 2, 5, 33};
+    uint64_t seed = test_seed();
+    for (int threads = 1; threads <= 3; threads++) {
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = threads});
+        for (int biased = 0; biased < 2; biased++) {
+            nib_module *m = block(ctx, &seed, 48, 80, biased);
+            for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+                nib_tensor *x = random_tensor(ctx, &seed, SHAPE2(rows[r], 48));
+                nib_graph *g = nib_compile(m, x, NULL);
+                CHECK_MADE(g);
+                for (int run = 0; run < 3; run++) { /* other inputs, at other addresses */
+                    nib_tensor *in = random_tensor(ctx, &seed, SHAPE2(rows[r], 48));
+                    const size_t mark = nib_scope_begin(ctx);
+                    nib_tensor *want = nib_module_forward(m, in);
+                    const nib_tensor *got = nib_graph_run(g, in);
+                    CHECK_MADE(got);
+                    CHECK(nib_shape_equal(&got->shape, &want->shape));
+                    CHECK_BYTES(nib_tensor_data(got), nib_tensor_data(want),
+                                nib_tensor_bytes(want));
+                    nib_scope_end(ctx, mark);
+                    nib_tensor_free(in);
+                }
+                nib_graph_free(g);
+                nib_tensor_free(x);
+            }
+            nib_module_free(m);
+        }
+        nib_ctx_free(ctx);
+    }
+}
+
+TEST(buffers_that_live_at_the_same_time_lie_apart_and_memory_is_reused) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    uint64_t seed = test_seed();
+    nib_module *m = block(ctx, &seed, 64, 256, false);
+    nib_tensor *x = random_tensor(ctx, &seed, SHAPE2(7, 64));
+    nib_graph *g = nib_compile(m, x, NULL);
+    CHECK_MADE(g);
+    size_t sum = 0;
+    for (int i = 0; i < g->nbuffers; i++) {
+        const nib_buffer *a = &g->buffers[i];
+        if (a->first == NIB_ABSENT) continue;
+        sum += a->size;
+        CHECK(a->offset % NIB_MEM_ALIGN == 0 && a->offset + a->size <= g->arena_size);
+        for (int k = 0; k < i; k++) {
+            const nib_buffer *b = &g->buffers[k];
+            if (b->first == NIB_ABSENT || a->last < b->first || b->last < a->first) continue;
+            CHECK(a->offset + a->size <= b->offset || b->offset + b->size <= a->offset);
+        }
+    }
+    CHECK(g->arena_size < sum);
+    nib_graph_free(g);
+    nib_tensor_free(x);
+    nib_module_free(m);
+    nib_ctx_free(ctx);
+}
+
+TEST(another_kind_of_input_is_refused_and_the_graph_goes_on) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    uint64_t seed = test_seed();
+    nib_module *m = block(ctx, &seed, 32, 32, false);
+    nib_tensor *x = random_tensor(ctx, &seed, SHAPE2(2, 32));
+    nib_tensor *longer = random_tensor(ctx, &seed, SHAPE2(3, 32));
+    nib_tensor *ids = nib_tensor_new(ctx, NIB_I32, SHAPE2(2, 32));
+    nib_graph *g = nib_compile(m, x, NULL);
+    CHECK_MADE(g);
+    CHECK(!nib_graph_run(g, longer));
+    CHECK_INT(nib_last_error()->status, NIB_E_SHAPE);
+    CHECK(!nib_graph_run(g, ids));
+    CHECK_INT(nib_last_error()->status, NIB_E_DTYPE);
+    CHECK_MADE(nib_graph_run(g, x));
+    CHECK(!nib_compile(m, ids, NULL));
+    nib_graph_free(g);
+    nib_tensor_free(ids);
+    nib_tensor_free(longer);
+    nib_tensor_free(x);
+    nib_module_free(m);
+    nib_ctx_free(ctx);
+}
+
+static nib_tensor *same(nib_module *m, nib_tensor *x) {
+    (void)m;
+    return x;
+}
+
+TEST(what_calls_nothing_cannot_be_compiled) {
+    static const nib_module_kind kind = {.name = "Same", .forward = same};
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    uint64_t seed = 1;
+    nib_module *m = nib_module_new(ctx, &kind, NULL);
+    nib_tensor *x = random_tensor(ctx, &seed, SHAPE1(3));
+    CHECK(!nib_compile(m, x, NULL));
+    CHECK_INT(nib_last_error()->status, NIB_E_UNSUPPORTED);
+    CHECK_INT(ctx->nmodes, 0);
+    nib_tensor_free(x);
+    nib_module_free(m);
+    nib_ctx_free(ctx);
+}
+
+/* ---- integers that follow a symbol ---- */
+
+typedef struct appending {
+    nib_tensor *cache, *row, *query;
+    int64_t start, window;
+} appending;
+
+static nib_status append_and_attend(void *user, nib_tensor **out) {
+    const appending *a = user;
+    NIB_TRY(nib_kv_append(a->cache, a->row, a->start));
+    *out = nib_attention(a->query, a->cache, a->cache, 2, a->start, a->window, 0.5);
+    return *out ? NIB_OK : nib_last_error()->status;
+}
+
+TEST(an_integer_follows_the_symbol_it_moves_with_or_the_trace_is_refused) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    uint64_t seed = test_seed();
+    appending a = {nib_tensor_new(ctx, NIB_F32, (nib_shape){3, {2, 64, 8}}),
+                   random_tensor(ctx, &seed, SHAPE2(1, 16)),
+                   random_tensor(ctx, &seed, SHAPE2(1, 16)), 0, 0};
+    memset(nib_tensor_data_mut(a.cache), 0, nib_tensor_bytes(a.cache));
+    nib_tensor *inputs[] = {a.cache, a.row, a.query};
+    nib_graph *trace[4];
+    static const int64_t starts[] = {9, 8, 0, 12};
+    for (int i = 0; i < 4; i++) {
+        a.start = starts[i];
+        a.window = i == 3 ? 5 : 0; /* the last trace has another window too */
+        trace[i] = nib_trace(ctx, inputs, 3, &a.start, 1, append_and_attend, &a);
+        CHECK_MADE(trace[i]);
+    }
+    CHECK_OK(nib_trace_learn(trace[0], trace[1]));
+    CHECK_INT(trace[0]->nfollows, 2);
+    CHECK_INT(trace[0]->follows[0].per, 1);
+    CHECK_INT(trace[0]->follows[0].base, 0);
+    CHECK_OK(nib_trace_learn(trace[0], trace[2]));
+    CHECK_FAILS(nib_trace_learn(trace[0], trace[3]), NIB_E_UNSUPPORTED, "no multiple");
+    CHECK_OK(nib_graph_plan(trace[0]));
+    const nib_tensor *got;
+    CHECK_OK(nib_graph_execute(trace[0], inputs, &(int64_t){20}, &got));
+    float first[16];
+    CHECK_OK(nib_tensor_read(got, first, sizeof first));
+    const size_t mark = nib_scope_begin(ctx);
+    nib_tensor *want = nib_attention(a.query, a.cache, a.cache, 2, 20, 0, 0.5);
+    CHECK_BYTES(first, nib_tensor_data(want), sizeof first);
+    nib_scope_end(ctx, mark);
+    CHECK_FAILS(nib_graph_execute(trace[0], inputs, &(int64_t){64}, &got), NIB_E_FULL, "64 tokens");
+    for (int i = 0; i < 4; i++) nib_graph_free(trace[i]);
+    for (int i = 0; i < 3; i++) nib_tensor_free(inputs[i]);
+    nib_ctx_free(ctx);
+}
+
+TEST(every_failed_allocation_of_compiling_and_running_is_reported_and_leaks_nothing) {
+    uint64_t seed = test_seed();
+    bool done = false;
+    for (long n = 0; !done; n++) {
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1});
+        nib_module *m = block(ctx, &seed, 16, 32, true);
+        nib_tensor *x = random_tensor(ctx, &seed, SHAPE2(3, 16));
+        const size_t used = nib_mem_used(&ctx->mem), owned = ctx->owned_room;
+        nib_mem_fail_after(n, false);
+        nib_graph *g = nib_compile(m, x, NULL);
+        const nib_tensor *y = nib_graph_run(g, x);
+        done = nib_mem_fail_after(-1, false) <= n;
+        CHECK(done == (y != NULL));
+        if (!y) CHECK_INT(nib_last_error()->status, NIB_E_MEMORY);
+        nib_graph_free(g);
+        CHECK_INT(nib_mem_used(&ctx->mem), used + (ctx->owned_room - owned) * sizeof(nib_tensor *));
+        CHECK_INT(ctx->nmodes, 0);
+        nib_tensor_free(x);
+        nib_module_free(m);
+        nib_ctx_free(ctx);
+    }
+}
+
+TEST(a_graph_is_printed_one_node_a_line) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    uint64_t seed = test_seed();
+    nib_module *m = block(ctx, &seed, 16, 32, false);
+    nib_tensor *x = random_tensor(ctx, &seed, SHAPE2(1, 16));
+    nib_graph *g = nib_compile(m, x, &(nib_compile_options){.no_fusion = true});
+    char *text = nib_graph_print(g);
+    CHECK_MADE(text);
+    CHECK(strstr(text, "rms_norm(input 0 [1, 16], constant [16] f32)"));
+    CHECK(strstr(text, "6 nodes, "));
+    nib_text_release(text);
+    nib_graph_free(g);
+    nib_tensor_free(x);
+    nib_module_free(m);
+    nib_ctx_free(ctx);
+}
+
+TESTS(RUNS(a_compiled_module_gives_the_bits_of_its_forward),
+      RUNS(buffers_that_live_at_the_same_time_lie_apart_and_memory_is_reused),
+      RUNS(another_kind_of_input_is_refused_and_the_graph_goes_on),
+      RUNS(what_calls_nothing_cannot_be_compiled),
+      RUNS(an_integer_follows_the_symbol_it_moves_with_or_the_trace_is_refused),
+      RUNS(every_failed_allocation_of_compiling_and_running_is_reported_and_leaks_nothing),
+      RUNS(a_graph_is_printed_one_node_a_line))

@@ -1,0 +1,154 @@
+/* The compiled step: the bits of the forward it was traced from, everywhere. */
+#include "model/step.h"
+
+#include <nibble/nn.h>
+
+#include "golden_model.h"
+#include "tensor/context.h"
+
+enum { PROMPT = 37 };
+
+/* Both kinds side by side from a prompt to `most` tokens: logits and tokens are the same bits. */
+static void race(void **state_, nib_ctx *ctx, const nib_model *model, int most, const char *what) {
+    nib_session *s[2];
+    int32_t prompt[PROMPT], id[2];
+    const int first = most / 2 < PROMPT ? most / 2 : PROMPT;
+    uint64_t state = test_seed();
+    for (int i = 0; i < PROMPT; i++) prompt[i] = (int32_t)(3 + test_random(&state) % 61);
+    for (int k = 0; k < 2; k++) {
+        s[k] = nib_session_new(
+            ctx, model,
+            &(nib_session_options){.ignore_eos = true,
+                                   .max_tokens = most,
+                                   .compile = k ? NIB_COMPILE_ALWAYS : NIB_COMPILE_NEVER});
+        CHECK_MADE(s[k]);
+        CHECK_OK(nib_session_feed(s[k], prompt, (size_t)first));
+    }
+    for (int i = first; i < most; i++) {
+        for (int k = 0; k < 2; k++) CHECK_OK(nib_session_next(s[k], &id[k]));
+        size_t V;
+        const float *want = nib_session_logits(s[0], &V), *got = nib_session_logits(s[1], NULL);
+        if (id[0] != id[1] || memcmp(got, want, V * sizeof *got) != 0)
+            FAIL_AT("%s: after token %d the compiled step differs", what, i);
+    }
+    for (int k = 0; k < 2; k++) nib_session_free(s[k]);
+}
+
+TEST(every_architecture_has_the_same_bits_compiled_until_its_last_position) {
+    for (int c = 0; c < GOLDEN_CASES; c++) {
+        for (int threads = 1; threads <= 3; threads += 2) {
+            char folder[256];
+            snprintf(folder, sizeof folder, GOLDEN "%s", golden_cases[c]);
+            nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = threads});
+            nib_model *model = nib_model_load(ctx, folder, NULL);
+            CHECK_MADE(model);
+            const int64_t most = nib_model_max_tokens(model);
+            race(state_, ctx, model, most < 300 ? (int)most : 300, golden_cases[c]);
+            nib_model_free(model);
+            nib_ctx_free(ctx);
+        }
+    }
+}
+
+TEST(every_scheme_has_the_same_bits_compiled_on_every_instruction_set) {
+    static const char *const levels[] = {"ref", "avx2", ""};
+    const char *scheme, *doc;
+    int tried = 0;
+    for (size_t i = 0; (scheme = nib_list("scheme", i, &doc)); i++) {
+        for (size_t k = 0; k < sizeof levels / sizeof *levels; k++) {
+            nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2, .isa = levels[k]});
+            if (!ctx) continue; /* another kind of machine names other levels */
+            nib_config *config = nib_config_parse(scheme);
+            nib_model *model = nib_model_load(ctx, GOLDEN "mistral_window", NULL);
+            CHECK_MADE(config);
+            if (nib_quantize(nib_model_root(model), config, &(nib_select){.leave_unfit = true}) >=
+                NIB_OK) {
+                race(state_, ctx, model, 80, scheme);
+                tried++;
+            }
+            nib_config_free(config);
+            nib_model_free(model);
+            nib_ctx_free(ctx);
+        }
+    }
+    print_message("%d schemes on instruction sets\n", tried);
+    CHECK(tried > 0);
+}
+
+TEST(sessions_may_step_alone_and_together_in_any_turn) {
+    enum { N = 3, STEPS = 20 };
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_model *model = nib_model_load(ctx, GOLDEN "llama_gqa_bf16", NULL);
+    nib_session *s[2][N];
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < N; i++) {
+            s[k][i] = nib_session_new(
+                ctx, model,
+                &(nib_session_options){.ignore_eos = true,
+                                       .compile = k ? NIB_COMPILE_ALWAYS : NIB_COMPILE_NEVER});
+            CHECK_OK(nib_session_feed(s[k][i], (int32_t[]){5, 6, 7, 8 + i}, 4));
+        }
+    for (int step = 0; step < STEPS; step++) {
+        int32_t ids[2][N];
+        for (int k = 0; k < 2; k++) {
+            if (step % 3 == 2)
+                CHECK_OK(nib_sessions_step(s[k], N, ids[k]));
+            else
+                for (int i = 0; i < N; i++) CHECK_OK(nib_session_next(s[k][i], &ids[k][i]));
+            if (step == 11) CHECK_OK(nib_session_feed(s[k][1], (int32_t[]){9, 9}, 2));
+        }
+        CHECK_BYTES(ids[1], ids[0], sizeof ids[0]);
+        for (int i = 0; i < N; i++) {
+            size_t V;
+            const float *want = nib_session_logits(s[0][i], &V);
+            CHECK_BYTES(nib_session_logits(s[1][i], NULL), want, V * sizeof *want);
+        }
+    }
+    for (int k = 0; k < 2; k++)
+        for (int i = 0; i < N; i++) nib_session_free(s[k][i]);
+    nib_model_free(model);
+    nib_ctx_free(ctx);
+}
+
+static nib_status see_module(void *self, nib_module *module, nib_tensor **input) {
+    (void)module;
+    (void)input;
+    ++*(int *)self;
+    return NIB_OK;
+}
+
+static void count_calls(void *user, const char *op, int64_t calls, double ms, double bytes) {
+    (void)op;
+    (void)ms;
+    (void)bytes;
+    *(int64_t *)user += calls;
+}
+
+TEST(modes_see_a_compiled_step_op_by_op_and_those_on_modules_run_the_forward) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_model *model = nib_model_load(ctx, GOLDEN "llama_gqa_bf16", NULL);
+    nib_session *s = nib_session_new(
+        ctx, model, &(nib_session_options){.compile = NIB_COMPILE_ALWAYS, .ignore_eos = true});
+    int32_t id;
+    CHECK_OK(nib_session_feed(s, (int32_t[]){5, 6}, 2));
+    for (int i = 0; i < 3; i++) CHECK_OK(nib_session_next(s, &id));
+    int64_t calls = 0;
+    CHECK_OK(nib_profile_begin(ctx));
+    CHECK_OK(nib_session_next(s, &id));
+    CHECK_OK(nib_profile_end(ctx, count_calls, &calls));
+    CHECK(calls > 10);
+    int modules = 0;
+    static const nib_mode watch = {.name = "watch", .enter_module = see_module};
+    CHECK_OK(nib_mode_push(ctx, &watch, &modules));
+    CHECK_OK(nib_session_next(s, &id));
+    CHECK_OK(nib_mode_pop(ctx));
+    CHECK(modules > 5);
+    nib_session_free(s);
+    nib_model_free(model);
+    nib_ctx_free(ctx);
+}
+
+TESTS(RUNS(every_architecture_has_the_same_bits_compiled_until_its_last_position),
+      RUNS(every_scheme_has_the_same_bits_compiled_on_every_instruction_set),
+      RUNS(sessions_may_step_alone_and_together_in_any_turn),
+      RUNS(modes_see_a_compiled_step_op_by_op_and_those_on_modules_run_the_forward))
