@@ -17,4 +17,5 @@ X(unpack_avx2)
 X(softmax_avx2)
 X(norm_avx2)
 X(attention_avx2)
+X(softmax_avx512)
 #endif

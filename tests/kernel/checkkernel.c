@@ -1,4 +1,5 @@
-/* checkkernel.c: every kernel set that this machine can run against the judges in ref/, exactly.
+/* checkkernel.c: every kernel set that this machine can run or emulate against the judges in ref/,
+ * exactly.
  *
  * Ragged sizes, unaligned pointers, pages without access on both sides of every buffer, ugly
  * numbers. `checkkernel --bench NAME` times the slots that set NAME fills (`all` for every set). */
@@ -403,6 +404,25 @@ TEST(every_slot_has_a_judge) {
         if (!slot[i]) FAIL_AT("slot %zu of nib_kernels is filled by no ref set", i);
 }
 
+/* Every check, on the slots that set `now` fills. */
+static void judge_the_set(void **state_) {
+    got = ref;
+    now->install(&got);
+    if (memcmp(&got, &ref, sizeof(ref)) == 0) FAIL_AT("%s fills no slot", now->name);
+    seed = test_seed();
+    check_conversions(state_);
+    check_narrow_densely(state_);
+    check_gemm(state_);
+    check_reductions(state_);
+    check_losses(state_);
+    check_quantizing(state_);
+    check_nibbles(state_);
+    check_elementwise(state_);
+    check_norms(state_);
+    check_attention(state_);
+    check_lanes(state_);
+}
+
 TEST(every_set_of_this_machine_equals_the_judges_bit_for_bit) {
     nib_kernels_fill(&ref, 0);
     for (size_t i = 0; (now = nib_kernel_set_at(i)); i++) {
@@ -411,22 +431,33 @@ TEST(every_set_of_this_machine_equals_the_judges_bit_for_bit) {
             print_message("skipped: %s needs what this machine lacks\n", now->name);
             continue;
         }
-        got = ref;
-        now->install(&got);
-        if (memcmp(&got, &ref, sizeof(ref)) == 0) FAIL_AT("%s fills no slot", now->name);
-        seed = test_seed();
-        check_conversions(state_);
-        check_narrow_densely(state_);
-        check_gemm(state_);
-        check_reductions(state_);
-        check_losses(state_);
-        check_quantizing(state_);
-        check_nibbles(state_);
-        check_elementwise(state_);
-        check_norms(state_);
-        check_attention(state_);
-        check_lanes(state_);
+        judge_the_set(state_);
         print_message("%s equals ref\n", now->name);
+    }
+}
+
+#ifdef NIB_EMULATED /* kernels beyond AVX2, compiled for AVX2: cmake/emulate.cmake */
+#define X(name) extern const nib_kernel_set nib_emulated_##name;
+#include "emulated_list.h"
+#undef X
+static const nib_kernel_set *const emulated[] = {
+#define X(name) &nib_emulated_##name,
+#include "emulated_list.h"
+#undef X
+    NULL};
+#else
+static const nib_kernel_set *const emulated[] = {NULL};
+#endif
+
+TEST(every_set_beyond_avx2_equals_the_judges_when_emulated) {
+    if (!emulated[0] || (nib_cpu_features() & NIB_CPU_AVX2) == 0) {
+        print_message("skipped: this build or machine emulates no set\n");
+        return;
+    }
+    nib_kernels_fill(&ref, 0);
+    for (size_t i = 0; (now = emulated[i]); i++) {
+        judge_the_set(state_);
+        print_message("%s, emulated, equals ref\n", now->name);
     }
 }
 
@@ -444,6 +475,7 @@ int main(int argc, char **argv) {
     const struct CMUnitTest tests[] = {
         RUNS(every_slot_has_a_judge),
         RUNS(every_set_of_this_machine_equals_the_judges_bit_for_bit),
+        RUNS(every_set_beyond_avx2_equals_the_judges_when_emulated),
         RUNS(a_mask_lowers_the_machine),
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
