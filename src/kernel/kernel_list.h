@@ -17,5 +17,7 @@ X(unpack_avx2)
 X(softmax_avx2)
 X(norm_avx2)
 X(attention_avx2)
+X(lane_i8_avx2)
+X(lane_i8w8_avx2)
 X(softmax_avx512)
 #endif

@@ -1,0 +1,212 @@
+/* lane_i8_avx2.c: 8-bit inputs with weights in lanes of less than 8 bits.
+ *
+ * Up to FEW rows: codes unpacked in registers and met by all rows at once, so that weights are
+ * read once, as they lie in memory. More rows: tiles over a panel unpacked to bytes. */
+#include <string.h>
+
+#include "kernel/x86/lane_tiles_avx2.h"
+
+enum { FEW = 4, KC = 1024, ROW_BLOCK = 256, ROW_BYTES = 512 << 10 };
+
+typedef struct scratch {
+    uint8_t codes[KC * NIB_PANEL];
+    lane_values values[LANE_BLOCK_MAX];
+    float y[ROW_BLOCK * NIB_PANEL];
+    int32_t parts[ROW_BLOCK * NIB_PANEL];
+} scratch;
+_Static_assert(sizeof(scratch) <= NIB_LANE_SCRATCH, "the scratch holds a block");
+
+/* Cells of four columns whose products may be summed in 16 bits: 2 * 128 * greatest * depth is at
+ * most 32767. */
+static int depth_of(int bits) {
+    static const int depth[] = {0, 64, 42, 18, 8, 4, 2, 1};
+    return depth[bits];
+}
+
+/* ---- a panel unpacked to bytes ---- */
+
+/* Codes of `columns` columns from a plane that begins there; `shift`: the bits below it are there
+ * already. */
+INLINE void unpack_plane(const int bits, uint8_t *out, const uint8_t *plane, int64_t columns,
+                         const int shift) {
+    const __m256i mask = _mm256_set1_epi8((char)((1 << bits) - 1));
+    for (int64_t k = 0; k < columns; k += 32 / bits, plane += 64) {
+        const __m256i low = lane_load(plane), high = lane_load(plane + 32);
+#pragma GCC unroll 8
+        for (int i = 0; i < 8 / bits; i++, out += 64) {
+            __m256i a = _mm256_and_si256(_mm256_srli_epi16(low, i * bits), mask);
+            __m256i b = _mm256_and_si256(_mm256_srli_epi16(high, i * bits), mask);
+            if (shift) {
+                a = _mm256_or_si256(lane_load(out), _mm256_slli_epi16(a, shift));
+                b = _mm256_or_si256(lane_load(out + 32), _mm256_slli_epi16(b, shift));
+            }
+            _mm256_storeu_si256((__m256i *)out, a);
+            _mm256_storeu_si256((__m256i *)(out + 32), b);
+        }
+    }
+}
+
+static void unpack_planes(uint8_t *out, const nib_lane_weight *w, const uint8_t *panel, int64_t k,
+                          int64_t columns) {
+    const int64_t Kp = (w->K + 31) / 32 * 32;
+    const uint8_t *twos = panel + (w->bits & 4 ? Kp * 8 : 0);
+    const uint8_t *ones = twos + (w->bits & 2 ? Kp * 4 : 0) + k * 2;
+    columns = (columns + 31) / 32 * 32;
+    twos += k * 4;
+    if (w->bits & 4) unpack_plane(4, out, panel + k * 8, columns, 0);
+    if (w->bits & 4 && w->bits & 2)
+        unpack_plane(2, out, twos, columns, 4);
+    else if (w->bits & 2)
+        unpack_plane(2, out, twos, columns, 0);
+    if (!(w->bits & 1)) return;
+    if (w->bits == 1)
+        unpack_plane(1, out, ones, columns, 0);
+    else if (w->bits == 3)
+        unpack_plane(1, out, ones, columns, 2);
+    else if (w->bits == 5)
+        unpack_plane(1, out, ones, columns, 4);
+    else
+        unpack_plane(1, out, ones, columns, 6);
+}
+
+/* k a multiple of 32. */
+static void unpack(uint8_t *out, const nib_lane_weight *w, int64_t panel, int64_t k,
+                   int64_t columns) {
+    const uint8_t *codes = w->codes + panel * w->panel_bytes;
+    if (w->lane == NIB_LANE_W4)
+        unpack_plane(4, out, codes + k * 8, columns, 0);
+    else if (w->lane == NIB_LANE_W2)
+        unpack_plane(2, out, codes + k * 4, columns, 0);
+    else
+        unpack_planes(out, w, codes, k, columns);
+}
+
+/* ---- many rows ---- */
+
+/* Rows of a row block, so that their codes stay in L2 while the panels pass. */
+static int64_t row_block(int64_t K) {
+    const int64_t fit = K ? ROW_BYTES / K / LANE_TILE * LANE_TILE : ROW_BLOCK;
+    return fit < 64 ? 64 : fit > ROW_BLOCK ? ROW_BLOCK : fit;
+}
+
+static void many_rows(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
+                      const nib_lane_weight *w, int64_t panel, int64_t panels, scratch *at) {
+    const int depth = depth_of(w->bits);
+    const int64_t most = row_block(w->K);
+    for (int64_t m = 0; m < M; m += most)
+        for (int64_t p = panel; p < panel + panels; p++) {
+            const int64_t count = M - m < most ? M - m : most;
+            memset(at->y, 0, (size_t)count * NIB_PANEL * sizeof(float));
+            int64_t k = 0;
+            do {
+                lane_block b = lane_next_block(w, k, KC);
+                b.depth = depth, b.codes = at->codes, b.values = at->values;
+                unpack(at->codes, w, p, k, b.columns);
+                for (int64_t s = 0; s < b.segments; s++)
+                    at->values[s] = lane_group(w, p, b.group + s);
+                const uint8_t *q = (const uint8_t *)rows->q + m * rows->ld + k;
+                const int32_t *sums = rows->sums + m * w->groups + b.group;
+                if (depth > 1)
+                    lane_block_rows(LANE_DEEP, &b, q, rows->ld, sums, count, at->y, at->parts);
+                else
+                    lane_block_rows(LANE_SINGLE, &b, q, rows->ld, sums, count, at->y, at->parts);
+                k += b.columns;
+            } while (k < w->K);
+            for (int64_t i = 0; i < count; i++)
+                lane_finish(y, ldy, rows, m + i, w, p, _mm256_loadu_ps(at->y + i * NIB_PANEL),
+                            _mm256_loadu_ps(at->y + i * NIB_PANEL + 8));
+        }
+}
+
+/* ---- few rows ---- */
+
+/* R rows of 4-bit or 2-bit codes, panel by panel. */
+INLINE void few_rows(const int bits, const int R, float *y, int64_t ldy, const nib_rows_i8 *rows,
+                     const nib_lane_weight *w, int64_t panel, int64_t panels) {
+    const int columns = 32 / bits;       /* of a cell */
+    const int depth = bits == 4 ? 4 : 8; /* cells of a run */
+    const __m256i mask = _mm256_set1_epi8((char)((1 << bits) - 1)), ones = _mm256_set1_epi16(1);
+    const int64_t cells = (w->G + columns - 1) / columns;
+    for (int64_t p = panel; p < panel + panels; p++) {
+        const uint8_t *codes = w->codes + p * w->panel_bytes;
+        const uint8_t *q = (const uint8_t *)rows->q;
+        __m256 sum[4][2];
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
+        for (int64_t g = 0; g < w->groups; g++) {
+            __m256i t[4][2];
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++)
+                t[r][0] = t[r][1] = lane_start(w, rows->sums[r * w->groups + g]);
+            int64_t run;
+            for (int64_t left = cells; left; left -= run) {
+                run = left < depth ? left : depth;
+                __m256i c[4][2];
+#pragma GCC unroll 4
+                for (int r = 0; r < 4; r++) c[r][0] = c[r][1] = _mm256_setzero_si256();
+                for (int64_t i = run; i; i--, codes += 64, q += columns) {
+                    __m256i low = lane_load(codes), high = lane_load(codes + 32);
+#pragma GCC unroll 4
+                    for (int j = 0; j < 8 / bits; j++) {
+                        const __m256i a = _mm256_and_si256(low, mask);
+                        const __m256i b = _mm256_and_si256(high, mask);
+                        low = _mm256_srli_epi16(low, bits), high = _mm256_srli_epi16(high, bits);
+#pragma GCC unroll 4
+                        for (int r = 0; r < R; r++) {
+                            const __m256i x = lane_four(q + r * rows->ld + 4 * j);
+                            c[r][0] = _mm256_add_epi16(c[r][0], _mm256_maddubs_epi16(a, x));
+                            c[r][1] = _mm256_add_epi16(c[r][1], _mm256_maddubs_epi16(b, x));
+                        }
+                        LANE_KEEP(c);
+                    }
+                }
+#pragma GCC unroll 4
+                for (int r = 0; r < R; r++)
+                    for (int h = 0; h < 2; h++)
+                        t[r][h] = _mm256_add_epi32(t[r][h], _mm256_madd_epi16(c[r][h], ones));
+            }
+            const lane_values v = lane_group(w, p, g);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++)
+                for (int h = 0; h < 2; h++)
+                    sum[r][h] =
+                        lane_flush(w, &v, h, t[r][h], rows->sums[r * w->groups + g], sum[r][h]);
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) lane_finish(y, ldy, rows, r, w, p, sum[r][0], sum[r][1]);
+    }
+}
+
+#define FEW_ROWS(bits, R)                                                                          \
+    static void few_##bits##_##R(float *y, int64_t ldy, const nib_rows_i8 *rows,                   \
+                                 const nib_lane_weight *w, int64_t panel, int64_t panels) {        \
+        few_rows(bits, R, y, ldy, rows, w, panel, panels);                                         \
+    }
+FEW_ROWS(4, 1)
+FEW_ROWS(4, 2)
+FEW_ROWS(4, 3)
+FEW_ROWS(4, 4)
+FEW_ROWS(2, 1)
+FEW_ROWS(2, 2)
+FEW_ROWS(2, 3)
+FEW_ROWS(2, 4)
+
+static void lane_i8(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
+                    const nib_lane_weight *w, int64_t panel, int64_t panels, void *space) {
+    static void (*const few[2][FEW])(float *, int64_t, const nib_rows_i8 *, const nib_lane_weight *,
+                                     int64_t, int64_t) = {{few_4_1, few_4_2, few_4_3, few_4_4},
+                                                          {few_2_1, few_2_2, few_2_3, few_2_4}};
+    if (M <= 0) return;
+    if (M <= FEW && w->lane != NIB_LANE_WX)
+        few[w->lane == NIB_LANE_W2][M - 1](y, ldy, rows, w, panel, panels);
+    else
+        many_rows(y, ldy, rows, M, w, panel, panels, space);
+}
+
+static void install(nib_kernels *k) {
+    k->lane_i8[NIB_LANE_W4] = lane_i8;
+    k->lane_i8[NIB_LANE_W2] = lane_i8;
+    k->lane_i8[NIB_LANE_WX] = lane_i8;
+}
+const nib_kernel_set nib_kernels_lane_i8_avx2 = {
+    .name = "lane_i8_avx2", .needs = NIB_CPU_AVX2, .install = install};
