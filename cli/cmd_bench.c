@@ -1,27 +1,38 @@
-/* cmd_bench.c: speed of a model on this machine: prompt, decoding, loading, memory. */
+/* cmd_bench.c: speed of a model on this machine: prompt, decoding, loading, memory; or of one
+ * kernel, or of the machine itself (bench_kernel.c). */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 
-#include "cli.h"
+#include "bench_kernel.h"
 
 static struct {
-    const char *scheme, *format;
-    int64_t prompt, count, runs;
-    bool compile, no_compile;
-} o = {.format = "md", .prompt = 512, .count = 128, .runs = 5};
+    const char *scheme, *format, *kernel, *activations, *rows, *threads;
+    int64_t prompt, count, runs, columns;
+    bool limits, compile, no_compile;
+} o = {.format = "md", .prompt = 512, .rows = "1,4,512", .columns = 4096};
 
 static const cli_option options[] = {
     {"prompt", 'p', "P", CLI_INT, &o.prompt, "tokens of the prompt (512)", 1, 1 << 24, false},
-    {"new", 'n', "N", CLI_INT, &o.count, "tokens to decode (128)", 2, 1 << 24, false},
-    {"runs", 'r', "R", CLI_INT, &o.runs, "runs to take the mean of (5)", 1, 1000, false},
+    {"new", 'n', "N", CLI_INT, &o.count, "tokens to decode (128); N of a kernel (4096)", 1, 1 << 24,
+     false},
+    {"runs", 'r', "R", CLI_INT, &o.runs, "runs of a model (5), rounds of a kernel (15)", 1, 1000,
+     false},
     {"scheme", 's', "SCHEME", CLI_TEXT, &o.scheme, "quantize a float model while loading", 0, 0,
      false},
     {"compile", 0, NULL, CLI_FLAG, &o.compile, "fail where the step cannot be compiled", 0, 0,
      false},
     {"no-compile", 0, NULL, CLI_FLAG, &o.no_compile, "decode op by op", 0, 0, false},
     {"format", 'f', "F", CLI_TEXT, &o.format, "md, csv or json (md)", 0, 0, false},
+    {"threads", 't', "T", CLI_TEXT, &o.threads, "how many; of a kernel a list, 1,2", 0, 0, false},
+    {"kernel", 0, "NAME", CLI_TEXT, &o.kernel, "time one operation instead: linear", 0, 0, false},
+    {"activations", 0, "A", CLI_TEXT, &o.activations, "of a kernel: int8 (as the scheme says)", 0,
+     0, false},
+    {NULL, 'm', "M", CLI_TEXT, &o.rows, "rows of inputs of a kernel (1,4,512)", 0, 0, false},
+    {NULL, 'k', "K", CLI_INT, &o.columns, "columns of the weight of a kernel (4096)", 1, 1 << 24,
+     false},
+    {"limits", 0, NULL, CLI_FLAG, &o.limits, "what this machine can do at most", 0, 0, false},
     {0},
 };
 
@@ -144,10 +155,29 @@ static int print(const bench *b, const char *format) {
     return cli_table_print(c, t, strcmp(format, "csv") == 0 ? CLI_CSV : CLI_MARKDOWN);
 }
 
-static int run(cli *c) {
-    const char *format = c->json ? "json" : o.format;
-    if (strcmp(format, "md") && strcmp(format, "csv") && strcmp(format, "json"))
-        return cli_usage_error(c, "--format is md, csv or json, not \"%s\"", format);
+static int run_kernel(cli *c, cli_table_format format) {
+    const bench_kernel kernel = {.kernel = o.kernel,
+                                 .scheme = o.scheme,
+                                 .activations = o.activations,
+                                 .rows = o.rows,
+                                 .threads = o.threads,
+                                 .N = o.count ? o.count : 4096,
+                                 .K = o.columns,
+                                 .runs = o.runs ? o.runs : 15,
+                                 .format = format};
+    return bench_kernel_run(c, &kernel);
+}
+
+static int run_model(cli *c, const char *format) {
+    if (o.threads) {
+        char *end;
+        c->threads = strtoll(o.threads, &end, 10);
+        if (*end || c->threads < 1 || c->threads > 1024)
+            return cli_usage_error(c, "-t wants 1 to 1024 with a model, not \"%s\"", o.threads);
+    }
+    if (o.count == 1) return cli_usage_error(c, "-n wants at least 2 with a model, not 1");
+    if (!o.count) o.count = 128;
+    if (!o.runs) o.runs = 5;
     bench b = {.c = c};
     if (!cli_context(c)) return cli_fail(c);
     const double began = cli_now();
@@ -165,14 +195,27 @@ static int run(cli *c) {
     return code;
 }
 
+static int run(cli *c) {
+    const char *format = c->json ? "json" : o.format;
+    if (strcmp(format, "md") && strcmp(format, "csv") && strcmp(format, "json"))
+        return cli_usage_error(c, "--format is md, csv or json, not \"%s\"", format);
+    const bool model = c->narguments > 0;
+    if (model == (o.kernel || o.limits))
+        return cli_usage_error(c, model ? "a MODEL, --kernel or --limits: one of them"
+                                        : "wants a MODEL, --kernel NAME or --limits");
+    if (model) return run_model(c, format);
+    if (strcmp(format, "json") == 0) c->json = true;
+    return run_kernel(c, strcmp(format, "csv") == 0 ? CLI_CSV : CLI_MARKDOWN);
+}
+
 const cli_verb verb_bench = {
     .name = "bench",
-    .summary = "speed and memory of a model on this machine",
-    .synopsis = "MODEL [-p 512] [-n 128] [-r 5]",
+    .summary = "speed of a model, of a kernel, of this machine",
+    .synopsis = "MODEL | --kernel linear -m M -n N -k K | --limits",
     .example = "models/kjv-llama -p 256 -n 64 --scheme int8_weight_only",
     .options = options,
-    .common = CLI_THREADS | CLI_JSON | CLI_MMAP,
-    .min_arguments = 1,
+    .common = CLI_JSON | CLI_MMAP,
+    .min_arguments = 0,
     .max_arguments = 1,
     .run = run,
 };

@@ -38,6 +38,7 @@ static bool try_nib_ctx_new(nib_ctx *ctx) {
     return made && ctx;
 }
 FREES(nib_ctx_free, nib_ctx_free(NULL))
+CALL(nib_ctx_threads, nib_ctx_threads(NULL) == 0)
 CALL(nib_dtype_name, strcmp(nib_dtype_name((nib_dtype)0), "?") == 0)
 CALL(nib_tensor_new, !nib_tensor_new(NULL, NIB_F32, shape))
 CALL(nib_tensor_wrap, !nib_tensor_wrap(NULL, NIB_F32, shape, NULL, NULL, NULL) &&
@@ -80,6 +81,13 @@ CALL(nib_eval_file, nib_eval_file(NULL, NULL, NULL, NULL, NULL) < NIB_OK &&
 CALL(nib_profile_begin, nib_profile_begin(NULL) < NIB_OK)
 CALL(nib_profile_end,
      nib_profile_end(NULL, NULL, NULL) < NIB_OK && nib_profile_end(ctx, NULL, NULL) < NIB_OK)
+CALL(nib_limits_new, !nib_limits_new(NULL))
+FREES(nib_limits_free, nib_limits_free(NULL))
+static bool try_nib_limits_measure(nib_ctx *ctx) {
+    const double none = nib_limits_measure(NULL, ctx, NIB_LIMIT_F32);
+    const double neither = nib_limits_measure(NULL, NULL, NIB_LIMIT_READ_1);
+    return none != none && neither != neither;
+}
 CALL(nib_list, !nib_list(NULL, 0, NULL) && nib_list("scheme", 0, NULL))
 CALL(nib_version, nib_version() != NULL)
 
@@ -310,6 +318,7 @@ static const call calls[] = {
     ROW(nib_last_error),
     ROW(nib_ctx_new),
     ROW(nib_ctx_free),
+    ROW(nib_ctx_threads),
     ROW(nib_dtype_name),
     ROW(nib_tensor_new),
     ROW(nib_tensor_wrap),
@@ -343,6 +352,9 @@ static const call calls[] = {
     ROW(nib_eval_file),
     ROW(nib_profile_begin),
     ROW(nib_profile_end),
+    ROW(nib_limits_new),
+    ROW(nib_limits_free),
+    ROW(nib_limits_measure),
     ROW(nib_list),
     ROW(nib_version),
     ROW(nib_reader_open),

@@ -70,6 +70,7 @@ typedef struct nib_ctx_options {
 
 nib_ctx   *nib_ctx_new(const nib_ctx_options *options);     /* NULL: all defaults */
 void       nib_ctx_free(nib_ctx *ctx);
+int        nib_ctx_threads(const nib_ctx *ctx);             /* that work at once; 0 for NULL */
 
 /* ---- tensors: dense, or quantized when they have a layout; one handle for both ---- */
 typedef enum nib_dtype {               /* an element, nothing else; values are stored in files */
@@ -272,6 +273,20 @@ typedef struct nib_eval {
 nib_status  nib_eval_file(nib_ctx *ctx, const nib_model *model, const char *task, const char *file, nib_eval *eval);
 nib_status  nib_profile_begin(nib_ctx *ctx);
 nib_status  nib_profile_end(nib_ctx *ctx, void (*row)(void *user, const char *op, int64_t calls, double ms, double bytes), void *user);
+/* What this machine can do at most, measured now: a figure means something beside the limit of the same
+ * minute. A round takes some 10 ms; interleave rounds with those of what is judged, and take medians. */
+typedef enum nib_limit {               /* per second, on all threads of a context together */
+    NIB_LIMIT_READ_1, NIB_LIMIT_READ_2,           /* bytes from memory, 1 or 2 streams a thread, 4 KiB pages */
+    NIB_LIMIT_READ_1_HUGE, NIB_LIMIT_READ_2_HUGE, /* the same where pages have 2 MiB */
+    NIB_LIMIT_F32,                     /* multiplications and additions of f32 */
+    NIB_LIMIT_U8, NIB_LIMIT_U4,        /* of 8-bit, of 4-bit codes with 8-bit ones, exact, into int32 */
+    NIB_LIMITS,
+} nib_limit;
+typedef struct nib_limits nib_limits;
+nib_limits *nib_limits_new(nib_ctx *ctx);             /* takes 640 MiB to read from */
+void        nib_limits_free(nib_limits *limits);
+/* One round with the threads and the instruction set of `ctx`, any context. NaN for NULL. */
+double      nib_limits_measure(const nib_limits *limits, nib_ctx *ctx, nib_limit which);
 /* Entry i of what this build can do, with one line about it: "scheme", "format", "arch", or "kernel" for
  * the kernels that this machine can run. NULL: no more. */
 const char *nib_list(const char *kind, size_t i, const char **doc);

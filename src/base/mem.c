@@ -3,9 +3,12 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "base/sys.h"
 
 static nib_mem process_mem;
 static atomic_long asked;
@@ -83,6 +86,18 @@ void nib_mem_free(nib_mem *mem, void *ptr, size_t size) {
         m->dealloc(m->user, ptr, size ? size : 1);
     else
         free(ptr);
+}
+
+void nib_mem_hint_pages(void *ptr, size_t size, bool huge) {
+#if defined(MADV_HUGEPAGE) && defined(MADV_NOHUGEPAGE)
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)ptr;
+    const uintptr_t first = (begin + page - 1) & ~(page - 1), end = (begin + size) & ~(page - 1);
+    if (end > first)
+        (void)nib_sys_advise((char *)ptr + (first - begin), end - first,
+                             huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+#else
+    (void)ptr, (void)size, (void)huge;
+#endif
 }
 
 char *nib_mem_strdup(nib_mem *mem, const char *text) {

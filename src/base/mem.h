@@ -30,6 +30,10 @@ void *nib_mem_realloc(nib_mem *mem, void *ptr, size_t old_size, size_t size);
 
 void nib_mem_free(nib_mem *mem, void *ptr, size_t size); /* ptr NULL is fine */
 
+/* Ask the system to keep what lies in [ptr, ptr + size) in pages of 2 MiB, or of the smallest size,
+ * from its first touch on. A hint: where it is refused, nothing happens. */
+void nib_mem_hint_pages(void *ptr, size_t size, bool huge);
+
 char *nib_mem_strdup(nib_mem *mem, const char *text); /* give back with nib_mem_strfree */
 void nib_mem_strfree(nib_mem *mem, char *text);
 

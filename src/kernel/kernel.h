@@ -207,6 +207,19 @@ typedef struct nib_kernels {
      */
     void (*attention_merge_f32)(float *out, float *max, float *sum, const float *part,
                                 float part_max, float part_sum, int64_t d);
+
+    /* ---- what a machine can do at most: timed beside other work, no part of it ---- */
+    /* The xor of all 64-bit words of a and, unless it is NULL, of b: `size` bytes of each, a
+     * multiple of 8. Reads as fast as memory gives; two pointers are two streams. */
+    uint64_t (*limit_read)(const void *a, const void *b, size_t size);
+    /* `rounds` times 8 steps of acc = fma(x, y, acc) from +0, in as many accumulators of full
+     * vectors as keep all units busy. -> what each lane then holds; *operations: how many
+     * multiplications and additions that took. */
+    float (*limit_fma)(double *operations, float x, float y, size_t rounds);
+    /* The same for 8-bit codes: each int32 lane gains 4 * u * s a step, wrapping. limit_u8 takes
+     * any u; limit_u4 u <= 15, which lets sums wait in 16 bits where that is faster. */
+    int32_t (*limit_u8)(double *operations, uint8_t u, int8_t s, size_t rounds);
+    int32_t (*limit_u4)(double *operations, uint8_t u, int8_t s, size_t rounds);
 } nib_kernels;
 
 /* One file of kernels: what it is called, what it needs of the machine, which slots it fills. */

@@ -45,6 +45,8 @@ void nib_ctx_free(nib_ctx *ctx) {
     nib_mem_free(&mem, ctx, sizeof *ctx);
 }
 
+int nib_ctx_threads(const nib_ctx *ctx) { return ctx ? nib_pool_threads(ctx->pool) : 0; }
+
 nib_mem *nib_ctx_mem(nib_ctx *ctx) { return ctx ? &ctx->mem : NULL; }
 
 const char *nib_kernels_of_machine(size_t i, const char **level) {

@@ -176,6 +176,31 @@ TEST(bench_prints_markdown_csv_and_json) {
     json_decref(got);
 }
 
+TEST(bench_measures_a_kernel_and_the_machine_beside_it) {
+    json_t *got =
+        nibble_json(state_, "bench --kernel linear --scheme int4_weight_only:group_size=32 "
+                            "-m 1,3 -n 33 -k 64 -t 1,2 -r 2 -j -q");
+    json_t *rows = json_object_get(got, "rows"), *limits = json_object_get(got, "limits");
+    CHECK_INT(json_array_size(rows), 4);
+    CHECK_INT(json_array_size(limits), 2);
+    for (size_t i = 0; i < 4; i++) {
+        static const char *const positive[] = {
+            "ms", "gb_per_s", "gop_per_s", "threads", "share_of_bandwidth", "share_of_peak", "m"};
+        const json_t *row = json_array_get(rows, i);
+        for (size_t k = 0; k < sizeof positive / sizeof *positive; k++)
+            CHECK(number(row, positive[k]) > 0);
+        CHECK_INT(number(row, "n"), 33);
+        CHECK_INT(number(row, "k"), 64);
+        CHECK_TEXT(json_string_value(json_object_get(row, "activations")), "f32");
+    }
+    json_decref(got);
+    got = nibble_json(state_, "bench --limits -t 1 -r 1 -j -q");
+    rows = json_object_get(got, "rows");
+    CHECK(json_is_array(rows) && json_array_size(rows) == 0);
+    CHECK(number(json_array_get(json_object_get(got, "limits"), 0), "read_gb_per_s") > 0);
+    json_decref(got);
+}
+
 TEST(mistakes_end_with_their_documented_code) {
     static const struct {
         const char *words;
@@ -194,6 +219,14 @@ TEST(mistakes_end_with_their_documented_code) {
         {"eval tests/golden/eval/with_bos --hellaswag tests/golden/eval/text.txt", 3},
         {"eval tests/golden/eval/with_bos --perplexity tests/golden/eval/text.txt --protocol x", 2},
         {"bench models/kjv-llama --format xml", 2},
+        {"bench", 2},
+        {"bench models/kjv-llama --limits", 2},
+        {"bench models/kjv-llama -t 1,2", 2},
+        {"bench models/kjv-llama -n 1", 2},
+        {"bench --kernel nothing", 2},
+        {"bench --kernel linear -m 0", 2},
+        {"bench --kernel linear -m 1, -n 8 -k 8", 2},
+        {"bench --kernel linear --activations int3", 2},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         int code;
@@ -208,4 +241,5 @@ TESTS(RUNS(generate_says_what_transformers_says_of_the_embedded_model),
       RUNS(raw_adds_no_special_tokens_and_ids_stand_for_a_text),
       RUNS(a_profile_tells_where_the_time_went), RUNS(a_scheme_quantizes_while_loading),
       RUNS(eval_prints_the_fields_of_each_task), RUNS(bench_prints_markdown_csv_and_json),
+      RUNS(bench_measures_a_kernel_and_the_machine_beside_it),
       RUNS(mistakes_end_with_their_documented_code))

@@ -53,6 +53,7 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
     float inverse[BENCH_N / 32], scale[BENCH_N / 32], low[BENCH_N / 32];
     for (int g = 0; g < BENCH_N / 32; g++) inverse[g] = 60, scale[g] = 1.0f / 60, low[g] = -1;
     const bool all = k == ref;
+    const size_t big = (size_t)BENCH_CHANNELS * BENCH_K;
 #define IF(slot) if (all || k->slot != ref->slot)
     IF(bf16_to_f32) BENCH("bf16_to_f32, 1 Mi", 6 * n, 0, k->bf16_to_f32(b->y, b->x, BENCH_N));
     IF(f16_to_f32) BENCH("f16_to_f32, 1 Mi", 6 * n, 0, k->f16_to_f32(b->y, b->x, BENCH_N));
@@ -99,6 +100,19 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
     }
     IF(pack_f32)
     BENCH("pack_f32, 16 of 4096", 16 * 8 * K, 0, k->pack_f32(b->y, b->x, BENCH_K, 16, BENCH_K));
+    double ops;
+    IF(limit_read) {
+        BENCH("limit_read, 64 MB", 4 * N * K, 0,
+              b->y[0] = (float)k->limit_read(b->w, NULL, 4 * big));
+        BENCH("limit_read, 2 x 32 MB", 4 * N * K, 0,
+              b->y[0] = (float)k->limit_read(b->w, b->w + big / 2, 2 * big));
+    }
+    IF(limit_fma)
+    BENCH("limit_fma", 0, ops, b->y[0] = k->limit_fma(&ops, 1, 1, 100000));
+    IF(limit_u8)
+    BENCH("limit_u8 (GOP/s)", 0, ops, b->y[0] = (float)k->limit_u8(&ops, 200, -3, 100000));
+    IF(limit_u4)
+    BENCH("limit_u4 (GOP/s)", 0, ops, b->y[0] = (float)k->limit_u4(&ops, 15, -3, 100000));
     IF(gemm_f32) {
         const int64_t stride = BENCH_K * 16;
         BENCH("gemm_f32 1x4096x4096", 4 * N * K, 2 * N * K,
@@ -119,7 +133,8 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
 
 static inline int bench_sets(const char *name) {
     const size_t big = (size_t)BENCH_CHANNELS * BENCH_K;
-    bench b = {.x = malloc(big), .w = malloc(big * 4), .y = malloc(big), .q = malloc(BENCH_N)};
+    bench b = {
+        .x = malloc(big), .w = aligned_alloc(64, big * 4), .y = malloc(big), .q = malloc(BENCH_N)};
     nib_kernels ref, some;
     nib_kernels_fill(&ref, 0);
     int found = 0;

@@ -394,6 +394,7 @@ static void check_attention(void **state_) {
 }
 
 #include "kernel/check_lanes.h"
+#include "kernel/check_limits.h"
 
 TEST(every_slot_has_a_judge) {
     nib_kernels_fill(&ref, 0);
@@ -421,6 +422,7 @@ static void judge_the_set(void **state_) {
     check_norms(state_);
     check_attention(state_);
     check_lanes(state_);
+    check_limits(state_);
 }
 
 TEST(every_set_of_this_machine_equals_the_judges_bit_for_bit) {
