@@ -1,8 +1,10 @@
 /* parallel.c: persistent workers around one job at a time.
  *
- * A job lives on its caller's stack. A worker may look at it only after it joined, under the
- * lock, while the pool still shows the job; the caller takes the job down, under the lock, when
- * no piece is unclaimed, then waits for those who joined. So nobody reads a job that has gone. */
+ * The job stands in the pool. Who takes one from `left` and finds it above zero has claimed a piece
+ * of whatever job stands there, and may read it until that piece is counted off `unfinished`; the
+ * caller writes the next job only when nothing of this one is unfinished. So a job costs no lock:
+ * that is for those who sleep. A step of a small model is some thirty jobs of a few microseconds.
+ */
 #include "base/parallel.h"
 
 #include <assert.h>
@@ -10,32 +12,28 @@
 #include <sched.h>
 #include <signal.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "base/cpu.h"
 
 enum { MOST_THREADS = 1024, SPIN_NS = 30000, SPINS_PER_LOOK = 64 };
 
-typedef struct job {
-    void (*body)(void *user, int64_t begin, int64_t end);
-    void *user;
-    int64_t count, grain, pieces;
-    _Atomic int64_t next; /* piece not yet claimed */
-    atomic_int joined;    /* workers that may still touch this; changed under the lock */
-} job;
-
 struct nib_pool {
     nib_mem *mem;
-    pid_t owner;       /* the process that has the workers */
+    unsigned family;   /* of processes: what `forks` was where the workers were started */
     int started, room; /* workers */
     pthread_t *worker;
-    atomic_flag taken;  /* a caller has the workers */
-    atomic_uint posted; /* jobs so far; what a spinning worker watches */
-    atomic_bool stop;
-    pthread_mutex_t lock; /* guards the rest */
+    atomic_flag taken; /* a caller has the workers */
+    /* The job, on one line with the counter: who claims a piece then has what it needs to know. */
+    _Alignas(64) _Atomic int64_t left; /* pieces that nobody claimed; zero or less: none */
+    int64_t count, grain, pieces;
+    void (*body)(void *user, int64_t begin, int64_t end);
+    void *user;
+    _Alignas(64) _Atomic int64_t unfinished; /* pieces that are not done */
+    _Alignas(64) atomic_bool stop;
+    atomic_bool caller_sleeps;
+    atomic_int sleeping; /* workers */
+    pthread_mutex_t lock;
     pthread_cond_t wake, done;
-    job *current;
-    int sleeping;
 };
 
 static _Thread_local bool inside; /* this thread runs a body */
@@ -55,59 +53,78 @@ static void run_serially(int64_t count, int64_t grain,
     }
 }
 
-static void run_pieces(job *j) {
+/* Claim pieces and run them until none is left; count them off together, since a line that another
+ * core wrote takes as long to come as a small piece takes to run. */
+static void run_pieces(nib_pool *pool) {
     inside = true;
-    for (;;) {
-        const int64_t piece = atomic_fetch_add_explicit(&j->next, 1, memory_order_relaxed);
-        if (piece >= j->pieces) break;
-        const int64_t begin = piece * j->grain;
-        j->body(j->user, begin, j->count - begin > j->grain ? begin + j->grain : j->count);
+    int64_t done = 0, left;
+    while ((left = atomic_fetch_sub_explicit(&pool->left, 1, memory_order_acquire)) > 0) {
+        const int64_t begin = (pool->pieces - left) * pool->grain, count = pool->count;
+        pool->body(pool->user, begin, count - begin > pool->grain ? begin + pool->grain : count);
+        done++;
     }
     inside = false;
+    if (done && atomic_fetch_sub(&pool->unfinished, done) == done &&
+        atomic_load(&pool->caller_sleeps)) {
+        pthread_mutex_lock(&pool->lock);
+        pthread_cond_signal(&pool->done);
+        pthread_mutex_unlock(&pool->lock);
+    }
 }
 
-/* Wait without sleeping until the counter moves on from `seen`; false when the time is over. */
-static bool spin_for_work(nib_pool *pool, unsigned seen) {
-    const int64_t until = now_ns() + SPIN_NS;
-    do {
+static bool has_work(const nib_pool *pool) {
+    return atomic_load_explicit(&pool->left, memory_order_relaxed) > 0;
+}
+
+static bool stopped(const nib_pool *pool) {
+    return atomic_load_explicit(&pool->stop, memory_order_relaxed);
+}
+
+/* Wait without sleeping until there is work; false when the time is over. */
+static bool spin_for_work(const nib_pool *pool) {
+    int64_t until = 0;
+    for (;;) {
         for (int i = 0; i < SPINS_PER_LOOK; i++)
-            if (atomic_load_explicit(&pool->posted, memory_order_acquire) != seen ||
-                atomic_load_explicit(&pool->stop, memory_order_relaxed))
-                return true;
-    } while (now_ns() < until);
-    return false;
+            if (has_work(pool) || stopped(pool)) return true;
+        const int64_t now = now_ns();
+        if (!until) until = now + SPIN_NS;
+        if (now >= until) return false;
+    }
+}
+
+/* Who posts a job writes `left`, then reads `sleeping`; who goes to sleep writes `sleeping`, then
+ * reads `left`: in the one order of both, one of the two sees the other. */
+static void sleep_until_work(nib_pool *pool) {
+    pthread_mutex_lock(&pool->lock);
+    atomic_fetch_add(&pool->sleeping, 1);
+    while (atomic_load(&pool->left) <= 0 && !stopped(pool))
+        pthread_cond_wait(&pool->wake, &pool->lock);
+    atomic_fetch_sub(&pool->sleeping, 1);
+    pthread_mutex_unlock(&pool->lock);
 }
 
 static void *work(void *argument) {
     nib_pool *pool = argument;
-    unsigned seen = 0;
-    pthread_mutex_lock(&pool->lock);
-    while (!atomic_load_explicit(&pool->stop, memory_order_relaxed)) {
-        const unsigned posted = atomic_load_explicit(&pool->posted, memory_order_relaxed);
-        job *j = pool->current;
-        if (posted == seen) { /* nothing since this worker last looked */
-            pthread_mutex_unlock(&pool->lock);
-            const bool more = spin_for_work(pool, seen);
-            pthread_mutex_lock(&pool->lock);
-            if (!more && atomic_load_explicit(&pool->posted, memory_order_relaxed) == seen &&
-                !atomic_load_explicit(&pool->stop, memory_order_relaxed)) {
-                pool->sleeping++;
-                pthread_cond_wait(&pool->wake, &pool->lock);
-                pool->sleeping--;
-            }
-            continue;
-        }
-        seen = posted;
-        if (!j) continue; /* it came and went */
-        atomic_fetch_add_explicit(&j->joined, 1, memory_order_relaxed);
-        pthread_mutex_unlock(&pool->lock);
-        run_pieces(j);
-        pthread_mutex_lock(&pool->lock);
-        if (atomic_fetch_sub_explicit(&j->joined, 1, memory_order_release) == 1)
-            pthread_cond_signal(&pool->done);
+    while (!stopped(pool)) {
+        if (has_work(pool))
+            run_pieces(pool);
+        else if (!spin_for_work(pool))
+            sleep_until_work(pool);
     }
-    pthread_mutex_unlock(&pool->lock);
     return NULL;
+}
+
+/* The processes that fork() makes have no workers; each of them counts itself. Where they could
+ * not know, there are no workers anywhere. */
+static atomic_uint forks;
+static bool forks_counted;
+static pthread_once_t counting = PTHREAD_ONCE_INIT;
+static void count_fork(void) { atomic_fetch_add(&forks, 1); }
+static void count_forks(void) { forks_counted = pthread_atfork(NULL, NULL, count_fork) == 0; }
+
+static bool has_workers(const nib_pool *pool) {
+    return pool && pool->started > 0 &&
+           atomic_load_explicit(&forks, memory_order_relaxed) == pool->family;
 }
 
 nib_pool *nib_pool_new(nib_mem *mem, int threads) {
@@ -116,7 +133,8 @@ nib_pool *nib_pool_new(nib_mem *mem, int threads) {
     nib_pool *pool = nib_mem_alloc_zero(mem, sizeof(*pool));
     if (!pool) return NULL;
     pool->mem = mem;
-    pool->owner = getpid();
+    pthread_once(&counting, count_forks);
+    pool->family = atomic_load(&forks);
     pool->room = threads - 1;
     pool->worker = nib_mem_alloc_array(mem, (size_t)pool->room, sizeof(pthread_t));
     if (!pool->worker) {
@@ -139,7 +157,7 @@ nib_pool *nib_pool_new(nib_mem *mem, int threads) {
     sigdelset(&all, SIGFPE);
     sigdelset(&all, SIGILL);
     pthread_sigmask(SIG_SETMASK, &all, &old); /* workers inherit it; signals are the caller's */
-    while (pool->started < pool->room &&
+    while (forks_counted && pool->started < pool->room &&
            pthread_create(&pool->worker[pool->started], NULL, work, pool) == 0)
         pool->started++;
     pthread_sigmask(SIG_SETMASK, &old, NULL);
@@ -148,10 +166,11 @@ nib_pool *nib_pool_new(nib_mem *mem, int threads) {
 
 void nib_pool_free(nib_pool *pool) {
     if (!pool) return;
-    if (getpid() == pool->owner) { /* a child after fork has neither the workers nor the locks */
+    /* A child after fork() has neither the workers nor the locks. */
+    if (atomic_load(&forks) == pool->family) {
         if (pool->started > 0) {
             pthread_mutex_lock(&pool->lock);
-            atomic_store_explicit(&pool->stop, true, memory_order_relaxed);
+            atomic_store(&pool->stop, true);
             pthread_cond_broadcast(&pool->wake);
             pthread_mutex_unlock(&pool->lock);
             for (int i = 0; i < pool->started; i++) pthread_join(pool->worker[i], NULL);
@@ -166,16 +185,19 @@ void nib_pool_free(nib_pool *pool) {
 
 int nib_pool_threads(const nib_pool *pool) { return pool ? pool->started + 1 : 1; }
 
-/* Wait for the workers that joined: a moment by spinning, since they are on their last piece. */
-static void wait_for_joined(nib_pool *pool, job *j) {
-    const int64_t until = now_ns() + SPIN_NS;
+/* Wait for the workers: a moment by spinning, since they are on their last piece. */
+static void wait_for_unfinished(nib_pool *pool) {
+    int64_t until = 0, now;
     do {
         for (int i = 0; i < SPINS_PER_LOOK; i++)
-            if (atomic_load_explicit(&j->joined, memory_order_acquire) == 0) return;
-    } while (now_ns() < until);
+            if (atomic_load_explicit(&pool->unfinished, memory_order_acquire) == 0) return;
+        now = now_ns();
+        if (!until) until = now + SPIN_NS;
+    } while (now < until);
     pthread_mutex_lock(&pool->lock);
-    while (atomic_load_explicit(&j->joined, memory_order_acquire) > 0)
-        pthread_cond_wait(&pool->done, &pool->lock);
+    atomic_store(&pool->caller_sleeps, true);
+    while (atomic_load(&pool->unfinished) > 0) pthread_cond_wait(&pool->done, &pool->lock);
+    atomic_store(&pool->caller_sleeps, false);
     pthread_mutex_unlock(&pool->lock);
 }
 
@@ -183,27 +205,25 @@ void nib_parallel_for(nib_pool *pool, int64_t count, int64_t grain,
                       void (*body)(void *user, int64_t begin, int64_t end), void *user) {
     assert(grain >= 1);
     if (count <= 0) return;
-    if (!pool || pool->started == 0 || inside || count <= grain || getpid() != pool->owner ||
+    if (!has_workers(pool) || inside || count <= grain ||
         atomic_flag_test_and_set_explicit(&pool->taken, memory_order_acquire)) {
         run_serially(count, grain, body, user);
         return;
     }
-    job j = {.body = body,
-             .user = user,
-             .count = count,
-             .grain = grain,
-             .pieces = (count - 1) / grain + 1};
-    pthread_mutex_lock(&pool->lock);
-    pool->current = &j;
-    atomic_fetch_add_explicit(&pool->posted, 1, memory_order_release);
-    if (pool->sleeping > 0) pthread_cond_broadcast(&pool->wake);
-    pthread_mutex_unlock(&pool->lock);
-
-    run_pieces(&j);
-
-    pthread_mutex_lock(&pool->lock);
-    pool->current = NULL;
-    pthread_mutex_unlock(&pool->lock);
-    wait_for_joined(pool, &j);
+    pool->body = body;
+    pool->user = user;
+    pool->count = count;
+    pool->grain = grain;
+    pool->pieces = (count - 1) / grain + 1;
+    atomic_store_explicit(&pool->unfinished, pool->pieces, memory_order_relaxed);
+    atomic_store(&pool->left, pool->pieces);
+    if (atomic_load(&pool->sleeping) > 0) {
+        pthread_mutex_lock(&pool->lock);
+        pthread_cond_broadcast(&pool->wake);
+        pthread_mutex_unlock(&pool->lock);
+    }
+    run_pieces(pool);
+    if (atomic_load_explicit(&pool->unfinished, memory_order_acquire) > 0)
+        wait_for_unfinished(pool);
     atomic_flag_clear_explicit(&pool->taken, memory_order_release);
 }
