@@ -32,114 +32,113 @@ typedef struct lane_block {
 } lane_block;
 
 /* Keeps the compiler from moving the products of several steps before their sums, for which the
- * registers do not suffice. */
+ * registers do not suffice, */
 #define LANE_KEEP(c)                                                                               \
     __asm__ volatile(""                                                                            \
                      : "+x"((c)[0][0]), "+x"((c)[0][1]), "+x"((c)[1][0]), "+x"((c)[1][1]),         \
                        "+x"((c)[2][0]), "+x"((c)[2][1]), "+x"((c)[3][0]), "+x"((c)[3][1]))
+/* from loading two vectors again for every use, */
+#define LANE_KEEP_TWO(a, b) __asm__ volatile("" : "+x"(a), "+x"(b))
+/* and from computing the addresses of rows from one another at every step. */
+#define LANE_KEEP_ROWS(q)                                                                          \
+    __asm__ volatile("" : "+r"((q)[0]), "+r"((q)[1]), "+r"((q)[2]), "+r"((q)[3]))
 
-/* One cell into 16-bit sums c. */
-INLINE void lane_step_deep(const int R, __m256i c[4][2], const uint8_t *w, const uint8_t *q,
-                           int64_t ldq) {
-    const __m256i low = lane_load(w), high = lane_load(w + 32);
+/* What four columns of 16 channels do to R rows of sums, q[r] + at being their inputs. */
+INLINE void lane_cell(const lane_step step, const int R, const bool begin, __m256i c[4][2],
+                      const uint8_t *w, const uint8_t *const q[4], const int at) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i low = lane_load(w), high = lane_load(w + 32);
+    LANE_KEEP_TWO(low, high);
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
-        const __m256i x = lane_four(q + r * ldq);
-        c[r][0] = _mm256_add_epi16(c[r][0], _mm256_maddubs_epi16(low, x));
-        c[r][1] = _mm256_add_epi16(c[r][1], _mm256_maddubs_epi16(high, x));
+        const __m256i x = lane_four(q[r] + at);
+        if (step == LANE_WIDE) {
+            c[r][0] = _mm256_add_epi32(c[r][0], _mm256_madd_epi16(low, x));
+            c[r][1] = _mm256_add_epi32(c[r][1], _mm256_madd_epi16(high, x));
+            continue;
+        }
+        const __m256i a = _mm256_maddubs_epi16(low, x), b = _mm256_maddubs_epi16(high, x);
+        if (step == LANE_SINGLE) {
+            c[r][0] = _mm256_add_epi32(c[r][0], _mm256_madd_epi16(a, ones));
+            c[r][1] = _mm256_add_epi32(c[r][1], _mm256_madd_epi16(b, ones));
+        } else {
+            c[r][0] = begin ? a : _mm256_add_epi16(c[r][0], a);
+            c[r][1] = begin ? b : _mm256_add_epi16(c[r][1], b);
+        }
     }
     LANE_KEEP(c);
 }
 
-/* One cell into 32-bit sums t. */
-INLINE void lane_step_single(const int R, __m256i t[4][2], const uint8_t *w, const uint8_t *q,
-                             int64_t ldq) {
-    const __m256i low = lane_load(w), high = lane_load(w + 32), ones = _mm256_set1_epi16(1);
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) {
-        const __m256i x = lane_four(q + r * ldq);
-        const __m256i a = _mm256_maddubs_epi16(low, x), b = _mm256_maddubs_epi16(high, x);
-        t[r][0] = _mm256_add_epi32(t[r][0], _mm256_madd_epi16(a, ones));
-        t[r][1] = _mm256_add_epi32(t[r][1], _mm256_madd_epi16(b, ones));
+/* `cells` of them, on from *w and q. */
+INLINE void lane_cells(const lane_step step, const int R, __m256i c[4][2], const uint8_t **w,
+                       const uint8_t *q[4], int64_t cells) {
+    bool begin = step == LANE_DEEP;
+    if (begin && cells >= 8) {
+        LANE_KEEP_ROWS(q);
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) lane_cell(step, R, j == 0, c, *w + 64 * j, q, 4 * j);
+        cells -= 8, *w += 512, begin = false;
+        for (int r = 0; r < R; r++) q[r] += 32;
     }
-    LANE_KEEP(t);
-}
-
-/* Half a cell, two columns, into 32-bit sums t. */
-INLINE void lane_step_wide(const int R, __m256i t[4][2], const uint8_t *w, const uint8_t *q,
-                           int64_t ldq) {
-    const __m256i low = lane_load(w), high = lane_load(w + 32);
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) {
-        const __m256i x = lane_four(q + r * ldq);
-        t[r][0] = _mm256_add_epi32(t[r][0], _mm256_madd_epi16(low, x));
-        t[r][1] = _mm256_add_epi32(t[r][1], _mm256_madd_epi16(high, x));
+    if (begin)
+        for (int r = 0; r < R; r++) c[r][0] = c[r][1] = _mm256_setzero_si256();
+    for (; cells >= 8; cells -= 8, *w += 512) {
+        LANE_KEEP_ROWS(q);
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) lane_cell(step, R, false, c, *w + 64 * j, q, 4 * j);
+        for (int r = 0; r < R; r++) q[r] += 32;
     }
-    LANE_KEEP(t);
+    for (; cells; cells--, *w += 64) {
+        LANE_KEEP_ROWS(q);
+        lane_cell(step, R, false, c, *w, q, 0);
+        for (int r = 0; r < R; r++) q[r] += 4;
+    }
 }
 
 /* R rows of a block: q at its first column, rows ldq bytes apart; sums at its first group. */
-INLINE void lane_tile(const lane_step step, const int R, const lane_block *b, const uint8_t *q,
+INLINE void lane_tile(const lane_step step, const int R, const lane_block *b, const uint8_t *q_0,
                       int64_t ldq, const int32_t *sums, float *y, int32_t *parts) {
     const __m256i ones = _mm256_set1_epi16(1), minus_mid = _mm256_set1_epi32(-b->w->mid);
-    const uint8_t *w = b->codes;
-    for (int64_t s = 0; s < b->segments; s++) {
-        __m256i t[LANE_TILE][2];
+    const int64_t depth = step == LANE_DEEP ? b->depth : INT64_MAX;
+    const int64_t cells = step == LANE_WIDE ? 2 * b->cells : b->cells, groups = b->w->groups;
+    const uint8_t *w = b->codes, *q[4];
+    for (int r = 0; r < 4; r++) q[r] = q_0 + (r < R ? r : 0) * ldq;
+    for (int64_t s = 0; s < b->segments; s++, sums++) {
+        bool begun = !b->starts; /* the sum of this group, whose beginning is in `parts` */
+        int64_t left = cells;
+        do {
+            __m256i c[4][2], t[4][2];
+            const int64_t run = left < depth ? left : depth;
+            left -= run;
 #pragma GCC unroll 4
-        for (int r = 0; r < LANE_TILE; r++)
-            for (int h = 0; h < 2; h++)
-                t[r][h] = r >= R ? _mm256_setzero_si256()
-                          : b->starts
-                              ? _mm256_mullo_epi32(_mm256_set1_epi32(sums[r * b->w->groups + s]),
-                                                   minus_mid)
-                              : lane_load(parts + r * NIB_PANEL + 8 * h);
-        if (step == LANE_DEEP) {
-            int64_t run;
-            for (int64_t left = b->cells; left; left -= run) {
-                run = left < b->depth ? left : b->depth;
-                __m256i c[LANE_TILE][2];
+            for (int r = 0; r < 4; r++) c[r][0] = c[r][1] = _mm256_setzero_si256();
+            lane_cells(step, R, c, &w, q, run);
 #pragma GCC unroll 4
-                for (int r = 0; r < LANE_TILE; r++) c[r][0] = c[r][1] = _mm256_setzero_si256();
-                int64_t i = run;
-                for (; i >= 4; i -= 4, w += 256, q += 16) {
-                    lane_step_deep(R, c, w, q, ldq);
-                    lane_step_deep(R, c, w + 64, q + 4, ldq);
-                    lane_step_deep(R, c, w + 128, q + 8, ldq);
-                    lane_step_deep(R, c, w + 192, q + 12, ldq);
+            for (int r = 0; r < R; r++) {
+                const __m256i zero =
+                    _mm256_mullo_epi32(_mm256_set1_epi32(sums[r * groups]), minus_mid);
+                for (int h = 0; h < 2; h++) {
+                    t[r][h] = step == LANE_DEEP ? _mm256_madd_epi16(c[r][h], ones) : c[r][h];
+                    t[r][h] = _mm256_add_epi32(
+                        t[r][h], begun ? lane_load(parts + r * NIB_PANEL + 8 * h) : zero);
                 }
-                for (; i; i--, w += 64, q += 4) lane_step_deep(R, c, w, q, ldq);
+            }
+            if (left || !b->ends) {
 #pragma GCC unroll 4
                 for (int r = 0; r < R; r++)
                     for (int h = 0; h < 2; h++)
-                        t[r][h] = _mm256_add_epi32(t[r][h], _mm256_madd_epi16(c[r][h], ones));
+                        _mm256_storeu_si256((__m256i *)(parts + r * NIB_PANEL + 8 * h), t[r][h]);
+                begun = true;
+                continue;
             }
-        } else {
-            const int64_t steps = step == LANE_WIDE ? 2 * b->cells : b->cells;
-            int64_t i = steps;
-            for (; i >= 4; i -= 4, w += 256, q += 16)
 #pragma GCC unroll 4
-                for (int j = 0; j < 4; j++)
-                    if (step == LANE_WIDE)
-                        lane_step_wide(R, t, w + 64 * j, q + 4 * j, ldq);
-                    else
-                        lane_step_single(R, t, w + 64 * j, q + 4 * j, ldq);
-            for (; i; i--, w += 64, q += 4)
-                if (step == LANE_WIDE)
-                    lane_step_wide(R, t, w, q, ldq);
-                else
-                    lane_step_single(R, t, w, q, ldq);
-        }
-#pragma GCC unroll 4
-        for (int r = 0; r < R; r++)
-            for (int h = 0; h < 2; h++) {
-                float *at = y + r * NIB_PANEL + 8 * h;
-                if (b->ends)
-                    _mm256_storeu_ps(at,
-                                     lane_flush(b->w, b->values + s, h, t[r][h],
-                                                sums[r * b->w->groups + s], _mm256_loadu_ps(at)));
-                else
-                    _mm256_storeu_si256((__m256i *)(parts + r * NIB_PANEL + 8 * h), t[r][h]);
-            }
+            for (int r = 0; r < R; r++)
+                for (int h = 0; h < 2; h++) {
+                    float *at = y + r * NIB_PANEL + 8 * h;
+                    _mm256_storeu_ps(at, lane_flush(b->w, b->values + s, h, t[r][h],
+                                                    sums[r * groups], _mm256_loadu_ps(at)));
+                }
+        } while (left);
     }
 }
 
