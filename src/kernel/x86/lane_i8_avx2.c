@@ -6,7 +6,7 @@
 
 #include "kernel/x86/lane_tiles_avx2.h"
 
-enum { FEW = 4, KC = 1024, ROW_BLOCK = 256, ROW_BYTES = 512 << 10 };
+enum { FEW = 4, AHEAD = 4096, KC = 1024, ROW_BLOCK = 256, ROW_BYTES = 512 << 10 };
 
 typedef struct scratch {
     uint8_t codes[KC * NIB_PANEL];
@@ -120,60 +120,90 @@ static void many_rows(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
 
 /* ---- few rows ---- */
 
+/* One cell of R rows into 16-bit sums c, q[r] + at being its inputs. */
+INLINE void few_cell(const int bits, const int R, __m256i c[4][2], const uint8_t *codes,
+                     const uint8_t *const q[4], const int at) {
+    const __m256i mask = _mm256_set1_epi8((char)((1 << bits) - 1));
+    __m256i low = lane_load(codes), high = lane_load(codes + 32);
+    _mm_prefetch((const char *)((uintptr_t)codes + AHEAD), _MM_HINT_T0);
+    lane_keep_two(&low, &high);
+#pragma GCC unroll 4
+    for (int j = 0; j < 8 / bits; j++) {
+        __m256i a = _mm256_and_si256(_mm256_srli_epi16(low, bits * j), mask);
+        __m256i b = _mm256_and_si256(_mm256_srli_epi16(high, bits * j), mask);
+        lane_keep_two(&a, &b);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            const __m256i x = lane_four(q[r] + at + 4 * j);
+            c[r][0] = _mm256_add_epi16(c[r][0], _mm256_maddubs_epi16(a, x));
+            c[r][1] = _mm256_add_epi16(c[r][1], _mm256_maddubs_epi16(b, x));
+        }
+        lane_keep(R, c);
+    }
+}
+
 /* R rows of 4-bit or 2-bit codes, panel by panel. */
 INLINE void few_rows(const int bits, const int R, float *y, int64_t ldy, const nib_rows_i8 *rows,
                      const nib_lane_weight *w, int64_t panel, int64_t panels) {
-    const int columns = 32 / bits;       /* of a cell */
-    const int depth = bits == 4 ? 4 : 8; /* cells of a run */
-    const __m256i mask = _mm256_set1_epi8((char)((1 << bits) - 1)), ones = _mm256_set1_epi16(1);
-    const int64_t cells = (w->G + columns - 1) / columns;
+    const int columns = 32 / bits, unrolled = 32 / columns;
+    const int64_t cells = (w->G + columns - 1) / columns, depth = bits == 4 ? 4 : 8;
+    const __m256i ones = _mm256_set1_epi16(1);
     for (int64_t p = panel; p < panel + panels; p++) {
-        const uint8_t *codes = w->codes + p * w->panel_bytes;
-        const uint8_t *q = (const uint8_t *)rows->q;
-        __m256 sum[4][2];
-#pragma GCC unroll 4
-        for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
-        for (int64_t g = 0; g < w->groups; g++) {
-            __m256i t[4][2];
-#pragma GCC unroll 4
-            for (int r = 0; r < R; r++)
-                t[r][0] = t[r][1] = lane_start(w, rows->sums[r * w->groups + g]);
-            int64_t run;
-            for (int64_t left = cells; left; left -= run) {
-                run = left < depth ? left : depth;
-                __m256i c[4][2];
+        const uint8_t *codes = w->codes + p * w->panel_bytes, *q[4];
+        for (int r = 0; r < 4; r++) q[r] = (const uint8_t *)rows->q + (r < R ? r : 0) * rows->ld;
+        /* Three rows or more leave no register for these. */
+        float y_all[4][NIB_PANEL] = {0};
+        int32_t parts[4][NIB_PANEL];
+        const int32_t *sums = rows->sums;
+        for (int64_t g = 0; g < w->groups; g++, sums++) {
+            bool begun = false; /* the sum of this group, whose beginning is in `parts` */
+            int64_t left = cells;
+            do {
+                __m256i c[4][2], t[4][2];
 #pragma GCC unroll 4
                 for (int r = 0; r < 4; r++) c[r][0] = c[r][1] = _mm256_setzero_si256();
-                for (int64_t i = run; i; i--, codes += 64, q += columns) {
-                    __m256i low = lane_load(codes), high = lane_load(codes + 32);
+                int64_t run = left < depth ? left : depth;
+                left -= run;
+                for (; run >= unrolled; run -= unrolled, codes += 64 * unrolled) {
+                    lane_keep_rows(R, q);
 #pragma GCC unroll 4
-                    for (int j = 0; j < 8 / bits; j++) {
-                        const __m256i a = _mm256_and_si256(low, mask);
-                        const __m256i b = _mm256_and_si256(high, mask);
-                        low = _mm256_srli_epi16(low, bits), high = _mm256_srli_epi16(high, bits);
-#pragma GCC unroll 4
-                        for (int r = 0; r < R; r++) {
-                            const __m256i x = lane_four(q + r * rows->ld + 4 * j);
-                            c[r][0] = _mm256_add_epi16(c[r][0], _mm256_maddubs_epi16(a, x));
-                            c[r][1] = _mm256_add_epi16(c[r][1], _mm256_maddubs_epi16(b, x));
-                        }
-                        LANE_KEEP(c);
-                    }
+                    for (int i = 0; i < unrolled; i++)
+                        few_cell(bits, R, c, codes + 64 * i, q, columns * i);
+                    for (int r = 0; r < R; r++) q[r] += 32;
+                }
+                for (; run; run--, codes += 64) {
+                    few_cell(bits, R, c, codes, q, 0);
+                    for (int r = 0; r < R; r++) q[r] += columns;
                 }
 #pragma GCC unroll 4
-                for (int r = 0; r < R; r++)
+                for (int r = 0; r < R; r++) {
+                    const __m256i zero = lane_start(w, sums[r * w->groups]);
                     for (int h = 0; h < 2; h++)
-                        t[r][h] = _mm256_add_epi32(t[r][h], _mm256_madd_epi16(c[r][h], ones));
-            }
-            const lane_values v = lane_group(w, p, g);
+                        t[r][h] = _mm256_add_epi32(begun ? lane_load(parts[r] + 8 * h) : zero,
+                                                   _mm256_madd_epi16(c[r][h], ones));
+                }
+                if (left) {
 #pragma GCC unroll 4
-            for (int r = 0; r < R; r++)
-                for (int h = 0; h < 2; h++)
-                    sum[r][h] =
-                        lane_flush(w, &v, h, t[r][h], rows->sums[r * w->groups + g], sum[r][h]);
+                    for (int r = 0; r < R; r++)
+                        for (int h = 0; h < 2; h++)
+                            _mm256_storeu_si256((__m256i *)(parts[r] + 8 * h), t[r][h]);
+                    begun = true;
+                    continue;
+                }
+                const lane_values v = lane_group(w, p, g);
+#pragma GCC unroll 4
+                for (int r = 0; r < R; r++)
+                    for (int h = 0; h < 2; h++) {
+                        float *at = y_all[r] + 8 * h;
+                        _mm256_storeu_ps(at, lane_flush(w, &v, h, t[r][h], sums[r * w->groups],
+                                                        _mm256_loadu_ps(at)));
+                    }
+            } while (left);
         }
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++) lane_finish(y, ldy, rows, r, w, p, sum[r][0], sum[r][1]);
+        for (int r = 0; r < R; r++)
+            lane_finish(y, ldy, rows, r, w, p, _mm256_loadu_ps(y_all[r]),
+                        _mm256_loadu_ps(y_all[r] + 8));
     }
 }
 

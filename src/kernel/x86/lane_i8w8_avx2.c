@@ -10,6 +10,7 @@
 
 enum {
     FEW = 4,
+    AHEAD = 8192,          /* bytes of codes to fetch ahead */
     FEW_BYTES = 192 << 10, /* of widened inputs of few rows, at most */
     KC = 512,
     KC_SINGLE = 1024,
@@ -92,48 +93,66 @@ static void many_rows(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
                             panels - p < PANELS ? panels - p : PANELS, at);
 }
 
-/* R rows, panel by panel, the codes widened in registers; q: all inputs widened, rows ldq apart. */
-INLINE void few_rows(const int R, float *y, int64_t ldy, const nib_rows_i8 *rows,
-                     const nib_lane_weight *w, int64_t panel, int64_t panels, const uint8_t *q_all,
-                     int64_t ldq) {
+/* One cell of R rows into 32-bit sums t, q[r] + at being its inputs, widened. */
+INLINE void few_cell(const int R, __m256i t[4][2], const uint8_t *codes, const uint8_t *const q[4],
+                     const int at) {
     const __m256i mask = _mm256_set1_epi16(0xff);
+    __m256i low = lane_load(codes), high = lane_load(codes + 32);
+    _mm_prefetch((const char *)((uintptr_t)codes + AHEAD), _MM_HINT_T0);
+    lane_keep_two(&low, &high);
+#pragma GCC unroll 2
+    for (int j = 0; j < 2; j++) {
+        __m256i a = j ? _mm256_srli_epi16(low, 8) : _mm256_and_si256(low, mask);
+        __m256i b = j ? _mm256_srli_epi16(high, 8) : _mm256_and_si256(high, mask);
+        lane_keep_two(&a, &b);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            const __m256i x = lane_four(q[r] + at + 4 * j);
+            t[r][0] = _mm256_add_epi32(t[r][0], _mm256_madd_epi16(a, x));
+            t[r][1] = _mm256_add_epi32(t[r][1], _mm256_madd_epi16(b, x));
+        }
+        lane_keep(R, t);
+    }
+}
+
+/* R rows, panel by panel, the codes widened in registers; q_0: all inputs widened, ldq apart. */
+INLINE void few_rows(const int R, float *y, int64_t ldy, const nib_rows_i8 *rows,
+                     const nib_lane_weight *w, int64_t panel, int64_t panels, const uint8_t *q_0,
+                     int64_t ldq) {
     const int64_t cells = (w->G + 3) / 4;
     for (int64_t p = panel; p < panel + panels; p++) {
-        const uint8_t *codes = w->codes + p * w->panel_bytes, *q = q_all;
-        __m256 sum[4][2];
-#pragma GCC unroll 4
-        for (int r = 0; r < R; r++) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
-        for (int64_t g = 0; g < w->groups; g++) {
+        const uint8_t *codes = w->codes + p * w->panel_bytes, *q[4];
+        for (int r = 0; r < 4; r++) q[r] = q_0 + (r < R ? r : 0) * ldq;
+        float y_all[4][NIB_PANEL] = {0}; /* four rows leave no registers for these */
+        const int32_t *sums = rows->sums;
+        for (int64_t g = 0; g < w->groups; g++, sums++) {
             __m256i t[4][2];
 #pragma GCC unroll 4
-            for (int r = 0; r < 4; r++)
-                t[r][0] = t[r][1] =
-                    r < R ? lane_start(w, rows->sums[r * w->groups + g]) : _mm256_setzero_si256();
-#pragma GCC unroll 2
-            for (int64_t i = 0; i < cells; i++, codes += 64, q += 8) {
-                __m256i low = lane_load(codes), high = lane_load(codes + 32);
-#pragma GCC unroll 2
-                for (int j = 0; j < 2; j++) {
-                    const __m256i a = j ? _mm256_srli_epi16(low, 8) : _mm256_and_si256(low, mask);
-                    const __m256i b = j ? _mm256_srli_epi16(high, 8) : _mm256_and_si256(high, mask);
+            for (int r = 0; r < R; r++) t[r][0] = t[r][1] = lane_start(w, sums[r * w->groups]);
+            int64_t left = cells;
+            for (; left >= 4; left -= 4, codes += 256) {
+                lane_keep_rows(R, q);
 #pragma GCC unroll 4
-                    for (int r = 0; r < R; r++) {
-                        const __m256i x = lane_four(q + r * ldq + 4 * j);
-                        t[r][0] = _mm256_add_epi32(t[r][0], _mm256_madd_epi16(a, x));
-                        t[r][1] = _mm256_add_epi32(t[r][1], _mm256_madd_epi16(b, x));
-                    }
-                    LANE_KEEP(t);
-                }
+                for (int i = 0; i < 4; i++) few_cell(R, t, codes + 64 * i, q, 8 * i);
+                for (int r = 0; r < R; r++) q[r] += 32;
+            }
+            for (; left; left--, codes += 64) {
+                few_cell(R, t, codes, q, 0);
+                for (int r = 0; r < R; r++) q[r] += 8;
             }
             const lane_values v = lane_group(w, p, g);
 #pragma GCC unroll 4
             for (int r = 0; r < R; r++)
-                for (int h = 0; h < 2; h++)
-                    sum[r][h] =
-                        lane_flush(w, &v, h, t[r][h], rows->sums[r * w->groups + g], sum[r][h]);
+                for (int h = 0; h < 2; h++) {
+                    float *at = y_all[r] + 8 * h;
+                    _mm256_storeu_ps(at, lane_flush(w, &v, h, t[r][h], sums[r * w->groups],
+                                                    _mm256_loadu_ps(at)));
+                }
         }
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++) lane_finish(y, ldy, rows, r, w, p, sum[r][0], sum[r][1]);
+        for (int r = 0; r < R; r++)
+            lane_finish(y, ldy, rows, r, w, p, _mm256_loadu_ps(y_all[r]),
+                        _mm256_loadu_ps(y_all[r] + 8));
     }
 }
 

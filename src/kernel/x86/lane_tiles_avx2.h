@@ -31,24 +31,36 @@ typedef struct lane_block {
     bool starts, ends; /* a piece: whether the group begins, ends here */
 } lane_block;
 
-/* Keeps the compiler from moving the products of several steps before their sums, for which the
- * registers do not suffice, */
-#define LANE_KEEP(c)                                                                               \
-    __asm__ volatile(""                                                                            \
-                     : "+x"((c)[0][0]), "+x"((c)[0][1]), "+x"((c)[1][0]), "+x"((c)[1][1]),         \
-                       "+x"((c)[2][0]), "+x"((c)[2][1]), "+x"((c)[3][0]), "+x"((c)[3][1]))
-/* from loading two vectors again for every use, */
-#define LANE_KEEP_TWO(a, b) __asm__ volatile("" : "+x"(a), "+x"(b))
+/* Keeps the compiler from moving the products of several steps before the sums c of R rows, for
+ * which the registers do not suffice, */
+INLINE void lane_keep(const int R, __m256i c[4][2]) {
+    if (R == 1) __asm__ volatile("" : "+x"(c[0][0]), "+x"(c[0][1]));
+    if (R == 2) __asm__ volatile("" : "+x"(c[0][0]), "+x"(c[0][1]), "+x"(c[1][0]), "+x"(c[1][1]));
+    if (R == 3)
+        __asm__ volatile(""
+                         : "+x"(c[0][0]), "+x"(c[0][1]), "+x"(c[1][0]), "+x"(c[1][1]),
+                           "+x"(c[2][0]), "+x"(c[2][1]));
+    if (R == 4)
+        __asm__ volatile(""
+                         : "+x"(c[0][0]), "+x"(c[0][1]), "+x"(c[1][0]), "+x"(c[1][1]),
+                           "+x"(c[2][0]), "+x"(c[2][1]), "+x"(c[3][0]), "+x"(c[3][1]));
+}
+/* from loading or unpacking two vectors again for every use, */
+INLINE void lane_keep_two(__m256i *a, __m256i *b) { __asm__ volatile("" : "+x"(*a), "+x"(*b)); }
 /* and from computing the addresses of rows from one another at every step. */
-#define LANE_KEEP_ROWS(q)                                                                          \
-    __asm__ volatile("" : "+r"((q)[0]), "+r"((q)[1]), "+r"((q)[2]), "+r"((q)[3]))
+INLINE void lane_keep_rows(const int R, const uint8_t *q[4]) {
+    if (R == 1) __asm__ volatile("" : "+r"(q[0]));
+    if (R == 2) __asm__ volatile("" : "+r"(q[0]), "+r"(q[1]));
+    if (R == 3) __asm__ volatile("" : "+r"(q[0]), "+r"(q[1]), "+r"(q[2]));
+    if (R == 4) __asm__ volatile("" : "+r"(q[0]), "+r"(q[1]), "+r"(q[2]), "+r"(q[3]));
+}
 
 /* What four columns of 16 channels do to R rows of sums, q[r] + at being their inputs. */
 INLINE void lane_cell(const lane_step step, const int R, const bool begin, __m256i c[4][2],
                       const uint8_t *w, const uint8_t *const q[4], const int at) {
     const __m256i ones = _mm256_set1_epi16(1);
     __m256i low = lane_load(w), high = lane_load(w + 32);
-    LANE_KEEP_TWO(low, high);
+    lane_keep_two(&low, &high);
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
         const __m256i x = lane_four(q[r] + at);
@@ -66,7 +78,7 @@ INLINE void lane_cell(const lane_step step, const int R, const bool begin, __m25
             c[r][1] = begin ? b : _mm256_add_epi16(c[r][1], b);
         }
     }
-    LANE_KEEP(c);
+    lane_keep(R, c);
 }
 
 /* `cells` of them, on from *w and q. */
@@ -74,7 +86,7 @@ INLINE void lane_cells(const lane_step step, const int R, __m256i c[4][2], const
                        const uint8_t *q[4], int64_t cells) {
     bool begin = step == LANE_DEEP;
     if (begin && cells >= 8) {
-        LANE_KEEP_ROWS(q);
+        lane_keep_rows(R, q);
 #pragma GCC unroll 8
         for (int j = 0; j < 8; j++) lane_cell(step, R, j == 0, c, *w + 64 * j, q, 4 * j);
         cells -= 8, *w += 512, begin = false;
@@ -83,13 +95,13 @@ INLINE void lane_cells(const lane_step step, const int R, __m256i c[4][2], const
     if (begin)
         for (int r = 0; r < R; r++) c[r][0] = c[r][1] = _mm256_setzero_si256();
     for (; cells >= 8; cells -= 8, *w += 512) {
-        LANE_KEEP_ROWS(q);
+        lane_keep_rows(R, q);
 #pragma GCC unroll 8
         for (int j = 0; j < 8; j++) lane_cell(step, R, false, c, *w + 64 * j, q, 4 * j);
         for (int r = 0; r < R; r++) q[r] += 32;
     }
     for (; cells; cells--, *w += 64) {
-        LANE_KEEP_ROWS(q);
+        lane_keep_rows(R, q);
         lane_cell(step, R, false, c, *w, q, 0);
         for (int r = 0; r < R; r++) q[r] += 4;
     }
