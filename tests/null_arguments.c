@@ -141,6 +141,7 @@ CALL(nib_module_parameter, !nib_module_parameter(NULL, NULL))
 CALL(nib_module_child, !nib_module_child(NULL, NULL))
 CALL(nib_module_walk, nib_module_walk(NULL, NULL, NULL) < NIB_OK)
 CALL(nib_module_walk_parameters, nib_module_walk_parameters(NULL, NULL, NULL) < NIB_OK)
+CALL(nib_prepare, nib_prepare(NULL) < NIB_OK)
 CALL(nib_module_print, !nib_module_print(NULL))
 FREES(nib_text_release, nib_text_release(NULL))
 CALL(nib_linear_new, !nib_linear_new(NULL, NULL, NULL) && !nib_linear_new(ctx, NULL, NULL) &&
@@ -401,6 +402,7 @@ static const call calls[] = {
     ROW(nib_module_child),
     ROW(nib_module_walk),
     ROW(nib_module_walk_parameters),
+    ROW(nib_prepare),
     ROW(nib_module_print),
     ROW(nib_text_release),
     ROW(nib_linear_new),

@@ -105,6 +105,8 @@ typedef struct nib_layout {
     /* How many distant runs of rows share bytes: 1, quanto int4 2, int2 4; 0: not separable, all
      * rows must be packed at once. NULL: 1. */
     int  (*bands)(const nib_qdesc *desc);
+    bool kernel;                       /* what a kernel reads: made when a weight is prepared, never
+                                          what a file holds */
 } nib_layout;
 
 /* ---- the steps by themselves, on dense matrices and codes in the caller's memory ----

@@ -49,6 +49,11 @@ typedef nib_status nib_parameter_visit(void *user, const char *dotted, nib_modul
                                        const char *name, nib_tensor *parameter);
 nib_status nib_module_walk_parameters(nib_module *root, nib_parameter_visit *visit, void *user);
 
+/* Put the quantized weight of every Linear in the form that this machine's kernels read; results stay
+ * the same to the bit, and the form it came from is let go. Models do this at their first session; a
+ * tree made by hand runs without it, slower. On failure some weights are prepared, all work. */
+nib_status nib_prepare(nib_module *root);
+
 /* The tree as text, one module a line with shapes and layouts of its parameters. Caller owns the
  * string and gives it back with nib_text_release. */
 char *nib_module_print(nib_module *root);

@@ -123,16 +123,17 @@ void nib_map_advise(const nib_map *map, size_t offset, size_t size, nib_map_advi
     const size_t page = (size_t)sysconf(_SC_PAGESIZE);
     if (!map->data || offset >= map->size) return;
     if (size > map->size - offset) size = map->size - offset;
-    size_t begin = offset, end = offset + size;
+    const size_t base = (size_t)(uintptr_t)map->data; /* of a part of a map: inside a page */
+    size_t begin = base + offset, end = begin + size;
     if (advice == NIB_MAP_WILL_NEED) {
         begin &= ~(page - 1);
     } else { /* let go of whole pages only: neighbours may live */
         begin = (begin + page - 1) & ~(page - 1);
-        if (end != map->size) end &= ~(page - 1);
+        if (base % page || end != base + map->size) end &= ~(page - 1);
     }
     if (begin >= end) return;
     /* Advice only: when it is refused the pages come and go as they would anyway. */
-    (void)nib_sys_advise((char *)(uintptr_t)map->data + begin, end - begin,
+    (void)nib_sys_advise((void *)(uintptr_t)begin, end - begin,
                          advice == NIB_MAP_WILL_NEED ? MADV_WILLNEED : MADV_DONTNEED);
 }
 

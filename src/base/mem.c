@@ -10,6 +10,8 @@
 #include "base/error.h"
 #include "base/sys.h"
 
+#define HUGE_PAGE ((size_t)2 << 20)
+
 static nib_mem process_mem;
 static atomic_long asked;
 static atomic_long fail_at = -1;
@@ -45,8 +47,13 @@ void *nib_mem_alloc(nib_mem *mem, size_t size) {
     } else if (m->alloc) {
         ptr = m->alloc(m->user, size ? size : 1, NIB_MEM_ALIGN);
     } else {
-        const size_t whole = (size + NIB_MEM_ALIGN) & ~(size_t)(NIB_MEM_ALIGN - 1);
-        ptr = aligned_alloc(NIB_MEM_ALIGN, whole);
+        /* Weights and caches are read from end to end: fewer, larger pages spare address
+         * lookups. Advice only: a system without them gives plain pages. */
+        const bool huge = size >= 2 * HUGE_PAGE;
+        const size_t align = huge ? HUGE_PAGE : NIB_MEM_ALIGN;
+        const size_t whole = (size + align) & ~(align - 1);
+        ptr = whole > size ? aligned_alloc(align, whole) : NULL;
+        if (ptr && huge) nib_mem_hint_pages(ptr, size, true);
     }
     if (!ptr) {
         atomic_fetch_sub(&m->used, size);

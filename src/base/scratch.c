@@ -3,20 +3,42 @@
 #include "base/checked.h"
 #include "base/error.h"
 
+static int blocks_for(const nib_pool *pool, int64_t pieces) {
+    int blocks = nib_pool_threads(pool);
+    if (blocks > pieces) blocks = pieces > 0 ? (int)pieces : 1;
+    return blocks < NIB_MAX_SCRATCH ? blocks : NIB_MAX_SCRATCH;
+}
+
+size_t nib_scratch_room(const nib_pool *pool, int64_t pieces, size_t size) {
+    size_t whole;
+    if (nib_align_size(size, NIB_MEM_ALIGN, &whole) ||
+        nib_mul_size(whole, (size_t)blocks_for(pool, pieces), &whole))
+        return 0;
+    return whole;
+}
+
+void nib_scratch_over(const nib_pool *pool, int64_t pieces, size_t size, void *memory,
+                      nib_scratch *out) {
+    out->mem = NULL;
+    out->data = memory;
+    out->blocks = blocks_for(pool, pieces);
+    out->size = (size + NIB_MEM_ALIGN - 1) & ~(size_t)(NIB_MEM_ALIGN - 1);
+    out->whole = out->size * (size_t)out->blocks;
+    for (int i = 0; i < out->blocks; i++) atomic_flag_clear(&out->taken[i]);
+}
+
 nib_status nib_scratch_open(nib_mem *mem, const nib_pool *pool, int64_t pieces, size_t size,
                             nib_scratch *out) {
-    out->mem = mem;
-    out->blocks = nib_pool_threads(pool);
-    if (out->blocks > pieces) out->blocks = pieces > 0 ? (int)pieces : 1;
-    if (out->blocks > NIB_MAX_SCRATCH) out->blocks = NIB_MAX_SCRATCH;
-    for (int i = 0; i < out->blocks; i++) atomic_flag_clear(&out->taken[i]);
     out->data = NULL;
-    if (nib_align_size(size, NIB_MEM_ALIGN, &out->size) ||
-        nib_mul_size(out->size, (size_t)out->blocks, &out->whole))
+    const size_t whole = nib_scratch_room(pool, pieces, size);
+    if (!whole && size)
         return NIB_RAISE(NIB_E_MEMORY, "scratch of %zu bytes for %d threads overflows", size,
-                         out->blocks);
-    out->data = nib_mem_alloc(mem, out->whole);
-    return out->data ? NIB_OK : nib_last_error()->status;
+                         blocks_for(pool, pieces));
+    void *memory = nib_mem_alloc(mem, whole);
+    if (!memory) return nib_last_error()->status;
+    nib_scratch_over(pool, pieces, size, memory, out);
+    out->mem = mem;
+    return NIB_OK;
 }
 
 void nib_scratch_close(nib_scratch *s) {

@@ -21,6 +21,11 @@ nib_status nib_scratch_open(nib_mem *mem, const nib_pool *pool, int64_t pieces, 
                             nib_scratch *out);
 void nib_scratch_close(nib_scratch *scratch);
 
+/* The same over memory that the caller has, of nib_scratch_room bytes; nothing to close. */
+size_t nib_scratch_room(const nib_pool *pool, int64_t pieces, size_t size); /* 0: overflow */
+void nib_scratch_over(const nib_pool *pool, int64_t pieces, size_t size, void *memory,
+                      nib_scratch *out);
+
 /* A block nobody else has, until it is given back by its index. */
 void *nib_scratch_take(nib_scratch *scratch, int *index);
 void nib_scratch_give(nib_scratch *scratch, int index);

@@ -77,8 +77,11 @@ static nib_storage *bytes_of(const nib_weights *w, const nib_checkpoint_tensor *
     if (!w->no_mmap) {
         const void *data = nib_checkpoint_data(w->checkpoint, t);
         if (!data) return NULL;
-        if (align <= 1 || (uintptr_t)data % align == 0)
-            return nib_storage_lend(&w->ctx->mem, data, size, NULL, NULL);
+        if (align <= 1 || (uintptr_t)data % align == 0) {
+            nib_storage *lent = nib_storage_lend(&w->ctx->mem, data, size, NULL, NULL);
+            if (lent) lent->mapped = true;
+            return lent;
+        }
     }
     nib_storage *copy = nib_storage_new(&w->ctx->mem, size);
     if (!copy || nib_checkpoint_read(w->checkpoint, t, copy->data, size, 0) >= NIB_OK) return copy;

@@ -6,6 +6,7 @@
 #ifndef NIB_MODEL_ARCH_H
 #define NIB_MODEL_ARCH_H
 #include <nibble/nn.h>
+#include <pthread.h>
 
 #include "io/weights.h"
 #include "model/hparams.h"
@@ -51,11 +52,17 @@ struct nib_model {
     nib_module *root;
     nib_weights *weights; /* keeps the files mapped */
     char *path;
+    pthread_mutex_t preparing;
+    bool prepared; /* its weights are as kernels want them; read and written under the lock */
     size_t weight_bytes, file_bytes; /* in memory for weights; of all tensors in the files */
 };
 
 const nib_arch *nib_arch_at(size_t i);                /* in list order; NULL: no more */
 const nib_arch *nib_arch_for(const char *model_type); /* raises, naming those known */
+
+/* Prepare the weights, once, before a model runs. A session's thread may come while others run the
+ * model on theirs, so nothing but this changes a model, and the first one does it for all. */
+nib_status nib_model_prepare(nib_ctx *ctx, const nib_model *model);
 
 /* Tokens that a session may hold when its caller does not say. */
 int64_t nib_model_max_tokens(const nib_model *model);

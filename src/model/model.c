@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/path.h"
+#include "flow/prepare.h"
 #include "model/arch.h"
 #include "tensor/context.h"
 #include "tensor/tensor.h"
@@ -100,6 +101,7 @@ nib_model *nib_model_load(nib_ctx *ctx, const char *path, const nib_load_options
     nib_model *m = nib_mem_alloc_zero(&ctx->mem, sizeof *m);
     if (!m) return NULL;
     m->ctx = ctx;
+    (void)pthread_mutex_init(&m->preparing, NULL); /* of the plain kind: cannot fail on Linux */
     m->path = nib_mem_strdup(&ctx->mem, path);
     if (!m->path) goto fail;
     NIB_TRY_GOTO(read_json(&ctx->mem, path, "config.json", true, &config), fail);
@@ -128,7 +130,17 @@ void nib_model_free(nib_model *m) {
     nib_module_free(m->root);
     nib_weights_close(m->weights);
     nib_mem_strfree(mem, m->path);
+    (void)pthread_mutex_destroy(&m->preparing);
     nib_mem_free(mem, m, sizeof *m);
+}
+
+nib_status nib_model_prepare(nib_ctx *ctx, const nib_model *model) {
+    nib_model *m = (nib_model *)(uintptr_t)model; /* bookkeeping: what it computes stays */
+    (void)pthread_mutex_lock(&m->preparing);
+    const nib_status status = m->prepared ? NIB_OK : nib_prepare_with(ctx, m->root);
+    m->prepared = status >= NIB_OK;
+    (void)pthread_mutex_unlock(&m->preparing);
+    return status;
 }
 
 nib_module *nib_model_root(nib_model *model) { return model ? model->root : NULL; }

@@ -10,6 +10,7 @@
 nib_status nib_scorer_open(nib_ctx *ctx, const nib_model *model, nib_scorer *out) {
     const nib_hparams *h = &model->hparams;
     *out = (nib_scorer){.ctx = ctx, .model = model};
+    NIB_TRY(nib_model_prepare(ctx, model));
     return nib_kvcache_init(ctx, h->num_hidden_layers, h->num_key_value_heads, h->head_dim,
                             &out->cache);
 }

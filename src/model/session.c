@@ -102,6 +102,7 @@ nib_session *nib_session_new(nib_ctx *ctx, const nib_model *model,
                options->size && options->size < sizeof *options ? options->size : sizeof *options);
     s->most = s->options.max_tokens ? s->options.max_tokens : nib_model_max_tokens(model);
     NIB_TRY_GOTO(check_options(s), fail);
+    NIB_TRY_GOTO(nib_model_prepare(ctx, model), fail);
     NIB_TRY_GOTO(
         nib_kvcache_init(ctx, h->num_hidden_layers, h->num_key_value_heads, h->head_dim, &s->cache),
         fail);

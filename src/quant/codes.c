@@ -176,6 +176,12 @@ static float float_code(nib_dtype code, uint8_t q) {
     }
 }
 
+float nib_code_value(const nib_codes *c, int64_t i) {
+    const uint8_t q = ((const uint8_t *)c->q)[i];
+    if (!nib_qdesc_integer(&c->desc)) return float_code(c->desc.code, q);
+    return nib_qdesc_signed(&c->desc) ? (float)(int8_t)q : (float)q;
+}
+
 /* w = s (q - z): torchao converts both to the weight's dtype, where they are exact. */
 static void run_point(const nib_codes *c, const uint8_t *q, int64_t n, int64_t block, float *out) {
     const int32_t zero = c->zero ? (int32_t)c->zero[block] : 0;

@@ -51,6 +51,9 @@ nib_codes nib_codes_rows(const nib_codes *codes, int64_t row, int64_t rows);
  * to desc.math as the system that defined the scheme rounds it. */
 void nib_codes_dequantize(const nib_codes *codes, float *out);
 
+/* What code i (row-major) stands for before scale and zero: the integer, or the narrow float. */
+float nib_code_value(const nib_codes *codes, int64_t i);
+
 /* A value rounded to a float dtype (f32, f16, bf16), or as it is for another. A NaN stays one. */
 static inline float nib_round_to(float x, nib_dtype dtype) {
     if (dtype == NIB_BF16) return nib_bf16_to_f32(nib_f32_to_bf16(x));

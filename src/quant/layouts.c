@@ -30,11 +30,17 @@ const nib_layout *nib_layout_find(const char *name) {
 
 const nib_layout *nib_layout_for(const nib_qdesc *desc) {
     for (size_t i = 0; i < COUNT; i++)
-        if (layouts[i]->holds(desc)) return layouts[i];
+        if (!layouts[i]->kernel && layouts[i]->holds(desc)) return layouts[i];
     return NIB_RAISE_NULL(NIB_E_UNSUPPORTED,
                           "no layout holds %s codes with scales of %s and zero %s",
                           nib_dtype_name(desc->code), nib_dtype_name(desc->scale_dtype),
                           desc->zero_dtype ? nib_dtype_name(desc->zero_dtype) : "none");
+}
+
+const nib_layout *nib_layout_of_kernel(const nib_qdesc *desc) {
+    for (size_t i = 0; i < COUNT; i++)
+        if (layouts[i]->kernel && layouts[i]->holds(desc)) return layouts[i];
+    return NULL;
 }
 
 int nib_layout_bands(const nib_layout *layout, const nib_qdesc *desc) {
@@ -169,6 +175,19 @@ size_t nib_rows_scratch_size(const nib_tensor *t, int64_t rows) {
     return t->layout ? scratch_parts(t, rows, &scale, &zero) : 0;
 }
 
+nib_codes nib_rows_codes(const nib_tensor *t, int64_t row, int64_t rows, void *scratch) {
+    size_t scale, zero;
+    scratch_parts(t, rows, &scale, &zero);
+    char *base = scratch;
+    nib_codes codes = {.desc = nib_qdesc_of_rows(&t->desc, rows),
+                       .q = base,
+                       .code_bytes = nib_qdesc_bits(&t->desc) > 8 ? 2 : 1,
+                       .scale = (float *)(void *)(base + scale)};
+    if (t->desc.zero_kind != NIB_ZERO_NONE) codes.zero = (float *)(void *)(base + zero);
+    unpack(t, row, &codes);
+    return codes;
+}
+
 void nib_rows_to_f32(const nib_tensor *t, int64_t row, int64_t rows, float *out, void *scratch) {
     if (!t->layout) {
         const int last = t->shape.ndim - 1;
@@ -179,15 +198,7 @@ void nib_rows_to_f32(const nib_tensor *t, int64_t row, int64_t rows, float *out,
             nib_to_f32(t->dtype, out + r * cols, x + (row + r) * step * size, (size_t)cols);
         return;
     }
-    size_t scale, zero;
-    scratch_parts(t, rows, &scale, &zero);
-    char *base = scratch;
-    nib_codes codes = {.desc = nib_qdesc_of_rows(&t->desc, rows),
-                       .q = base,
-                       .code_bytes = nib_qdesc_bits(&t->desc) > 8 ? 2 : 1,
-                       .scale = (float *)(void *)(base + scale)};
-    if (t->desc.zero_kind != NIB_ZERO_NONE) codes.zero = (float *)(void *)(base + zero);
-    unpack(t, row, &codes);
+    const nib_codes codes = nib_rows_codes(t, row, rows, scratch);
     nib_codes_dequantize(&codes, out);
 }
 

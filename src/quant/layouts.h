@@ -13,6 +13,9 @@ const nib_layout *nib_layout_at(size_t i);           /* in list order; NULL: no 
  * Raises NIB_E_UNSUPPORTED when there is none. */
 const nib_layout *nib_layout_for(const nib_qdesc *desc);
 
+/* The layout in which kernels read such codes; NULL and no raise when there is none. */
+const nib_layout *nib_layout_of_kernel(const nib_qdesc *desc);
+
 /* 1, B for rows packed together with those of B - 1 distant runs, 0: all rows at once. */
 int nib_layout_bands(const nib_layout *layout, const nib_qdesc *desc);
 
@@ -46,6 +49,9 @@ nib_status nib_unpack_rows(const nib_tensor *t, int64_t row, int64_t rows,
  * `scratch` has nib_rows_scratch_size(t, rows) bytes. Cannot fail, allocates nothing. */
 size_t nib_rows_scratch_size(const nib_tensor *t, int64_t rows);
 void nib_rows_to_f32(const nib_tensor *t, int64_t row, int64_t rows, float *out, void *scratch);
+
+/* The same rows of a quantized matrix as codes that live in `scratch`. */
+nib_codes nib_rows_codes(const nib_tensor *t, int64_t row, int64_t rows, void *scratch);
 
 /* All of a quantized tensor as a dense one of its outer dtype and shape; a dense one is copied.
  * Caller owns. */

@@ -40,12 +40,25 @@ void nib_ctx_free(nib_ctx *ctx) {
     if (!ctx) return;
     nib_scope_end(ctx, 0);
     nib_pool_free(ctx->pool);
+    nib_mem_free(&ctx->mem, ctx->workspace, ctx->workspace_size);
     nib_mem_free(&ctx->mem, ctx->owned, ctx->owned_room * sizeof *ctx->owned);
     nib_mem mem = {.user = ctx->mem.user, .alloc = ctx->mem.alloc, .dealloc = ctx->mem.dealloc};
     nib_mem_free(&mem, ctx, sizeof *ctx);
 }
 
 int nib_ctx_threads(const nib_ctx *ctx) { return ctx ? nib_pool_threads(ctx->pool) : 0; }
+
+void *nib_ctx_workspace(nib_ctx *ctx, size_t size) {
+    if (size <= ctx->workspace_size && ctx->workspace) return ctx->workspace;
+    size_t room = ctx->workspace_size + ctx->workspace_size / 2;
+    if (room < size) room = size;
+    void *grown = nib_mem_alloc(&ctx->mem, room);
+    if (!grown) return NULL;
+    nib_mem_free(&ctx->mem, ctx->workspace, ctx->workspace_size);
+    ctx->workspace = grown;
+    ctx->workspace_size = room;
+    return grown;
+}
 
 nib_mem *nib_ctx_mem(nib_ctx *ctx) { return ctx ? &ctx->mem : NULL; }
 

@@ -28,7 +28,13 @@ struct nib_ctx {
     size_t owned_count, owned_room;
     nib_pushed_mode modes[NIB_MAX_MODES];
     int nmodes;
+    void *workspace; /* of the op that runs; grows, stays */
+    size_t workspace_size;
 };
+
+/* Memory for the op that runs now, 64-byte aligned, contents undefined: asked once an op, and kept
+ * for the next one, so that a step that was run before allocates none. */
+void *nib_ctx_workspace(nib_ctx *ctx, size_t size);
 
 /* The memory seam of a context; NULL for NULL, which stands for the process's own. */
 nib_mem *nib_ctx_mem(nib_ctx *ctx);

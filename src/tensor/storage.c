@@ -1,5 +1,7 @@
 #include "tensor/storage.h"
 
+#include "base/file.h"
+
 nib_storage *nib_storage_new(nib_mem *mem, size_t size) {
     nib_storage *s = nib_mem_alloc_zero(mem, sizeof *s);
     if (!s) return NULL;
@@ -39,5 +41,7 @@ void nib_storage_release(nib_storage *s) {
         nib_mem_free(s->mem, s->data, s->size);
     else if (s->release)
         s->release(s->user);
+    else if (s->mapped)
+        nib_map_advise(&(nib_map){s->data, s->size}, 0, s->size, NIB_MAP_DONE);
     nib_mem_free(s->mem, s, sizeof *s);
 }

@@ -12,6 +12,7 @@ typedef struct nib_storage {
     unsigned char *data;
     size_t size;
     bool lent, constant; /* lent: release gives it back; constant: never written */
+    bool mapped;         /* lent by a mapped file: its pages are let go with the last reference */
     void (*release)(void *user);
     void *user;
     int64_t version; /* counts mutations, for views that a tape has recorded */

@@ -1,0 +1,33 @@
+/* product.h: y = x W^T with everything that follows a product, for one or several weights that
+ * meet the same inputs. What linear and the fused ops of a compiled step are made of.
+ *
+ * The weights are cut in panels of 16 channels and the panels dealt to the threads; every result
+ * is defined by docs/numerics.md alone, so neither the cut nor the company of a weight shows.
+ * Legend: M rows, N channels of a weight, K columns. */
+#ifndef NIB_OP_PRODUCT_H
+#define NIB_OP_PRODUCT_H
+#include <nibble/extend.h>
+
+typedef enum nib_activation { NIB_IDENTITY = 0, NIB_RELU, NIB_SILU } nib_activation;
+
+/* y = residual + act(x W^T + bias) * (x U^T + up_bias); what is absent is left out. */
+typedef struct nib_product {
+    const nib_tensor *weight; /* [N, K], dense f32, f16, bf16 or quantized */
+    const nib_tensor *bias;   /* [N] dense float, or NIB_NONE */
+    nib_activation activation;
+    const nib_tensor *up;      /* [N, K], or NIB_NONE; needs NIB_SILU */
+    const nib_tensor *up_bias; /* [N], or NIB_NONE */
+    const float *residual;     /* [M, N] contiguous, may be y; NULL: none */
+    float *y;                  /* [M, N] contiguous */
+} nib_product;
+
+enum { NIB_MAX_PRODUCTS = 4 };
+
+/* All products of x [M, K] contiguous, in one parallel loop; inputs are quantized once for all
+ * weights that want them so. Memory: the workspace of the context. */
+nib_status nib_products(nib_ctx *ctx, const float *x, int64_t M, int64_t K,
+                        const nib_product *products, int count);
+
+/* Can nib_products take such a weight? */
+bool nib_product_takes(const nib_tensor *weight);
+#endif

@@ -1,0 +1,14 @@
+/* w2_lane16: 2-bit codes as kernels read them, 16 rows side by side (quant/lanes.h). */
+#include "quant/lanes.h"
+
+static bool holds(const nib_qdesc *d) { return nib_lanes_hold(d, NIB_LANE_W2); }
+
+const nib_layout nib_layout_w2_lane16 = {
+    .name = "w2_lane16",
+    .doc = "prepared for kernels: 2-bit codes, 16 rows side by side",
+    .holds = holds,
+    .parts = nib_lanes_parts,
+    .pack = nib_lanes_pack,
+    .unpack = nib_lanes_unpack,
+    .kernel = true,
+};
