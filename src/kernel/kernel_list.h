@@ -26,3 +26,13 @@ X(limits_avxvnni)
 X(limits_avx512)
 X(limits_avx512vnni)
 #endif
+#if defined(__aarch64__)
+X(convert_neon)
+X(gemm_f32_neon)
+X(reduce_neon)
+X(quantize_neon)
+X(unpack_neon)
+X(softmax_neon)
+X(norm_neon)
+X(attention_neon)
+#endif

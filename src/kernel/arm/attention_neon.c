@@ -1,0 +1,67 @@
+/* attention_neon.c: one query against a block of tokens; head elements in lanes. */
+#include <assert.h>
+
+#include "kernel/arm/float_neon.h"
+#include "kernel/kernel.h"
+
+/* out[0 .. d): sums over tokens of p[t] v[t], 32 elements at a time: 8 chains hide the latency. */
+static void weighted_rows(float *out, const float *p, const float *v, int64_t ldv, int64_t tokens,
+                          int64_t d) {
+    int64_t i = 0;
+    for (; i + 32 <= d; i += 32) {
+        float32x4_t acc[8];
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) acc[j] = vdupq_n_f32(0);
+        for (int64_t t = 0; t < tokens; t++)
+#pragma GCC unroll 8
+            for (int j = 0; j < 8; j++)
+                acc[j] = vfmaq_n_f32(acc[j], vld1q_f32(v + t * ldv + i + 4 * j), p[t]);
+#pragma GCC unroll 8
+        for (int j = 0; j < 8; j++) vst1q_f32(out + i + 4 * j, acc[j]);
+    }
+    for (; i < d; i += 4) {
+        float32x4_t acc = vdupq_n_f32(0);
+        for (int64_t t = 0; t < tokens; t++)
+            acc = vfmaq_n_f32(acc, neon_load_first(v + t * ldv + i, (size_t)(d - i)), p[t]);
+        neon_store_first(out + i, (size_t)(d - i), acc);
+    }
+}
+
+static void attention_block_f32(float *out, float *max, float *sum, const float *q, const float *k,
+                                int64_t ldk, const float *v, int64_t ldv, int64_t tokens, int64_t d,
+                                float scale) {
+    assert(tokens >= 1);
+    assert(tokens <= NIB_ATTENTION_BLOCK);
+    float p[NIB_ATTENTION_BLOCK];
+    for (int64_t t = 0; t < tokens; t++) p[t] = neon_dot(q, k + t * ldk, (size_t)d) * scale;
+    const float most = neon_max(p, (size_t)tokens);
+    for (int64_t t = 0; t < tokens; t += 4) {
+        const size_t rest = (size_t)(tokens - t);
+        const float32x4_t below = vsubq_f32(neon_load_first(p + t, rest), vdupq_n_f32(most));
+        neon_store_first(p + t, rest, neon_exp(below));
+    }
+    weighted_rows(out, p, v, ldv, tokens, d);
+    *max = most + 0.0f;
+    *sum = neon_sum(p, (size_t)tokens);
+}
+
+static void attention_merge_f32(float *out, float *max, float *sum, const float *part,
+                                float part_max, float part_sum, int64_t d) {
+    const float most = part_max > *max ? part_max : *max;
+    const float32x4_t old = neon_exp(vdupq_n_f32(*max - most));
+    const float32x4_t new = neon_exp(vdupq_n_f32(part_max - most));
+    for (int64_t i = 0; i < d; i += 4) {
+        const size_t rest = (size_t)(d - i);
+        const float32x4_t kept = vmulq_f32(neon_load_first(out + i, rest), old);
+        neon_store_first(out + i, rest, vfmaq_f32(kept, neon_load_first(part + i, rest), new));
+    }
+    *sum = fmaf(part_sum, vgetq_lane_f32(new, 0), *sum * vgetq_lane_f32(old, 0));
+    *max = most;
+}
+
+static void install(nib_kernels *k) {
+    k->attention_block_f32 = attention_block_f32;
+    k->attention_merge_f32 = attention_merge_f32;
+}
+const nib_kernel_set nib_kernels_attention_neon = {
+    .name = "attention_neon", .needs = NIB_CPU_NEON, .install = install};
