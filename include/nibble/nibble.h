@@ -160,6 +160,31 @@ extern const nib_scheme nib_scheme_float8_weight_only;
 #define NIB_FLOAT8_WEIGHT_ONLY(...) \
     (&(nib_float8_weight_only){ .config = { &nib_scheme_float8_weight_only, sizeof(nib_float8_weight_only) }, __VA_ARGS__ }.config)
 
+/* Inputs of these linears are quantized as they come, and integers are multiplied. */
+typedef struct nib_int8_dynamic_activation_int8_weight {
+    nib_config  config;
+    const char *granularity;           /* of weights: "row" or "tensor" share a scale; NULL: "row" */
+    const char *act_granularity;       /* of inputs: "row" (each token), "tensor", "same" as weights */
+    const char *act_mapping_type;      /* "symmetric" or "asymmetric"; NULL: "symmetric" */
+    bool        reduce_range;          /* codes of weights and inputs in [-64, 63] */
+    bool        weight_only_decode;    /* in torchao's files; without effect, as there */
+} nib_int8_dynamic_activation_int8_weight;
+extern const nib_scheme nib_scheme_int8_dynamic_activation_int8_weight;
+#define NIB_INT8_DYNAMIC_ACTIVATION_INT8_WEIGHT(...) \
+    (&(nib_int8_dynamic_activation_int8_weight){ .config = { &nib_scheme_int8_dynamic_activation_int8_weight, sizeof(nib_int8_dynamic_activation_int8_weight) }, __VA_ARGS__ }.config)
+
+typedef struct nib_int8_dynamic_activation_int4_weight { /* "8da4w": inputs asymmetric, each token */
+    nib_config  config;
+    const char *granularity;           /* "group" or "row"; NULL: "group" */
+    int         group_size;            /* 0: 32 */
+    const char *mapping;               /* of weights, as in nib_intx_weight_only */
+    nib_algo    algo;                  /* as there */
+    const char *scale_dtype, *eps;     /* as there */
+} nib_int8_dynamic_activation_int4_weight;
+extern const nib_scheme nib_scheme_int8_dynamic_activation_int4_weight;
+#define NIB_INT8_DYNAMIC_ACTIVATION_INT4_WEIGHT(...) \
+    (&(nib_int8_dynamic_activation_int4_weight){ .config = { &nib_scheme_int8_dynamic_activation_int4_weight, sizeof(nib_int8_dynamic_activation_int4_weight) }, __VA_ARGS__ }.config)
+
 typedef struct nib_quanto {                          /* optimum-quanto's weights, to the bit */
     nib_config  config;
     const char *weights;               /* "qint8", "qint4", "qint2", "qfloat8_e4m3fn", "qfloat8_e5m2",

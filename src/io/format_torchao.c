@@ -11,54 +11,50 @@
 #include "base/error.h"
 #include "base/json.h"
 #include "io/format.h"
+#include "io/torchao_config.h"
 #include "quant/codes.h"
 #include "quant/layouts.h"
 #include "quant/scheme.h"
 #include "tensor/dtype.h"
 
-/* Which class holds which scheme in which layout, and its data names in upstream's order. */
+/* Which class holds which schemes in which layout, and its data names in upstream's order. */
 static const struct tensor_class {
-    const char *type, *scheme, *layout, *data_names[4];
+    const char *type, *layout, *data_names[4];
+    const char *weight_only, *dynamic; /* schemes; NULL: none with activations quantized */
 } classes[] = {
-    {"Int8Tensor", "int8_weight_only", "int8_row", {"zero_point", "qdata", "scale"}},
+    {"Int8Tensor",
+     "int8_row",
+     {"zero_point", "qdata", "scale"},
+     "int8_weight_only",
+     "int8_dynamic_activation_int8_weight"},
     {"IntxUnpackedToInt8Tensor",
-     "intx_weight_only",
      "intx_unpacked",
-     {"qdata", "scale", "zero_point"}},
-    {"Float8Tensor", "float8_weight_only", "f8_row", {"qdata", "scale"}},
-    {"Int4Tensor", "int4_weight_only", "int4_plain", {"qdata", "scale", "zero_point"}},
+     {"qdata", "scale", "zero_point"},
+     "intx_weight_only",
+     "int8_dynamic_activation_int4_weight"},
+    {"Float8Tensor", "f8_row", {"qdata", "scale"}, "float8_weight_only", NULL},
+    {"Int4Tensor", "int4_plain", {"qdata", "scale", "zero_point"}, "int4_weight_only", NULL},
     {"Int4TilePackedTo4dTensor",
-     "int4_weight_only",
      "int4_tile_packed",
-     {"qdata", "scale_and_zero"}},
+     {"qdata", "scale_and_zero"},
+     "int4_weight_only",
+     NULL},
 };
 enum { CLASSES = sizeof classes / sizeof *classes };
 
-/* The value of an option of a config, by the spelling of its field. */
-static const char *option_name(const nib_config *config, const char *field) {
-    for (int i = 0; i < config->scheme->nfields; i++)
-        if (strcmp(config->scheme->fields[i].name, field) == 0)
-            return nib_field_name(&config->scheme->fields[i], config);
-    return "";
+static bool holds_scheme(const struct tensor_class *c, const char *scheme) {
+    return strcmp(c->weight_only, scheme) == 0 || (c->dynamic && strcmp(c->dynamic, scheme) == 0);
 }
 
-static int64_t option_int(const nib_config *config, const char *field) {
-    for (int i = 0; i < config->scheme->nfields; i++)
-        if (strcmp(config->scheme->fields[i].name, field) == 0)
-            return nib_field_int(&config->scheme->fields[i], config);
-    return 0;
-}
-
-static bool option_is(const nib_config *config, const char *field, const char *value) {
-    return strcmp(option_name(config, field), value) == 0;
+static bool tiled(const struct tensor_class *c) {
+    return strcmp(c->layout, "int4_tile_packed") == 0;
 }
 
 static const nib_layout *layout(const nib_config *config, const nib_qdesc *desc) {
     if (desc->shape.ndim != 2) return NULL;
     for (int i = 0; i < CLASSES; i++) {
-        if (strcmp(classes[i].scheme, config->scheme->name) != 0) continue;
-        const bool tiled = strcmp(classes[i].layout, "int4_tile_packed") == 0;
-        if (tiled != option_is(config, "numerics", "tinygemm")) continue;
+        if (!holds_scheme(&classes[i], config->scheme->name)) continue;
+        if (tiled(&classes[i]) != nib_config_option_is(config, "numerics", "tinygemm")) continue;
         const nib_layout *found = nib_layout_find(classes[i].layout);
         if (found && found->holds(desc)) return found;
     }
@@ -90,10 +86,6 @@ static char *part_name(nib_mem *mem, const char *name, const nib_part *part) {
 }
 
 /* ---- writing ---- */
-static json_t *torch_dtype(nib_dtype dtype) {
-    return json_pack("{s:s, s:s}", "_type", "torch.dtype", "_data", nib_dtype_torch_name(dtype));
-}
-
 static json_t *list_of(const int64_t *values, int count) {
     json_t *list = json_array();
     int failed = 0;
@@ -107,20 +99,23 @@ static json_t *list_of(const int64_t *values, int count) {
 static json_t *attributes(const nib_stored *item, const struct tensor_class *c) {
     const nib_qdesc *d = &item->desc;
     const int64_t block[2] = {d->block_rows, d->block_cols}, shape[2] = {d->rows, d->cols};
+    const bool dynamic = c->dynamic && strcmp(item->config->scheme->name, c->dynamic) == 0;
     if (strcmp(c->type, "Int8Tensor") == 0)
-        return json_pack("{s:n, s:b, s:o, s:o}", "act_quant_kwargs", "reduce_range", 0,
-                         "block_size", list_of(block, 2), "dtype", torch_dtype(d->math));
+        return json_pack("{s:o, s:b, s:o, s:o}", "act_quant_kwargs",
+                         dynamic ? nib_torchao_act(item->config) : json_null(), "reduce_range",
+                         dynamic && nib_config_option_int(item->config, "reduce_range"),
+                         "block_size", list_of(block, 2), "dtype", nib_torchao_dtype(d->math));
     if (strcmp(c->type, "Float8Tensor") == 0)
         return json_pack("{s:o, s:n, s:n, s:{s:s, s:s}, s:o}", "block_size", list_of(block, 2),
                          "mm_config", "act_quant_kwargs", "kernel_preference", "_type",
-                         "KernelPreference", "_data", "AUTO", "dtype", torch_dtype(d->math));
+                         "KernelPreference", "_data", "AUTO", "dtype", nib_torchao_dtype(d->math));
     if (strcmp(c->type, "IntxUnpackedToInt8Tensor") == 0)
-        return json_pack("{s:o, s:o, s:o, s:n}", "target_dtype", torch_dtype(d->code), "block_size",
-                         list_of(block, 2), "dtype", torch_dtype(d->math),
-                         "activation_quantization");
+        return json_pack("{s:o, s:o, s:o, s:s?}", "target_dtype", nib_torchao_dtype(d->code),
+                         "block_size", list_of(block, 2), "dtype", nib_torchao_dtype(d->math),
+                         "activation_quantization", dynamic ? "int8_asym_per_token" : NULL);
     if (strcmp(c->type, "Int4Tensor") == 0)
-        return json_pack("{s:o, s:o, s:o}", "activation_dtype", torch_dtype(NIB_BF16), "block_size",
-                         list_of(block, 2), "shape",
+        return json_pack("{s:o, s:o, s:o}", "activation_dtype", nib_torchao_dtype(NIB_BF16),
+                         "block_size", list_of(block, 2), "shape",
                          list_of(shape, 2)); /* bf16 whatever the weight's */
     return json_pack("{s:o, s:o}", "block_size", list_of(block, 2), "shape", list_of(shape, 2));
 }
@@ -172,77 +167,6 @@ fail:
     return nib_last_error()->status;
 }
 
-static json_t *granularity(const nib_config *config, bool per_axis) {
-    if (option_is(config, "granularity", "group"))
-        return json_pack("{s:{s:I}, s:s, s:i}", "_data", "group_size",
-                         (json_int_t)option_int(config, "group_size"), "_type", "PerGroup",
-                         "_version", 1);
-    if (option_is(config, "granularity", "tensor"))
-        return json_pack("{s:{}, s:s, s:i}", "_data", "_type", "PerTensor", "_version", 1);
-    if (per_axis)
-        return json_pack("{s:{s:i}, s:s, s:i}", "_data", "axis", 0, "_type", "PerAxis", "_version",
-                         1);
-    return json_pack("{s:{s:i}, s:s, s:i}", "_data", "dim", -1, "_type", "PerRow", "_version", 1);
-}
-
-static json_t *scale_dtype(const nib_config *config) {
-    static const struct {
-        const char *name;
-        nib_dtype dtype;
-    } table[] = {{"f32", NIB_F32}, {"f16", NIB_F16}, {"bf16", NIB_BF16}};
-    for (int i = 0; i < 3; i++)
-        if (option_is(config, "scale_dtype", table[i].name)) return torch_dtype(table[i].dtype);
-    return json_null();
-}
-
-/* What torchao's config_to_dict gives for the config of such a scheme. */
-static json_t *config_class(const nib_config *config) {
-    const char *scheme = config->scheme->name;
-    json_t *data = NULL;
-    const char *type = "";
-    if (strcmp(scheme, "int8_weight_only") == 0) {
-        type = "Int8WeightOnlyConfig";
-        data = json_pack("{s:o, s:n, s:b}", "granularity", granularity(config, false), "group_size",
-                         "set_inductor_config", 1);
-    } else if (strcmp(scheme, "float8_weight_only") == 0) {
-        type = "Float8WeightOnlyConfig";
-        data = json_pack(
-            "{s:o, s:b, s:o}", "granularity", granularity(config, false), "set_inductor_config", 1,
-            "weight_dtype",
-            torch_dtype(option_is(config, "dtype", "e5m2") ? NIB_F8_E5M2 : NIB_F8_E4M3FN));
-    } else if (strcmp(scheme, "intx_weight_only") == 0) {
-        static const char *const maps[][2] = {
-            {"symmetric", "SYMMETRIC"},
-            {"asymmetric", "ASYMMETRIC"},
-            {"symmetric_no_clipping_err", "SYMMETRIC_NO_CLIPPING_ERR"}};
-        const char *map = maps[0][1];
-        for (int i = 0; i < 3; i++)
-            if (option_is(config, "mapping", maps[i][0])) map = maps[i][1];
-        type = "IntxWeightOnlyConfig";
-        data = json_pack("{s:o, s:{s:s, s:s}, s:{s:s, s:s}, s:{s:s, s:s}, s:o, s:o}", "granularity",
-                         granularity(config, true), "intx_choose_qparams_algorithm", "_data",
-                         option_is(config, "algo", "hqq") ? "HQQ_SCALE_ONLY" : "AFFINE", "_type",
-                         "IntxChooseQParamsAlgorithm", "intx_packing_format", "_data",
-                         "UNPACKED_TO_INT8", "_type", "IntxPackingFormat", "mapping_type", "_data",
-                         map, "_type", "MappingType", "scale_dtype", scale_dtype(config),
-                         "weight_dtype",
-                         torch_dtype((nib_dtype)(option_int(config, "bits") == 8
-                                                     ? NIB_I8
-                                                     : NIB_I1 + option_int(config, "bits") - 1)));
-    } else if (strcmp(scheme, "int4_weight_only") == 0) {
-        const bool tiled = option_is(config, "numerics", "tinygemm");
-        type = "Int4WeightOnlyConfig";
-        data =
-            json_pack("{s:I, s:{s:s, s:s}, s:{s:s, s:s}, s:i, s:b}", "group_size",
-                      (json_int_t)option_int(config, "group_size"), "int4_choose_qparams_algorithm",
-                      "_data", option_is(config, "algo", "hqq") ? "HQQ" : "TINYGEMM", "_type",
-                      "Int4ChooseQParamsAlgorithm", "int4_packing_format", "_data",
-                      tiled ? "TILE_PACKED_TO_4D" : "PLAIN", "_type", "Int4PackingFormat",
-                      "int4_tile_packed_ntile", 8, "set_inductor_config", 1);
-    }
-    return json_pack("{s:o, s:s, s:i}", "_data", data, "_type", type, "_version", 2);
-}
-
 static size_t module_length(const char *weight) {
     return nib_text_ends(weight, ".weight") ? strlen(weight) - strlen(".weight") : strlen(weight);
 }
@@ -271,7 +195,7 @@ static const nib_config *shared_config(const nib_manifest *manifest) {
 /* One config for all, or a config or null for each module; NULL: no memory. */
 static json_t *quant_type(const nib_manifest *manifest) {
     const nib_config *shared = shared_config(manifest);
-    if (shared) return config_class(shared);
+    if (shared) return nib_torchao_config(shared);
     json_t *map = json_object();
     bool ok = map != NULL;
     for (size_t i = 0; i < manifest->count && ok; i++) {
@@ -282,7 +206,8 @@ static json_t *quant_type(const nib_manifest *manifest) {
             const char end = module[module_length(item->name)];
             module[module_length(item->name)] = '\0';
             ok = json_object_set_new(map, module,
-                                     item->config ? config_class(item->config) : json_null()) == 0;
+                                     item->config ? nib_torchao_config(item->config)
+                                                  : json_null()) == 0;
             module[module_length(item->name)] = end;
         }
         ok = ok && module;
@@ -339,13 +264,6 @@ static const json_t *module_config(const json_t *root, const char *weight) {
     return json_object_get(json_object_get(map, "_default"), "_data");
 }
 
-/* An enum is written as its text, or as {"_type", "_data": NAME}. */
-static bool enum_is(const json_t *value, const char *name, const char *text) {
-    const char *given =
-        json_string_value(json_is_object(value) ? json_object_get(value, "_data") : value);
-    return given && (strcmp(given, name) == 0 || strcmp(given, text) == 0);
-}
-
 static nib_status get_dims(const json_t *data, const char *key, int64_t out[2]) {
     json_t *list;
     NIB_TRY(nib_json_array(data, key, true, &list));
@@ -360,65 +278,42 @@ static nib_status get_dims(const json_t *data, const char *key, int64_t out[2]) 
     return NIB_OK;
 }
 
-static nib_status get_dtype(const json_t *data, const char *key, nib_dtype fallback,
-                            nib_dtype *out) {
-    const char *name = json_string_value(json_object_get(json_object_get(data, key), "_data"));
-    *out = name ? nib_dtype_from_torch_name(name) : fallback;
-    return *out ? NIB_OK : NIB_RAISE(NIB_E_FORMAT, "\"%s\" is no dtype", key);
-}
-
-/* The config as text from the weight's own metadata and, for how scales were chosen, config.json.
- */
-static nib_status config_text(const struct tensor_class *c, const json_t *data, const json_t *from,
-                              const int64_t shape[2], const int64_t block[2], nib_dtype code,
-                              nib_text *out) {
-    const bool tensor = block[0] == shape[0] && block[1] == shape[1] && shape[0] > 1;
-    const bool group = !tensor && block[1] != shape[1];
-    nib_text_format(out, "%s:", c->scheme);
-    if (strcmp(c->scheme, "int4_weight_only") != 0)
-        nib_text_format(out, "granularity=%s,", tensor ? "tensor" : group ? "group" : "row");
-    if (group || strcmp(c->scheme, "int4_weight_only") == 0)
-        nib_text_format(out, "group_size=%lld,", (long long)block[1]);
-    if (strcmp(c->layout, "int4_tile_packed") == 0) {
-        nib_text_add(out, "numerics=tinygemm,");
-        if (enum_is(json_object_get(from, "int4_choose_qparams_algorithm"), "HQQ", "hqq"))
-            nib_text_add(out, "algo=hqq,");
-    }
-    if (strcmp(c->scheme, "float8_weight_only") == 0 && code == NIB_F8_E5M2)
-        nib_text_add(out, "dtype=e5m2,");
-    if (strcmp(c->scheme, "intx_weight_only") == 0) {
-        nib_dtype bits, scale;
-        NIB_TRY(get_dtype(data, "target_dtype", 0, &bits));
-        nib_text_format(out, "bits=%d,", nib_dtype_bits(bits));
-        const json_t *map = json_object_get(from, "mapping_type");
-        if (enum_is(map, "ASYMMETRIC", "asymmetric")) nib_text_add(out, "mapping=asymmetric,");
-        if (enum_is(map, "SYMMETRIC_NO_CLIPPING_ERR", "symmetric_no_clipping_err"))
-            nib_text_add(out, "mapping=symmetric_no_clipping_err,");
-        if (enum_is(json_object_get(from, "intx_choose_qparams_algorithm"), "HQQ_SCALE_ONLY",
-                    "hqq_scale_only"))
-            nib_text_add(out, "algo=hqq,");
-        NIB_TRY(get_dtype(from, "scale_dtype", NIB_I8, &scale));
-        if (scale != NIB_I8) nib_text_format(out, "scale_dtype=%s,", nib_dtype_name(scale));
-    }
-    if (out->failed) return nib_last_error()->status;
-    out->data[--out->length] = '\0'; /* the last comma or colon */
-    return NIB_OK;
-}
-
 /* What reading will make of a weight as it is written. */
 static nib_status spell(const nib_manifest *manifest, const nib_stored *item, nib_text *out) {
     const nib_qdesc *d = &item->desc;
-    json_t *said = describe(item), *whole = manifest->alone ? NULL : config_class(item->config);
+    json_t *said = describe(item),
+           *whole = manifest->alone ? NULL : nib_torchao_config(item->config);
     nib_status status = said && (whole || manifest->alone)
                             ? NIB_OK
                             : NIB_RAISE(NIB_E_MEMORY, "no memory for a config");
     if (status >= NIB_OK)
-        status = config_text(class_of(item), json_object_get(said, "_data"),
-                             json_object_get(whole, "_data"), (const int64_t[2]){d->rows, d->cols},
-                             (const int64_t[2]){d->block_rows, d->block_cols}, d->code, out);
+        status =
+            nib_torchao_config_text(&(nib_torchao_tensor){.scheme = item->config->scheme->name,
+                                                          .tiled = tiled(class_of(item)),
+                                                          .data = json_object_get(said, "_data"),
+                                                          .from = json_object_get(whole, "_data"),
+                                                          .shape = {d->rows, d->cols},
+                                                          .block = {d->block_rows, d->block_cols},
+                                                          .code = d->code},
+                                    out);
     json_decref(said);
     json_decref(whole);
     return status;
+}
+
+/* A part that no class here has, such as a factor for inputs, would change what is computed. */
+static nib_status only_known_parts(const json_t *said, const struct tensor_class *c) {
+    const json_t *names = json_object_get(said, "_tensor_data_names");
+    for (size_t i = 0; i < json_array_size(names); i++) {
+        const char *name = json_string_value(json_array_get(names, i));
+        bool known = false;
+        for (int k = 0; name && k < 4 && c->data_names[k]; k++)
+            known |= strcmp(name, c->data_names[k]) == 0;
+        if (!known)
+            return NIB_RAISE(NIB_E_UNSUPPORTED, "%s with \"%.60s\" is not known here yet", c->type,
+                             name ? name : "");
+    }
+    return NIB_OK;
 }
 
 static nib_status read_weight(const nib_checkpoint *checkpoint, const char *name,
@@ -434,16 +329,14 @@ static nib_status read_weight(const nib_checkpoint *checkpoint, const char *name
         return NIB_RAISE(NIB_E_UNSUPPORTED, "a torchao tensor of class %s is not known here", type);
     json_t *data;
     NIB_TRY(nib_json_object(said, "_data", true, &data));
-    static const char *const active[] = {"act_quant_kwargs", "activation_quantization"};
-    for (int i = 0; i < 2; i++) {
-        const json_t *act = json_object_get(data, active[i]);
-        if (act && !json_is_null(act))
-            return NIB_RAISE(NIB_E_UNSUPPORTED,
-                             "%s with \"%s\" is not known here yet: its activations are quantized",
-                             type, active[i]);
-    }
+    NIB_TRY(only_known_parts(said, c));
+    bool dynamic;
+    NIB_TRY(nib_torchao_dynamic(data, &dynamic));
+    if (dynamic && !c->dynamic)
+        return NIB_RAISE(NIB_E_UNSUPPORTED,
+                         "%s whose activations are quantized is not known here yet", type);
     nib_dtype multiplied; /* int4 for fp8 activations is quantized by another rule */
-    NIB_TRY(get_dtype(data, "activation_dtype", NIB_BF16, &multiplied));
+    NIB_TRY(nib_torchao_dtype_of(data, "activation_dtype", NIB_BF16, &multiplied));
     if (multiplied != NIB_BF16)
         return NIB_RAISE(NIB_E_UNSUPPORTED, "%s for activations of %s is not known here yet", type,
                          nib_dtype_name(multiplied));
@@ -467,14 +360,20 @@ static nib_status read_weight(const nib_checkpoint *checkpoint, const char *name
         status = NIB_RAISE(NIB_E_FORMAT, "%s has no part %s", name, codes ? scale_name : qdata);
         goto done;
     }
-    int64_t block[2], shape[2] = {codes->entry->shape.dim[0], codes->entry->shape.dim[1]};
+    nib_torchao_tensor tensor = {
+        .scheme = dynamic ? c->dynamic : c->weight_only,
+        .tiled = tiled(c),
+        .data = data,
+        .from = module_config(root, name),
+        .shape = {codes->entry->shape.dim[0], codes->entry->shape.dim[1]},
+        .code = codes->entry->dtype,
+    };
+    int64_t *const block = tensor.block, *const shape = tensor.shape;
     nib_dtype dtype;
     NIB_TRY_GOTO(get_dims(data, "block_size", block), fail);
     if (json_object_get(data, "shape")) NIB_TRY_GOTO(get_dims(data, "shape", shape), fail);
-    NIB_TRY_GOTO(get_dtype(data, "dtype", scale->entry->dtype, &dtype), fail);
-    NIB_TRY_GOTO(
-        config_text(c, data, module_config(root, name), shape, block, codes->entry->dtype, &text),
-        fail);
+    NIB_TRY_GOTO(nib_torchao_dtype_of(data, "dtype", scale->entry->dtype, &dtype), fail);
+    NIB_TRY_GOTO(nib_torchao_config_text(&tensor, &text), fail);
     config = nib_manifest_config(noted ? noted : text.data);
     if (!config) goto fail;
     const nib_site site = {"linear", name, {2, {shape[0], shape[1]}}, dtype};

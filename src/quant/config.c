@@ -46,6 +46,26 @@ const char *nib_field_name(const nib_field *f, const void *config) {
     return value ? value : f->names[0];
 }
 
+static const nib_field *field_of(const nib_config *config, const char *name) {
+    for (int i = 0; i < config->scheme->nfields; i++)
+        if (strcmp(config->scheme->fields[i].name, name) == 0) return &config->scheme->fields[i];
+    return NULL;
+}
+
+const char *nib_config_option_name(const nib_config *config, const char *field) {
+    const nib_field *f = field_of(config, field);
+    return f ? nib_field_name(f, config) : "";
+}
+
+int64_t nib_config_option_int(const nib_config *config, const char *field) {
+    const nib_field *f = field_of(config, field);
+    return f ? nib_field_int(f, config) : 0;
+}
+
+bool nib_config_option_is(const nib_config *config, const char *field, const char *value) {
+    return strcmp(nib_config_option_name(config, field), value) == 0;
+}
+
 /* The table's own spelling of a name, or NULL. Empty entries are gaps of an enum. */
 static const char *spelling(const nib_field *f, const char *name, int *index) {
     for (int i = 0; name && *name && f->names[i]; i++)

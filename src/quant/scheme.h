@@ -35,6 +35,11 @@ int64_t nib_field_int(const nib_field *field, const void *config);
 double nib_field_float(const nib_field *field, const void *config);
 const char *nib_field_name(const nib_field *field, const void *config);
 
+/* The same by the spelling of a field: "" and 0 for one that the scheme does not have. */
+const char *nib_config_option_name(const nib_config *config, const char *field);
+int64_t nib_config_option_int(const nib_config *config, const char *field);
+bool nib_config_option_is(const nib_config *config, const char *field, const char *value);
+
 /* The scheme's plan, and a check that what it says is sound. */
 nib_status nib_scheme_plan(const nib_config *config, const nib_site *site, nib_qdesc *desc,
                            nib_act *in, nib_act *out);

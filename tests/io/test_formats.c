@@ -32,6 +32,21 @@ static const struct golden {
      7,
      {"*", "intx_weight_only:bits=4,granularity=group,group_size=16,mapping=asymmetric"}},
     {"torchao-intx-3-row-f16", "source-f16", 7, {"*", "intx_weight_only:bits=3"}},
+    {"torchao-int8-dynamic-bf16", "source-bf16", 7, {"*", "int8_dynamic_activation_int8_weight"}},
+    {"torchao-int8-dynamic-reduced-f32",
+     "source-f32",
+     7,
+     {"*", "int8_dynamic_activation_int8_weight:act_granularity=tensor,"
+           "act_mapping_type=asymmetric,reduce_range=true"}},
+    {"torchao-int8-dynamic-tensor-f16",
+     "source-f16",
+     7,
+     {"*", "int8_dynamic_activation_int8_weight:granularity=tensor,weight_only_decode=true"}},
+    {"torchao-8da4w-group-bf16", "source-bf16", 7, {"*", "8da4w:group_size=16"}},
+    {"torchao-8da4w-row-f16",
+     "source-f16",
+     7,
+     {"*", "8da4w:granularity=row,mapping=asymmetric,scale_dtype=f32"}},
     {"torchao-float8-row-bf16", "source-bf16", 7, {"*", "float8_weight_only"}},
     {"torchao-rules-sharded-bf16",
      "source-bf16-sharded",
@@ -409,7 +424,8 @@ static void copy_folder(const char *from, const char *to) {
 }
 
 TEST(parts_that_lack_or_contradict_and_words_that_are_unknown_are_one_clear_error) {
-    static const char int8[] = "torchao-int8-row-bf16", qint8[] = "quanto-qint8-f16",
+    static const char int8[] = "torchao-int8-row-bf16", dynamic[] = "torchao-int8-dynamic-bf16",
+                      da4w[] = "torchao-8da4w-group-bf16", qint8[] = "quanto-qint8-f16",
                       qint4[] = "quanto-qint4-bf16";
     static const struct {
         const char *folder;
@@ -434,8 +450,20 @@ TEST(parts_that_lack_or_contradict_and_words_that_are_unknown_are_one_clear_erro
          NIB_E_UNSUPPORTED},
         {int8, say, UP ".weight|[1, 32]|[1, 5]", "", UP ".weight", NIB_E_SHAPE},
         {int8, say, UP ".weight|bfloat16|bfloat61", "no dtype", UP ".weight", NIB_E_FORMAT},
-        {int8, say, UP ".weight|null|{\"_type\": \"QuantizeTensorToInt8Kwargs\"}", "activations",
+        {int8, say, UP ".weight|null|{\"_type\": \"QuantizeTensorToInt8Kwargs\"}",
+         "\"act_quant_kwargs\" is not known", UP ".weight", NIB_E_UNSUPPORTED},
+        {int8, say, UP ".weight|\"zero_point\"|\"act_pre_scale\", \"zero_point\"",
+         "Int8Tensor with \"act_pre_scale\"", UP ".weight", NIB_E_UNSUPPORTED},
+        {dynamic, say, UP ".weight|PerRow|PerGroup", "\"act_quant_kwargs\" is not known",
          UP ".weight", NIB_E_UNSUPPORTED},
+        {dynamic, say, UP ".weight|\"reduce_range\": false|\"reduce_range\": true",
+         "with the range of the weight", UP ".weight", NIB_E_UNSUPPORTED},
+        {dynamic, say, UP ".weight|SYMMETRIC|SYMMETRIC_NO_CLIPPING_ERR",
+         "\"act_quant_kwargs\" is not known", UP ".weight", NIB_E_UNSUPPORTED},
+        {da4w, say, UP ".weight|int8_asym_per_token|int8_sym_per_token",
+         "\"activation_quantization\" is not known", UP ".weight", NIB_E_UNSUPPORTED},
+        {da4w, say, UP ".weight|int4|int3", "weights of i3 for inputs", UP ".weight",
+         NIB_E_UNSUPPORTED},
         {int8, say, "tensor_names|[|[\"other.weight\", ", "other.weight, which has no metadata", "",
          NIB_E_FORMAT},
         {int8, say, "tensor_names|[|{\"a\": [", "", "", NIB_E_FORMAT},
@@ -450,7 +478,9 @@ TEST(parts_that_lack_or_contradict_and_words_that_are_unknown_are_one_clear_erro
     };
     TEST_FOLDER_IN_MEMORY(folder);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        if (!known("quanto") || !known("int8_weight_only")) continue;
+        if (!known("quanto") || !known("int8_weight_only") || !known("8da4w") ||
+            !known("int8_dynamic_activation_int8_weight"))
+            continue;
         const char *copy = IN(folder, "q");
         copy_folder(IN(GOLDEN, cases[i].folder), copy);
         change_file(IN(copy, "model.safetensors"), cases[i].change, cases[i].what);

@@ -16,8 +16,9 @@ warnings.filterwarnings("ignore")
 import torch  # noqa: E402
 import transformers  # noqa: E402
 from optimum.quanto import QuantizedModelForCausalLM  # noqa: E402
-from torchao.quantization import (Float8WeightOnlyConfig, FqnToConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig,  # noqa: E402
-                                  MappingType, PerAxis, PerGroup, PerTensor)
+from torchao.quantization import (Float8WeightOnlyConfig, FqnToConfig, Int8DynamicActivationInt8WeightConfig,  # noqa: E402
+                                  Int8DynamicActivationIntxWeightConfig, Int8WeightOnlyConfig, IntxWeightOnlyConfig,
+                                  MappingType, PerAxis, PerGroup, PerRow, PerTensor)
 
 HERE = pathlib.Path(__file__).resolve().parent
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
@@ -72,6 +73,15 @@ def main():
                                                       mapping_type=MappingType.ASYMMETRIC))
     torchao("intx-3-row-f16", f16, intx(weight_dtype=torch.int3, granularity=PerAxis(0)))
     torchao("float8-row-bf16", bf16, Float8WeightOnlyConfig())
+    dynamic_int8, dynamic_intx = Int8DynamicActivationInt8WeightConfig, Int8DynamicActivationIntxWeightConfig
+    torchao("int8-dynamic-bf16", bf16, dynamic_int8())
+    torchao("int8-dynamic-reduced-f32", f32, dynamic_int8(granularity=[PerTensor(), PerRow()], reduce_range=True,
+                                                          act_mapping_type=MappingType.ASYMMETRIC))
+    torchao("int8-dynamic-tensor-f16", f16, dynamic_int8(granularity=PerTensor(), weight_only_decode=True))
+    torchao("8da4w-group-bf16", bf16, dynamic_intx(weight_dtype=torch.int4, weight_granularity=PerGroup(16)))
+    torchao("8da4w-row-f16", f16, dynamic_intx(weight_dtype=torch.int4, weight_granularity=PerAxis(0),
+                                               weight_mapping_type=MappingType.ASYMMETRIC,
+                                               weight_scale_dtype=torch.float32))
     layer = "model.layers.0"
     rules = {"lm_head": None, "model.embed_tokens": None, f"{layer}.self_attn.q_proj": None}
     rules.update({f"{layer}.mlp.{n}_proj": int8() for n in ("gate", "up", "down")})
