@@ -90,6 +90,23 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
     IF(silu_mul_f32)
     BENCH("silu_mul_f32, 1 Mi", 12 * n, 0, k->silu_mul_f32(b->y, b->x, b->w, BENCH_N));
     IF(softmax_f32) BENCH("softmax_f32, 4096", 8 * K, 0, k->softmax_f32(b->y, BENCH_K));
+    IF(quantize_row_i8) {
+        float s;
+        int32_t z;
+        BENCH("quantize_row_i8, 4096", 5 * K, 0,
+              k->quantize_row_i8((int8_t *)b->q, &s, NULL, b->x, BENCH_K, 8, 0x1p-23f));
+        BENCH("quantize_row_i8 with a zero, 4096", 5 * K, 0,
+              k->quantize_row_i8((int8_t *)b->q, &s, &z, b->x, BENCH_K, 8, 0x1p-23f));
+        BENCH("rms_norm_quantize_i8, 4096", 9 * K, 0,
+              k->rms_norm_quantize_i8((int8_t *)b->q, &s, NULL, b->y, b->x, b->w, BENCH_K, 1e-5f, 8,
+                                      0x1p-23f));
+    }
+    IF(sums_i8) {
+        BENCH("sums_i8, groups of 32, 4096", K, K,
+              k->sums_i8((int32_t *)(void *)b->y, (const int8_t *)b->q, BENCH_K / 32, 32));
+        BENCH("sums_i8, groups of 128, 4096", K, K,
+              k->sums_i8((int32_t *)(void *)b->y, (const int8_t *)b->q, BENCH_K / 128, 128));
+    }
     IF(rms_norm_f32)
     BENCH("rms_norm_f32, 4096", 12 * K, 0, k->rms_norm_f32(b->y, b->x, b->w, BENCH_K, 1e-5f));
     IF(attention_block_f32) {

@@ -393,6 +393,7 @@ static void check_attention(void **state_) {
     }
 }
 
+#include "kernel/check_inputs.h"
 #include "kernel/check_lanes.h"
 #include "kernel/check_limits.h"
 
@@ -421,6 +422,7 @@ static void judge_the_set(void **state_) {
     check_elementwise(state_);
     check_norms(state_);
     check_attention(state_);
+    check_inputs(state_);
     check_lanes(state_);
     check_limits(state_);
 }

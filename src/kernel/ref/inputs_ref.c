@@ -1,0 +1,58 @@
+/* inputs_ref.c: rows of inputs to 8-bit codes, and sums of codes. */
+#include <math.h>
+
+#include "kernel/kernel.h"
+#include "kernel/ref/float_ref.h"
+
+static int8_t code_of(float steps, int32_t zero, int qmin, int qmax) {
+    if (isnan(steps)) return 0;
+    const float low = (float)(qmin - zero), high = (float)(qmax - zero), r = rintf(steps);
+    return (int8_t)((int)(r < low ? low : r > high ? high : r) + zero);
+}
+
+static void quantize_row_i8(int8_t *q, float *scale, int32_t *zero, const float *x, int64_t n,
+                            int bits, float eps) {
+    const int qmax = (1 << (bits - 1)) - 1, qmin = -qmax - 1;
+    const float steps = (float)(qmax - qmin);
+    float low = 0, high = 0;
+    bool nan = false;
+    for (int64_t i = 0; i < n; i++) {
+        if (x[i] < low) low = x[i];
+        if (x[i] > high) high = x[i];
+        nan |= isnan(x[i]);
+    }
+    if (nan) low = high = NAN;
+    float s = zero ? (high - low) / steps : (-low > high ? -low : high) / (steps / 2);
+    if (s < eps) s = eps;
+    *scale = s;
+    int32_t z = 0;
+    if (zero) {
+        const float point = (float)qmin - rintf(low / s);
+        if (!isnan(point)) z = point > (float)qmax ? qmax : point < (float)qmin ? qmin : (int)point;
+        *zero = z;
+    }
+    const float inverse = 1.0f / s;
+    for (int64_t i = 0; i < n; i++) q[i] = code_of(x[i] * inverse, z, qmin, qmax);
+}
+
+static void rms_norm_quantize_i8(int8_t *q, float *scale, int32_t *zero, float *normed,
+                                 const float *x, const float *weight, int64_t n, float epsilon,
+                                 int bits, float eps) {
+    const float factor = 1.0f / sqrtf(ref_dot(x, x, (size_t)n) / (float)n + epsilon);
+    for (int64_t i = 0; i < n; i++) normed[i] = weight ? x[i] * factor * weight[i] : x[i] * factor;
+    quantize_row_i8(q, scale, zero, normed, n, bits, eps);
+}
+
+static void sums_i8(int32_t *sums, const int8_t *q, int64_t groups, int64_t G) {
+    for (int64_t g = 0; g < groups; g++) {
+        sums[g] = 0;
+        for (int64_t i = g * G; i < (g + 1) * G; i++) sums[g] += q[i];
+    }
+}
+
+static void install(nib_kernels *k) {
+    k->quantize_row_i8 = quantize_row_i8;
+    k->rms_norm_quantize_i8 = rms_norm_quantize_i8;
+    k->sums_i8 = sums_i8;
+}
+const nib_kernel_set nib_kernels_inputs_ref = {.name = "inputs_ref", .install = install};

@@ -1,0 +1,98 @@
+/* check_inputs.h: rows of inputs to 8-bit codes against their judges; part of checkkernel.c, which
+ * includes it behind its own helpers. */
+#ifndef NIB_TESTS_KERNEL_CHECK_INPUTS_H
+#define NIB_TESTS_KERNEL_CHECK_INPUTS_H
+
+typedef struct input_case {
+    const float *x, *weight; /* weight: of a norm, or NULL */
+    size_t n;
+    int kind, bits;
+    bool zero, norm;
+    float eps;
+} input_case;
+
+static void one_input(void **state_, const input_case *c) {
+    static int8_t want[MOST];
+    static float want_normed[MOST];
+    float want_scale = 0, *normed = guarded_at_end(out2, c->n * 4, 0);
+    int32_t want_zero = 0;
+    int8_t *q = c->n % 2 ? guarded_at_start(out1, c->n, 0) : guarded_at_end(out1, c->n, 0);
+    float *scale = guarded_at_end(in3, 4, 0);
+    int32_t *zero = guarded_at_end(in4, 4, 0);
+    const int64_t n = (int64_t)c->n;
+    if (c->norm) {
+        ref.rms_norm_quantize_i8(want, &want_scale, c->zero ? &want_zero : NULL, want_normed, c->x,
+                                 c->weight, n, 1e-5f, c->bits, c->eps);
+        got.rms_norm_quantize_i8(q, scale, c->zero ? zero : NULL, normed, c->x, c->weight, n, 1e-5f,
+                                 c->bits, c->eps);
+        same_floats(state_, "rms_norm_quantize_i8, the norm", normed, want_normed, c->n, c->kind);
+        CHECK(!guarded_spilled(out2, normed, c->n * 4));
+    } else {
+        ref.quantize_row_i8(want, &want_scale, c->zero ? &want_zero : NULL, c->x, n, c->bits,
+                            c->eps);
+        got.quantize_row_i8(q, scale, c->zero ? zero : NULL, c->x, n, c->bits, c->eps);
+    }
+    same_floats(state_, "an input's scale", scale, &want_scale, 1, c->kind);
+    if (c->zero && *zero != want_zero)
+        FAIL_AT("%s: n %zu, kind %d, bits %d: zero %d, want %d", now->name, c->n, c->kind, c->bits,
+                *zero, want_zero);
+    same_codes(state_, c->norm ? "rms_norm_quantize_i8" : "quantize_row_i8", (uint8_t *)q,
+               (uint8_t *)want, c->n, c->kind, c->bits);
+    CHECK(!guarded_spilled(in3, scale, 4));
+    CHECK(!c->zero || !guarded_spilled(in4, zero, 4));
+}
+
+static void check_input_rows(void **state_) {
+    static const float eps[] = {0x1p-23f, 0x1p-126f};
+    for (int kind = 0; kind < UGLY_KINDS; kind++) FOR_SIZES(n) for (int how = 0; how < 16; how++) {
+            float x[MOST], w[MOST];
+            ugly_fill(x, n, kind, &seed);
+            ugly_fill(w, n, how % 3 ? 0 : 6, &seed);
+            if (how % 5 == 1) /* one sign only: the range is widened to 0 */
+                for (size_t i = 0; i < n; i++) x[i] = x[i] < 0 ? -x[i] : x[i];
+            if (how % 5 == 2)
+                for (size_t i = 0; i < n; i++) x[i] = x[i] > 0 ? -x[i] : x[i];
+            const input_case c = {.x = place(in1, x, n * 4, 0),
+                                  .weight = how % 8 ? place(in2, w, n * 4, 0) : NULL,
+                                  .n = n,
+                                  .kind = kind,
+                                  .bits = how / 2 % 2 ? 7 : 8,
+                                  .zero = how % 2,
+                                  .norm = how / 4 % 2,
+                                  .eps = eps[how / 8]};
+            one_input(state_, &c);
+        }
+}
+
+static void check_input_sums(void **state_) {
+    for (int round = 0; round < 1200; round++) {
+        const int64_t groups = (int64_t)(test_random(&seed) % 5);
+        int64_t G = 1 + (int64_t)(test_random(&seed) % 257);
+        if (round % 3 == 0) G = 32 * (1 + G % 4);
+        const size_t n = (size_t)(groups * G);
+        const int extreme = (int)(test_random(&seed) % 4);
+        int8_t q[5 * 300];
+        for (size_t i = 0; i < n; i++)
+            q[i] = extreme == 0   ? (int8_t)-128
+                   : extreme == 1 ? (int8_t)127
+                   : extreme == 2 ? (int8_t)(i % 2 ? -128 : 127)
+                                  : (int8_t)test_random(&seed);
+        int32_t want[5];
+        const int8_t *codes = round % 2 ? memcpy(guarded_at_end(in1, n, 0), q, n)
+                                        : memcpy(guarded_at_start(in1, n, 1), q, n);
+        int32_t *sums = guarded_at_end(out1, (size_t)groups * 4, 0);
+        ref.sums_i8(want, codes, groups, G);
+        got.sums_i8(sums, codes, groups, G);
+        for (int64_t g = 0; g < groups; g++)
+            if (sums[g] != want[g])
+                DIFFERS(sums_i8, "group %lld of %lld x %lld: %d, want %d", (long long)g,
+                        (long long)groups, (long long)G, sums[g], want[g]);
+        CHECK(!guarded_spilled(out1, sums, (size_t)groups * 4));
+    }
+}
+
+static void check_inputs(void **state_) {
+    if (CHANGED(quantize_row_i8)) check_input_rows(state_);
+    if (CHANGED(sums_i8)) check_input_sums(state_);
+}
+#endif
