@@ -27,6 +27,7 @@ X(limits_avx2)
 X(limits_avxvnni)
 X(limits_avx512)
 X(limits_avx512vnni)
+X(inputs_avx512)
 #endif
 #if defined(__aarch64__)
 X(convert_neon)
