@@ -73,6 +73,7 @@ typedef struct nib_rows_i8 {
     const float *scale;
     const int32_t *zero; /* [M]; NULL: none */
     const int32_t *sums; /* [M][groups of the weight], of the codes of each group */
+    bool seven_bits;     /* all codes lie in [-64, 64]: some machines are faster with these */
 } nib_rows_i8;
 
 enum {

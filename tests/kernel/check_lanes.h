@@ -142,6 +142,9 @@ static void one_lane_i8(void **state_, const lane_case *c, int64_t M, bool zeros
             q[m * ld + k] = (int8_t)(extreme == 1   ? -128
                                      : extreme == 2 ? 127
                                      : extreme == 3 ? (k % 2 ? 127 : -128)
+                                     : extreme == 5 ? -64
+                                     : extreme == 6 ? 64
+                                     : extreme == 7 ? (int)(test_random(&seed) >> 9) % 65
                                                     : (int)(test_random(&seed) >> 9));
         for (int64_t g = 0; g < w.groups; g++) {
             int32_t *sum = &sums[m * w.groups + g];
@@ -149,7 +152,7 @@ static void one_lane_i8(void **state_, const lane_case *c, int64_t M, bool zeros
             for (int64_t k = g * w.G; k < (g + 1) * w.G && k < c->K; k++) *sum += q[m * ld + k];
         }
     }
-    const nib_rows_i8 rows = {q, ld, scale, zeros ? zero : NULL, sums};
+    const nib_rows_i8 rows = {q, ld, scale, zeros ? zero : NULL, sums, .seven_bits = extreme > 4};
     float *y = guarded_at_end(out1, (size_t)(M * ldy) * 4, 0);
     memset(y, 0x3f, (size_t)(M * ldy) * 4);
     memcpy(want, y, (size_t)(M * ldy) * 4);
@@ -186,7 +189,7 @@ static void lane_everywhere(void **state_, lane_case c, int64_t M, int turn) {
         one_lane_rows(state_, &c, M < NIB_LANE_ROWS ? M : NIB_LANE_ROWS, turn % UGLY_KINDS);
     if (CHANGED(lane_widen[c.lane])) one_lane_widen(state_, &c);
     if (c.lane != NIB_LANE_F8 && CHANGED(lane_i8[c.lane]))
-        one_lane_i8(state_, &c, M, turn % 2, turn % 5);
+        one_lane_i8(state_, &c, M, turn % 2, turn % 8);
 }
 
 static void check_dense_rows(void **state_) {

@@ -6,16 +6,6 @@
 
 #include "kernel/x86/lane_tiles_avx2.h"
 
-enum { FEW = 4, AHEAD = 4096, KC = 1024, ROW_BLOCK = 256, ROW_BYTES = 512 << 10 };
-
-typedef struct scratch {
-    uint8_t codes[KC * NIB_PANEL];
-    lane_values values[LANE_BLOCK_MAX];
-    float y[ROW_BLOCK * NIB_PANEL];
-    int32_t parts[ROW_BLOCK * NIB_PANEL];
-} scratch;
-_Static_assert(sizeof(scratch) <= NIB_LANE_SCRATCH, "the scratch holds a block");
-
 /* Cells of four columns whose products may be summed in 16 bits: 2 * 128 * greatest * depth is at
  * most 32767. */
 static int depth_of(int bits) {
@@ -69,9 +59,8 @@ static void unpack_planes(uint8_t *out, const nib_lane_weight *w, const uint8_t 
         unpack_plane(1, out, ones, columns, 6);
 }
 
-/* k a multiple of 32. */
-static void unpack(uint8_t *out, const nib_lane_weight *w, int64_t panel, int64_t k,
-                   int64_t columns) {
+static const uint8_t *unpack(uint8_t *out, const nib_lane_weight *w, int64_t panel, int64_t k,
+                             int64_t columns) {
     const uint8_t *codes = w->codes + panel * w->panel_bytes;
     if (w->lane == NIB_LANE_W4)
         unpack_plane(4, out, codes + k * 8, columns, 0);
@@ -79,43 +68,7 @@ static void unpack(uint8_t *out, const nib_lane_weight *w, int64_t panel, int64_
         unpack_plane(2, out, codes + k * 4, columns, 0);
     else
         unpack_planes(out, w, codes, k, columns);
-}
-
-/* ---- many rows ---- */
-
-/* Rows of a row block, so that their codes stay in L2 while the panels pass. */
-static int64_t row_block(int64_t K) {
-    const int64_t fit = K ? ROW_BYTES / K / LANE_TILE * LANE_TILE : ROW_BLOCK;
-    return fit < 64 ? 64 : fit > ROW_BLOCK ? ROW_BLOCK : fit;
-}
-
-static void many_rows(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
-                      const nib_lane_weight *w, int64_t panel, int64_t panels, scratch *at) {
-    const int depth = depth_of(w->bits);
-    const int64_t most = row_block(w->K);
-    for (int64_t m = 0; m < M; m += most)
-        for (int64_t p = panel; p < panel + panels; p++) {
-            const int64_t count = M - m < most ? M - m : most;
-            memset(at->y, 0, (size_t)count * NIB_PANEL * sizeof(float));
-            int64_t k = 0;
-            do {
-                lane_block b = lane_next_block(w, k, KC);
-                b.depth = depth, b.codes = at->codes, b.values = at->values;
-                unpack(at->codes, w, p, k, b.columns);
-                for (int64_t s = 0; s < b.segments; s++)
-                    at->values[s] = lane_group(w, p, b.group + s);
-                const uint8_t *q = (const uint8_t *)rows->q + m * rows->ld + k;
-                const int32_t *sums = rows->sums + m * w->groups + b.group;
-                if (depth > 1)
-                    lane_block_rows(LANE_DEEP, &b, q, rows->ld, sums, count, at->y, at->parts);
-                else
-                    lane_block_rows(LANE_SINGLE, &b, q, rows->ld, sums, count, at->y, at->parts);
-                k += b.columns;
-            } while (k < w->K);
-            for (int64_t i = 0; i < count; i++)
-                lane_finish(y, ldy, rows, m + i, w, p, _mm256_loadu_ps(at->y + i * NIB_PANEL),
-                            _mm256_loadu_ps(at->y + i * NIB_PANEL + 8));
-        }
+    return out;
 }
 
 /* ---- few rows ---- */
@@ -125,7 +78,7 @@ INLINE void few_cell(const int bits, const int R, __m256i c[4][2], const uint8_t
                      const uint8_t *const q[4], const int at) {
     const __m256i mask = _mm256_set1_epi8((char)((1 << bits) - 1));
     __m256i low = lane_load(codes), high = lane_load(codes + 32);
-    _mm_prefetch((const char *)((uintptr_t)codes + AHEAD), _MM_HINT_T0);
+    lane_fetch(codes, LANE_AHEAD);
     lane_keep_two(&low, &high);
 #pragma GCC unroll 4
     for (int j = 0; j < 8 / bits; j++) {
@@ -221,16 +174,27 @@ FEW_ROWS(2, 2)
 FEW_ROWS(2, 3)
 FEW_ROWS(2, 4)
 
+typedef void few_function(float *, int64_t, const nib_rows_i8 *, const nib_lane_weight *, int64_t,
+                          int64_t);
+
 static void lane_i8(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
-                    const nib_lane_weight *w, int64_t panel, int64_t panels, void *space) {
-    static void (*const few[2][FEW])(float *, int64_t, const nib_rows_i8 *, const nib_lane_weight *,
-                                     int64_t, int64_t) = {{few_4_1, few_4_2, few_4_3, few_4_4},
-                                                          {few_2_1, few_2_2, few_2_3, few_2_4}};
+                    const nib_lane_weight *w, int64_t panel, int64_t panels, void *scratch) {
+    static few_function *const few[2][LANE_FEW] = {{few_4_1, few_4_2, few_4_3, few_4_4},
+                                                   {few_2_1, few_2_2, few_2_3, few_2_4}};
+    const int depth = depth_of(w->bits);
     if (M <= 0) return;
-    if (M <= FEW && w->lane != NIB_LANE_WX)
-        few[w->lane == NIB_LANE_W2][M - 1](y, ldy, rows, w, panel, panels);
+    if (M <= 2 * LANE_FEW && w->lane != NIB_LANE_WX) {
+        const int64_t first = M <= LANE_FEW ? M : (M + 1) / 2;
+        const nib_rows_i8 rest = lane_rows_from(rows, first, w->groups);
+        for (int64_t p = panel; p < panel + panels; p++) {
+            few[w->lane == NIB_LANE_W2][first - 1](y, ldy, rows, w, p, 1);
+            if (first < M) /* finds the panel in a cache */
+                few[w->lane == NIB_LANE_W2][M - first - 1](y + first * ldy, ldy, &rest, w, p, 1);
+        }
+    } else if (depth > 1)
+        lane_many_rows(LANE_DEEP, 0, depth, unpack, y, ldy, rows, M, w, panel, panels, scratch);
     else
-        many_rows(y, ldy, rows, M, w, panel, panels, space);
+        lane_many_rows(LANE_SINGLE, 0, depth, unpack, y, ldy, rows, M, w, panel, panels, scratch);
 }
 
 static void install(nib_kernels *k) {

@@ -12,6 +12,11 @@
 #include "kernel/kernel.h"
 #include "kernel/x86/float_avx2.h"
 
+enum {
+    LANE_FEW = 4,      /* rows that meet codes unpacked in registers */
+    LANE_AHEAD = 4096, /* bytes of codes to fetch ahead, a page */
+};
+
 #define INLINE static inline __attribute__((always_inline))
 
 /* Scale and offset of 16 channels; channels 0-7 and 8-15. */
@@ -83,5 +88,18 @@ INLINE __m256i lane_four(const void *q) {
     int32_t four;
     __builtin_memcpy(&four, q, 4);
     return _mm256_set1_epi32(four);
+}
+
+/* Ask for what will be needed soon; an address outside the weights does nothing. */
+INLINE void lane_fetch(const uint8_t *codes, int ahead) {
+    _mm_prefetch((const char *)((uintptr_t)codes + (uintptr_t)ahead), _MM_HINT_T0);
+}
+
+/* Rows from row m on. */
+INLINE nib_rows_i8 lane_rows_from(const nib_rows_i8 *rows, int64_t m, int64_t groups) {
+    nib_rows_i8 from = *rows;
+    from.q += m * rows->ld, from.scale += m, from.sums += m * groups;
+    if (rows->zero) from.zero += m;
+    return from;
 }
 #endif

@@ -9,11 +9,8 @@
 #include "kernel/x86/lane_tiles_avx2.h"
 
 enum {
-    FEW = 4,
-    AHEAD = 8192,          /* bytes of codes to fetch ahead */
     FEW_BYTES = 192 << 10, /* of widened inputs of few rows, at most */
     KC = 512,
-    KC_SINGLE = 1024,
     ROW_BLOCK = 64,
     PANELS = 8, /* that a block of widened inputs serves */
     STRIDE = KC * 2 + 64,
@@ -74,7 +71,7 @@ static void block_of_panels(float *y, int64_t ldy, const nib_rows_i8 *rows, int6
                         columns / 4);
             for (int64_t s = 0; s < b.segments; s++)
                 at->values[s] = lane_group(w, p + i, b.group + s);
-            lane_block_rows(LANE_WIDE, &b, at->q, STRIDE, rows->sums + m * w->groups + b.group,
+            lane_block_rows(LANE_WIDE, 0, &b, at->q, STRIDE, rows->sums + m * w->groups + b.group,
                             count, at->y[i], at->parts[i]);
         }
         k += b.columns;
@@ -98,7 +95,7 @@ INLINE void few_cell(const int R, __m256i t[4][2], const uint8_t *codes, const u
                      const int at) {
     const __m256i mask = _mm256_set1_epi16(0xff);
     __m256i low = lane_load(codes), high = lane_load(codes + 32);
-    _mm_prefetch((const char *)((uintptr_t)codes + AHEAD), _MM_HINT_T0);
+    lane_fetch(codes, LANE_AHEAD);
     lane_keep_two(&low, &high);
 #pragma GCC unroll 2
     for (int j = 0; j < 2; j++) {
@@ -156,30 +153,57 @@ INLINE void few_rows(const int R, float *y, int64_t ldy, const nib_rows_i8 *rows
     }
 }
 
+static void few(int64_t R, float *y, int64_t ldy, const nib_rows_i8 *rows, const nib_lane_weight *w,
+                int64_t panel, const uint8_t *q, int64_t ldq) {
+    switch (R) {
+    case 1:
+        few_rows(1, y, ldy, rows, w, panel, 1, q, ldq);
+        break;
+    case 2:
+        few_rows(2, y, ldy, rows, w, panel, 1, q, ldq);
+        break;
+    case 3:
+        few_rows(3, y, ldy, rows, w, panel, 1, q, ldq);
+        break;
+    default:
+        few_rows(4, y, ldy, rows, w, panel, 1, q, ldq);
+        break;
+    }
+}
+
+/* Cells of 8-bit codes are bytes already. */
+static const uint8_t *as_they_are(uint8_t *space, const nib_lane_weight *w, int64_t panel,
+                                  int64_t k, int64_t columns) {
+    (void)space, (void)columns;
+    return w->codes + panel * w->panel_bytes + k * NIB_PANEL;
+}
+
 static void lane_i8_w8(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
                        const nib_lane_weight *w, int64_t panel, int64_t panels, void *space) {
     const int64_t columns = (w->K + 3) / 4 * 4, ldq = columns * 2 + 64;
-    if (M > FEW || M * ldq > FEW_BYTES) {
+    if (M <= 0) return;
+    if (rows->seven_bits && M <= 2 * LANE_FEW) {
+        lane_many_rows(LANE_SINGLE, LANE_AHEAD, 1, as_they_are, y, ldy, rows, M, w, panel, panels,
+                       space);
+        return;
+    }
+    if (rows->seven_bits) {
+        lane_many_rows(LANE_SINGLE, 0, 1, as_they_are, y, ldy, rows, M, w, panel, panels, space);
+        return;
+    }
+    if (M > 2 * LANE_FEW || M * ldq > FEW_BYTES) {
         many_rows(y, ldy, rows, M, w, panel, panels, space);
         return;
     }
+    const int64_t first = M <= LANE_FEW ? M : (M + 1) / 2;
+    const nib_rows_i8 rest = lane_rows_from(rows, first, w->groups);
+    const uint8_t *q = space;
     for (int64_t m = 0; m < M; m++)
         widen_inputs((uint8_t *)space + m * ldq, rows->q + m * rows->ld, columns);
-    switch (M) {
-    case 1:
-        few_rows(1, y, ldy, rows, w, panel, panels, space, ldq);
-        break;
-    case 2:
-        few_rows(2, y, ldy, rows, w, panel, panels, space, ldq);
-        break;
-    case 3:
-        few_rows(3, y, ldy, rows, w, panel, panels, space, ldq);
-        break;
-    case 4:
-        few_rows(4, y, ldy, rows, w, panel, panels, space, ldq);
-        break;
-    default:
-        break;
+    for (int64_t p = panel; p < panel + panels; p++) {
+        few(first, y, ldy, rows, w, p, q, ldq);
+        if (first < M) /* finds the panel in a cache */
+            few(M - first, y + first * ldy, ldy, &rest, w, p, q + first * ldq, ldq);
     }
 }
 
