@@ -208,8 +208,7 @@ static nib_tensor *mlp_forward(nib_module *m, nib_tensor *x) {
 typedef struct step {
     const nib_hparams *h;
     const nib_batch *batch;
-    nib_tensor *positions; /* [M] i32 */
-    nib_tensor *inv_freq;  /* [d / 2], of short sequences */
+    nib_tensor *angles; /* [M, 2, d / 2] */
 } step;
 
 /* Rows [start, start + count) as a view in the open scope; all of them as they are. */
@@ -220,14 +219,6 @@ static nib_tensor *rows(nib_ctx *ctx, nib_tensor *t, int64_t start, int64_t coun
 
 static nib_tensor *reshaped(nib_ctx *ctx, nib_tensor *t, int64_t M, int64_t D) {
     return t ? nib_scope_own(ctx, nib_tensor_reshape(t, (nib_shape){2, {M, D}})) : NULL;
-}
-
-static nib_tensor *frequencies(const step *s, int64_t length) {
-    const int64_t half = s->h->head_dim / 2;
-    nib_ctx *ctx = s->batch->ctx;
-    nib_tensor *t = nib_scope_own(ctx, nib_tensor_new(ctx, NIB_F32, (nib_shape){1, {half}}));
-    if (t) nib_rope_inv_freq(&s->h->rope, s->h->head_dim, length, nib_tensor_data_mut(t));
-    return t;
 }
 
 /* A projection of all rows, with Qwen3's norm of each head where there is one. */
@@ -261,13 +252,8 @@ static nib_tensor *attend(const step *s, int layer, nib_tensor *q, nib_tensor *k
     const nib_hparams *h = s->h;
     nib_ctx *ctx = s->batch->ctx;
     nib_kvcache *cache = segment->cache;
-    nib_tensor *inv_freq =
-        nib_rope_grows(&h->rope, segment->length) ? frequencies(s, segment->length) : s->inv_freq;
-    nib_tensor *positions = rows(ctx, s->positions, at, segment->count);
-    q = nib_rope(rows(ctx, q, at, segment->count), positions, inv_freq, h->num_attention_heads,
-                 1.0);
-    k = nib_rope(rows(ctx, k, at, segment->count), positions, inv_freq, h->num_key_value_heads,
-                 1.0);
+    q = rows(ctx, q, at, segment->count);
+    k = rows(ctx, k, at, segment->count);
     v = rows(ctx, v, at, segment->count);
     if (!q || !k || !v) return NULL;
     NIB_TRY_NULL(nib_kv_append(cache->keys[layer], k, segment->start));
@@ -280,9 +266,12 @@ static nib_tensor *attend(const step *s, int layer, nib_tensor *q, nib_tensor *k
 static nib_tensor *attention(const step *s, nib_module *m, int layer, nib_tensor *x) {
     const nib_batch *b = s->batch;
     NIB_TRY_NULL(nib_modes_enter_module(b->ctx, m, &x));
-    nib_tensor *q = heads_of(s, m, "q_proj", "q_norm", s->h->num_attention_heads, x);
-    nib_tensor *k = heads_of(s, m, "k_proj", "k_norm", s->h->num_key_value_heads, x);
+    const int64_t H = s->h->num_attention_heads, Hk = s->h->num_key_value_heads;
+    nib_tensor *q = heads_of(s, m, "q_proj", "q_norm", H, x);
+    nib_tensor *k = heads_of(s, m, "k_proj", "k_norm", Hk, x);
     nib_tensor *v = heads_of(s, m, "v_proj", NULL, 0, x);
+    q = nib_rope(q, s->angles, H);
+    k = nib_rope(k, s->angles, Hk);
     if (!q || !k || !v) return NULL;
     const size_t size = b->nsegments * sizeof(nib_tensor *);
     nib_tensor **parts = nib_mem_alloc(nib_ctx_mem(b->ctx), size);
@@ -339,13 +328,43 @@ static nib_tensor *positions_of(const nib_batch *b) {
     return positions;
 }
 
+/* Of a sequence of `length` tokens; 0: of any short one. */
+static nib_tensor *frequencies(nib_ctx *ctx, const nib_hparams *h, int64_t length) {
+    const int64_t half = h->head_dim / 2;
+    nib_tensor *t = nib_scope_own(ctx, nib_tensor_new(ctx, NIB_F32, (nib_shape){1, {half}}));
+    if (t) nib_rope_inv_freq(&h->rope, h->head_dim, length, nib_tensor_data_mut(t));
+    return t;
+}
+
+/* By what the rows turn. Sequences that have grown long may have frequencies of their own. */
+static nib_tensor *angles_of(const nib_hparams *h, const nib_batch *b, nib_tensor *positions) {
+    bool grown = false;
+    for (size_t i = 0; i < b->nsegments; i++)
+        grown |= nib_rope_grows(&h->rope, b->segments[i].length);
+    if (!grown) return nib_rope_angles(positions, frequencies(b->ctx, h, 0), 1.0);
+    const size_t size = b->nsegments * sizeof(nib_tensor *);
+    nib_tensor **parts = nib_mem_alloc(nib_ctx_mem(b->ctx), size), *angles = NULL;
+    if (!parts) return NULL;
+    int64_t at = 0;
+    size_t i = 0;
+    for (; i < b->nsegments; at += b->segments[i++].count) {
+        const nib_segment *s = &b->segments[i];
+        parts[i] = nib_rope_angles(rows(b->ctx, positions, at, s->count),
+                                   frequencies(b->ctx, h, s->length), 1.0);
+        if (!parts[i]) break;
+    }
+    if (i == b->nsegments) angles = joined(parts, i);
+    nib_mem_free(nib_ctx_mem(b->ctx), parts, size);
+    return angles;
+}
+
 static nib_status forward(const nib_hparams *h, nib_module *root, const nib_batch *b,
                           nib_tensor **logits) {
     step s = {.h = h, .batch = b};
-    nib_tensor *ids = tokens_of(b);
-    s.positions = positions_of(b);
-    s.inv_freq = frequencies(&s, 0);
-    if (!ids || !s.positions || !s.inv_freq) return nib_last_error()->status;
+    nib_tensor *ids = tokens_of(b), *positions = positions_of(b);
+    if (!ids || !positions) return nib_last_error()->status;
+    s.angles = angles_of(h, b, positions);
+    if (!s.angles) return nib_last_error()->status;
 
     nib_module *model = nib_module_child(root, "model"),
                *layers = nib_module_child(model, "layers");

@@ -25,11 +25,14 @@ nib_tensor *nib_cat(const nib_tensor *const tensors[], size_t count);
 /* silu(gate) * up, the same shape, f32; silu(x) = x / (1 + exp(-x)). */
 nib_tensor *nib_silu_mul(const nib_tensor *gate, const nib_tensor *up);
 
-/* Turn the pairs (j, j + d/2) of each head by position * inv_freq[j], results times `scale`.
- *   x [M, heads * d] f32, positions [M] i32, inv_freq [d/2] f32  ->  [M, heads * d] f32
+/* Cosine and sine of position * inv_freq[j], times `scale`: what nib_rope turns by.
+ *   positions [M] i32, inv_freq [d/2] f32  ->  [M, 2, d/2] f32, cosines first */
+nib_tensor *nib_rope_angles(const nib_tensor *positions, const nib_tensor *inv_freq, double scale);
+
+/* Turn the pairs (j, j + d/2) of each head by the angles of its row.
+ *   x [M, heads * d] f32, angles [M, 2, d/2] f32  ->  [M, heads * d] f32
  * Su et al., "RoFormer", 2021, in the half-split form of Hugging Face checkpoints. */
-nib_tensor *nib_rope(const nib_tensor *x, const nib_tensor *positions, const nib_tensor *inv_freq,
-                     int64_t heads, double scale);
+nib_tensor *nib_rope(const nib_tensor *x, const nib_tensor *angles, int64_t heads);
 
 /* Write rows of K or V into a cache at positions start, start + 1, ... (a mutation of `cache`).
  *   cache [Hk, T, d] f32, rows [M, Hk * d] f32  ->  nothing */

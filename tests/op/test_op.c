@@ -100,7 +100,7 @@ TEST(rope_turns_the_halves_of_each_head_and_keeps_their_length) {
         nib_scope_own(ctx, nib_tensor_wrap(ctx, NIB_I32, SHAPE1(M), position, NULL, NULL));
     nib_tensor *f =
         nib_scope_own(ctx, nib_tensor_wrap(ctx, NIB_F32, SHAPE1(D / 2), inv_freq, NULL, NULL));
-    nib_tensor *y = nib_rope(x, p, f, H, 1.0);
+    nib_tensor *y = nib_rope(x, nib_rope_angles(p, f, 1.0), H);
     CHECK_MADE(y);
     const float *a = nib_tensor_data(x), *b = nib_tensor_data(y);
     CHECK_BYTES(b, a, H * D * sizeof(float)); /* position 0 turns nothing */
