@@ -8,8 +8,8 @@
 
 #include "base/error.h"
 #include "model/arch.h"
+#include "model/sampler.h"
 #include "model/step.h"
-#include "op/calls.h"
 #include "tensor/context.h"
 #include "tensor/tensor.h"
 
@@ -26,9 +26,9 @@ struct nib_session {
     nib_kvcache cache;
     int32_t *history;
     int64_t count, room, used;
-    int64_t sampled; /* draws so far: the counter of the random numbers */
-    float *logits;   /* [V] */
-    nib_step *step;  /* compiled when it is first needed; NULL before, and where it cannot be */
+    int64_t sampled;     /* draws so far: the counter of the random numbers */
+    nib_sampler sampler; /* holds the logits */
+    nib_step *step;      /* compiled when it is first needed; NULL before, and where it cannot be */
     bool has_logits, failed, not_compiled;
     bool ended; /* an end was sampled; feeding more goes on */
     nib_error failure;
@@ -47,31 +47,10 @@ static nib_status fail(nib_session *s) {
 }
 
 static nib_status sample(nib_session *s, int32_t *token) {
-    nib_ctx *ctx = s->ctx;
-    const nib_session_options *o = &s->options;
-    const nib_sampling how = {.temperature = o->temperature,
-                              .top_p = o->top_p,
-                              .min_p = o->min_p,
-                              .repetition_penalty = o->repetition_penalty,
-                              .top_k = o->top_k};
-    const size_t mark = nib_scope_begin(ctx);
-    nib_tensor *logits = nib_scope_own(
-        ctx, nib_tensor_wrap(ctx, NIB_F32, (nib_shape){1, {s->model->hparams.vocab_size}},
-                             s->logits, NULL, NULL));
-    nib_tensor *seen = NIB_NONE;
-    if (how.repetition_penalty > 0 && s->count)
-        seen = nib_scope_own(
-            ctx, nib_tensor_wrap(ctx, NIB_I32, (nib_shape){1, {s->count}}, s->history, NULL, NULL));
-    const nib_tensor *id =
-        nib_sample(logits, seen, &how, o->seed ? o->seed : ctx->seed, s->sampled);
-    const nib_status status = id ? NIB_OK : nib_last_error()->status;
-    if (id) *token = *(const int32_t *)nib_tensor_data(id);
-    nib_scope_end(ctx, mark);
-    return status;
+    return nib_sampler_draw(&s->sampler, s->history, s->count, s->room, s->sampled, token);
 }
 
-/* The op itself judges the options, on a row of one token. */
-static nib_status check_options(nib_session *s) {
+static nib_status make_sampler(nib_session *s) {
     const nib_session_options *o = &s->options;
     if (o->max_tokens < 0)
         return NIB_RAISE(NIB_E_ARGUMENT, "max_tokens is %d, want 0 or more", o->max_tokens);
@@ -80,14 +59,11 @@ static nib_status check_options(nib_session *s) {
                               .min_p = o->min_p,
                               .repetition_penalty = o->repetition_penalty,
                               .top_k = o->top_k};
-    const float one = 0;
-    const size_t mark = nib_scope_begin(s->ctx);
-    nib_tensor *logits = nib_scope_own(
-        s->ctx, nib_tensor_wrap(s->ctx, NIB_F32, (nib_shape){1, {1}}, &one, NULL, NULL));
-    const nib_tensor *id = nib_sample(logits, NIB_NONE, &how, 0, 0);
-    nib_scope_end(s->ctx, mark);
-    return id ? NIB_OK : nib_last_error()->status;
+    return nib_sampler_init(s->ctx, &how, o->seed ? o->seed : s->ctx->seed,
+                            s->model->hparams.vocab_size, &s->sampler);
 }
+
+static float *logits_of(nib_session *s) { return nib_tensor_data_mut(s->sampler.logits); }
 
 nib_session *nib_session_new(nib_ctx *ctx, const nib_model *model,
                              const nib_session_options *options) {
@@ -101,13 +77,11 @@ nib_session *nib_session_new(nib_ctx *ctx, const nib_model *model,
         memcpy(&s->options, options,
                options->size && options->size < sizeof *options ? options->size : sizeof *options);
     s->most = s->options.max_tokens ? s->options.max_tokens : nib_model_max_tokens(model);
-    NIB_TRY_GOTO(check_options(s), fail);
+    NIB_TRY_GOTO(make_sampler(s), fail);
     NIB_TRY_GOTO(nib_model_prepare(ctx, model), fail);
     NIB_TRY_GOTO(
         nib_kvcache_init(ctx, h->num_hidden_layers, h->num_key_value_heads, h->head_dim, &s->cache),
         fail);
-    s->logits = nib_mem_alloc_array(&ctx->mem, (size_t)h->vocab_size, sizeof *s->logits);
-    if (!s->logits) goto fail;
     return s;
 fail:
     nib_session_free(s);
@@ -118,9 +92,9 @@ void nib_session_free(nib_session *s) {
     if (!s) return;
     nib_mem *mem = &s->ctx->mem;
     nib_step_free(s->step);
+    nib_sampler_free(&s->sampler);
     nib_kvcache_free(&s->cache);
     nib_mem_free(mem, s->history, (size_t)s->room * sizeof *s->history);
-    nib_mem_free(mem, s->logits, (size_t)s->model->hparams.vocab_size * sizeof *s->logits);
     nib_mem_free(mem, s, sizeof *s);
 }
 
@@ -155,8 +129,8 @@ static nib_status run_chunk(nib_session *s, int64_t n, bool last) {
     const nib_status status =
         s->model->arch->forward(&s->model->hparams, s->model->root, &batch, &logits);
     if (status >= NIB_OK && last) {
-        memcpy(s->logits, nib_tensor_data(logits),
-               (size_t)s->model->hparams.vocab_size * sizeof *s->logits);
+        memcpy(logits_of(s), nib_tensor_data(logits),
+               (size_t)s->model->hparams.vocab_size * sizeof(float));
         s->has_logits = true;
     }
     nib_scope_end(s->ctx, mark);
@@ -233,7 +207,7 @@ static nib_status run_one(nib_session *s) {
     if (!yes) return run_chunk(s, 1, true);
     const float *logits;
     NIB_TRY(nib_step_run(s->step, &s->cache, s->history[s->used], s->used, &logits));
-    memcpy(s->logits, logits, (size_t)s->model->hparams.vocab_size * sizeof *logits);
+    memcpy(logits_of(s), logits, (size_t)s->model->hparams.vocab_size * sizeof *logits);
     s->used++;
     return NIB_OK;
 }
@@ -260,7 +234,7 @@ static nib_status run_pending(nib_session *const *s, size_t n) {
         const float *row = nib_tensor_data(logits);
         for (size_t i = 0; i < n; i++) {
             if (!has_pending(s[i])) continue;
-            memcpy(s[i]->logits, row, (size_t)model->hparams.vocab_size * sizeof *row);
+            memcpy(logits_of(s[i]), row, (size_t)model->hparams.vocab_size * sizeof *row);
             row += model->hparams.vocab_size;
             s[i]->used++;
         }
@@ -318,5 +292,5 @@ const float *nib_session_logits(const nib_session *s, size_t *count) {
     if (!s->has_logits)
         return NIB_RAISE_NULL(NIB_E_ARGUMENT, "the session was fed nothing; no logits yet");
     if (count) *count = (size_t)s->model->hparams.vocab_size;
-    return s->logits;
+    return nib_tensor_data(s->sampler.logits);
 }
