@@ -69,6 +69,24 @@ int nib_graph_add_input(nib_graph *g, const nib_graph_input *input) {
     return append(g, &g->inputs, &g->ninputs, &g->inputs_room, input, sizeof *input);
 }
 
+static nib_status trim(nib_graph *g, void *entries, int count, int *room, size_t size) {
+    void **at = entries;
+    if (*room == count) return NIB_OK;
+    void *less = nib_mem_realloc(&g->ctx->mem, *at, (size_t)*room * size, (size_t)count * size);
+    if (!less) return nib_last_error()->status;
+    *at = less;
+    *room = count;
+    return NIB_OK;
+}
+
+nib_status nib_graph_trim(nib_graph *g) {
+    NIB_TRY(trim(g, &g->nodes, g->nnodes, &g->nodes_room, sizeof *g->nodes));
+    NIB_TRY(trim(g, &g->values, g->nvalues, &g->values_room, sizeof *g->values));
+    NIB_TRY(trim(g, &g->buffers, g->nbuffers, &g->buffers_room, sizeof *g->buffers));
+    NIB_TRY(trim(g, &g->follows, g->nfollows, &g->follows_room, sizeof *g->follows));
+    return trim(g, &g->inputs, g->ninputs, &g->inputs_room, sizeof *g->inputs);
+}
+
 void nib_graph_remove(nib_graph *g, const bool *gone) {
     int follows = 0;
     for (int k = 0; k < g->nfollows; k++) {

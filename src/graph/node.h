@@ -90,6 +90,9 @@ int nib_graph_add_input(nib_graph *g, const nib_graph_input *input);
 /* Take out the nodes whose `gone` is set, in order; `follows` goes along. */
 void nib_graph_remove(nib_graph *g, const bool *gone);
 
+/* Give back the room that nothing was added to. */
+nib_status nib_graph_trim(nib_graph *g);
+
 /* ---- trace.c ---- */
 /* What a body calls between nib_trace's beginning and end; *output belongs to the open scope. */
 typedef nib_status nib_trace_body(void *user, nib_tensor **output);

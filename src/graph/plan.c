@@ -107,6 +107,7 @@ nib_status nib_graph_plan(nib_graph *g) {
     NIB_TRY(place_all(g));
     g->arena = nib_storage_new(&g->ctx->mem, g->arena_size);
     if (!g->arena) return nib_last_error()->status;
+    NIB_TRY(nib_graph_trim(g));
     NIB_TRY(make_headers(g));
     point(g);
     return NIB_OK;
