@@ -28,6 +28,8 @@ X(limits_avxvnni)
 X(limits_avx512)
 X(limits_avx512vnni)
 X(inputs_avx512)
+X(lane_rows_avx512)
+X(lane_widen_avx512)
 #endif
 #if defined(__aarch64__)
 X(convert_neon)

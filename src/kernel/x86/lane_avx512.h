@@ -1,0 +1,126 @@
+/* lane_avx512.h: codes in lanes to floats, sixteen channels a vector. */
+#ifndef NIB_KERNEL_X86_LANE_AVX512_H
+#define NIB_KERNEL_X86_LANE_AVX512_H
+#include <immintrin.h>
+#include <math.h>
+
+#include "base/halffloat.h"
+#include "kernel/kernel.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Sixteen scales or offsets. */
+INLINE __m512 lane_values(nib_dtype dtype, const void *values, int64_t i) {
+    if (dtype == NIB_F32) return _mm512_loadu_ps((const float *)values + i);
+    const __m256i half = _mm256_loadu_si256((const void *)((const uint16_t *)values + i));
+    if (dtype == NIB_F16) return _mm512_cvtph_ps(half);
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+typedef struct lane_group {
+    __m512 scale, offset; /* a weight is fma(scale, c, offset) */
+} lane_group;
+
+INLINE lane_group lane_group_of(const nib_lane_weight *w, int64_t panel, int64_t g) {
+    const int64_t at = (panel * w->groups + g) * NIB_PANEL;
+    const __m512 minus = _mm512_set1_ps(-0.0f);
+    lane_group r = {lane_values(w->scale_dtype, w->scale, at), minus};
+    if (w->offset_kind == NIB_OFFSET_NONE) return r;
+    r.offset = lane_values(w->scale_dtype, w->offset, at);
+    if (w->offset_kind == NIB_OFFSET_POINT) r.offset = _mm512_mul_ps(r.scale, r.offset);
+    if (w->offset_kind != NIB_OFFSET_ADD) r.offset = _mm512_xor_ps(r.offset, minus);
+    return r;
+}
+
+INLINE __mmask16 lane_mask(const nib_lane_weight *w, int64_t panel) {
+    const int64_t left = w->N - panel * NIB_PANEL;
+    return (__mmask16)((1u << (left < NIB_PANEL ? left : NIB_PANEL)) - 1);
+}
+
+/* ---- cells of 64 bytes ---- */
+
+/* What a cell holds, always a constant. E4M3, E4M3FNUZ and E5M2 are read as f16 with their bits in
+ * the upper places, which is exact for denormals too, but off by a power of two (lane_factor), and
+ * what E4M3 and E4M3FNUZ call NaN becomes a number: lane_odd finds those. */
+typedef enum lane_kind { INT8, INT4, INT2, E4M3, E4M3FNUZ, E5M2 } lane_kind;
+
+INLINE int lane_columns(const lane_kind kind) { return kind == INT4 ? 8 : kind == INT2 ? 16 : 4; }
+INLINE bool lane_is_float(const lane_kind kind) { return kind >= E4M3; }
+INLINE float lane_factor(const lane_kind kind) {
+    return kind == E4M3 ? 256.0f : kind == E4M3FNUZ ? 128.0f : 1.0f;
+}
+
+/* Constants that turn a code into c = u - mid. Four bits and fewer are looked up: a permutation
+ * reads the low four bits of each dword and ignores the rest, so a shift is all it needs, and two
+ * tables serve the two crumbs of a nibble. Bytes are put under the exponent of 2^23 or 2^15. */
+typedef struct lane_codec {
+    __m512 table[2];
+    __m512i mask[2], magic[2];
+} lane_codec;
+
+INLINE lane_codec lane_codec_of(const lane_kind kind, int mid) {
+    lane_codec d;
+    if (kind == INT4 || kind == INT2) {
+        const __m512i i = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+        const __m512i low = kind == INT4 ? i : _mm512_and_si512(i, _mm512_set1_epi32(3));
+        const __m512i high = _mm512_srli_epi32(i, 2), zero = _mm512_set1_epi32(mid);
+        d.table[0] = _mm512_cvtepi32_ps(_mm512_sub_epi32(low, zero));
+        d.table[1] = _mm512_cvtepi32_ps(_mm512_sub_epi32(high, zero));
+        d.mask[0] = d.mask[1] = d.magic[0] = d.magic[1] = i;
+        return d;
+    }
+    d.mask[0] = _mm512_set1_epi32(kind == INT8 ? 0xff : (int)0xbfffbfff);
+    d.mask[1] = _mm512_set1_epi32(0xff00);
+    d.magic[0] = _mm512_set1_epi32((127 + 23) << 23);
+    d.magic[1] = _mm512_set1_epi32((127 + 15) << 23);
+    d.table[0] = _mm512_set1_ps((float)((1 << 23) + mid));
+    d.table[1] = _mm512_set1_ps((float)((1 << 15) + mid));
+    return d;
+}
+
+/* Column i of a cell, i a constant. Of integers its byte is i mod 4, its place there i / 4. */
+INLINE __m512 lane_column(const lane_kind kind, const lane_codec *d, const uint8_t *cell,
+                          const int i) {
+    if (lane_is_float(kind)) {
+        const __m256i two = _mm256_loadu_si256((const void *)(cell + i / 2 * 32)); /* columns */
+        __m512i half;
+        if (kind == E5M2)
+            half = _mm512_slli_epi16(_mm512_cvtepu8_epi16(two), 8);
+        else /* the sign ends in bit 15 and, unwanted, in 14 */
+            half = _mm512_and_si512(_mm512_slli_epi16(_mm512_cvtepi8_epi16(two), 7), d->mask[0]);
+        return _mm512_cvtph_ps(i % 2 ? _mm512_extracti64x4_epi64(half, 1)
+                                     : _mm512_castsi512_si256(half));
+    }
+    const __m512i codes = _mm512_loadu_si512(cell);
+    if (kind == INT8) {
+        const __m512i pair = i < 2 ? codes : _mm512_srli_epi32(codes, 16);
+        const __m512i number =
+            _mm512_ternarylogic_epi32(pair, d->mask[i % 2], d->magic[i % 2], 0xea); /* a & b | c */
+        return _mm512_sub_ps(_mm512_castsi512_ps(number), d->table[i % 2]);
+    }
+    const int at = i % 4 * 8 + (kind == INT4 ? i / 4 * 4 : i / 8 * 4);
+    const __m512i code = at ? _mm512_srli_epi32(codes, (unsigned)at) : codes;
+    return _mm512_permutexvar_ps(code, d->table[kind == INT2 && i / 4 % 2]);
+}
+
+/* Does a cell hold a NaN that lane_column makes a number of? */
+INLINE __mmask64 lane_odd(const lane_kind kind, const uint8_t *cell) {
+    const __m512i codes = _mm512_loadu_si512(cell), sign = _mm512_set1_epi8((char)0x80);
+    if (kind == E4M3)
+        return _mm512_cmpeq_epi8_mask(_mm512_or_si512(codes, sign), _mm512_set1_epi8(-1));
+    return _mm512_cmpeq_epi8_mask(codes, sign);
+}
+
+/* A narrow float by itself. */
+static inline float lane_narrow(nib_dtype code, uint8_t q) {
+    return code == NIB_F8_E5M2       ? nib_f8_e5m2_to_f32(q)
+           : code == NIB_F8_E4M3FNUZ ? nib_f8_e4m3fnuz_to_f32(q)
+           : code == NIB_F8_E5M2FNUZ ? nib_f8_e5m2fnuz_to_f32(q)
+                                     : nib_f8_e4m3fn_to_f32(q);
+}
+
+/* May the scale be multiplied with lane_factor? Lanes where not; where it is NaN it may. */
+INLINE __mmask16 lane_too_large(__m512 scale) {
+    return _mm512_cmp_ps_mask(_mm512_abs_ps(scale), _mm512_set1_ps(0x1p118f), _CMP_GT_OQ);
+}
+#endif

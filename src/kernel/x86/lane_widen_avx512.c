@@ -1,0 +1,83 @@
+/* lane_widen_avx512.c: weights in lanes to f32, for products with many rows. */
+#include "kernel/x86/lane_avx512.h"
+
+/* Columns that do not fill a cell, and narrow floats that lane_column does not take. */
+static void one_by_one(float *out, const nib_lane_weight *w, int64_t panel, int64_t k, int64_t kc) {
+    const uint8_t *codes = w->codes + panel * w->panel_bytes;
+    for (int64_t i = k; i < k + kc; i++, out += NIB_PANEL) {
+        float c[NIB_PANEL];
+        for (int n = 0; n < NIB_PANEL; n++) c[n] = lane_narrow(w->code, codes[i * NIB_PANEL + n]);
+        const lane_group at = lane_group_of(w, panel, i / w->G);
+        const __m512 v = _mm512_fmadd_ps(at.scale, _mm512_loadu_ps(c), at.offset);
+        _mm512_storeu_ps(out, _mm512_maskz_mov_ps(lane_mask(w, panel), v));
+    }
+}
+
+INLINE void widen(const lane_kind kind, float *out, const nib_lane_weight *w, int64_t panel,
+                  int64_t k, int64_t kc) {
+    const int columns = lane_columns(kind);
+    const lane_codec d = lane_codec_of(kind, w->mid);
+    const uint8_t *codes = w->codes + panel * w->panel_bytes;
+    const __mmask16 channels = lane_mask(w, panel);
+    for (const int64_t stop = k + kc; k < stop;) {
+        lane_group at = lane_group_of(w, panel, k / w->G);
+        const int64_t group_end = (k / w->G + 1) * w->G, end = group_end < stop ? group_end : stop;
+        bool odd = false;
+        if (lane_is_float(kind)) {
+            odd = lane_too_large(at.scale) != 0;
+            at.scale = _mm512_mul_ps(at.scale, _mm512_set1_ps(lane_factor(kind)));
+        }
+        for (; k < end; k += columns) {
+            const uint8_t *cell = codes + k / columns * 64;
+            const int64_t left = end - k;
+            if (lane_is_float(kind) && (odd || (kind != E5M2 && lane_odd(kind, cell)))) {
+                one_by_one(out, w, panel, k, left < columns ? left : columns);
+                out += columns * NIB_PANEL;
+                continue;
+            }
+#pragma GCC unroll 16
+            for (int i = 0; i < columns; i++) {
+                if (i >= left) break;
+                const __m512 v =
+                    _mm512_fmadd_ps(at.scale, lane_column(kind, &d, cell, i), at.offset);
+                _mm512_storeu_ps(out, _mm512_maskz_mov_ps(channels, v));
+                out += NIB_PANEL;
+            }
+        }
+        k = end;
+    }
+}
+
+static void w8(float *out, const nib_lane_weight *w, int64_t panel, int64_t k, int64_t kc) {
+    widen(INT8, out, w, panel, k, kc);
+}
+static void w4(float *out, const nib_lane_weight *w, int64_t panel, int64_t k, int64_t kc) {
+    widen(INT4, out, w, panel, k, kc);
+}
+static void w2(float *out, const nib_lane_weight *w, int64_t panel, int64_t k, int64_t kc) {
+    widen(INT2, out, w, panel, k, kc);
+}
+static void f8(float *out, const nib_lane_weight *w, int64_t panel, int64_t k, int64_t kc) {
+    switch (w->code) {
+    case NIB_F8_E4M3FN:
+        widen(E4M3, out, w, panel, k, kc);
+        break;
+    case NIB_F8_E4M3FNUZ:
+        widen(E4M3FNUZ, out, w, panel, k, kc);
+        break;
+    case NIB_F8_E5M2:
+        widen(E5M2, out, w, panel, k, kc);
+        break;
+    default:
+        one_by_one(out, w, panel, k, kc);
+    }
+}
+
+static void install(nib_kernels *k) {
+    k->lane_widen[NIB_LANE_W8] = w8;
+    k->lane_widen[NIB_LANE_W4] = w4;
+    k->lane_widen[NIB_LANE_W2] = w2;
+    k->lane_widen[NIB_LANE_F8] = f8;
+}
+const nib_kernel_set nib_kernels_lane_widen_avx512 = {
+    .name = "lane_widen_avx512", .needs = NIB_CPU_AVX512, .install = install};
