@@ -177,6 +177,7 @@ static const lane_case lane_kinds[] = {
     {.lane = NIB_LANE_F8, .bits = 8, .code = NIB_F8_E4M3FN},
     {.lane = NIB_LANE_F8, .bits = 8, .code = NIB_F8_E5M2},
     {.lane = NIB_LANE_F8, .bits = 8, .code = NIB_F8_E4M3FNUZ},
+    {.lane = NIB_LANE_F8, .bits = 8, .code = NIB_F8_E5M2FNUZ},
 };
 
 /* One case through every slot of its lane that the set fills. */

@@ -4,7 +4,6 @@
 #include <immintrin.h>
 #include <math.h>
 
-#include "base/halffloat.h"
 #include "kernel/kernel.h"
 
 #define INLINE static inline __attribute__((always_inline))
@@ -103,20 +102,41 @@ INLINE __m512 lane_column(const lane_kind kind, const lane_codec *d, const uint8
     return _mm512_permutexvar_ps(code, d->table[kind == INT2 && i / 4 % 2]);
 }
 
-/* Does a cell hold a NaN that lane_column makes a number of? */
-INLINE __mmask64 lane_odd(const lane_kind kind, const uint8_t *cell) {
-    const __m512i codes = _mm512_loadu_si512(cell), sign = _mm512_set1_epi8((char)0x80);
-    if (kind == E4M3)
-        return _mm512_cmpeq_epi8_mask(_mm512_or_si512(codes, sign), _mm512_set1_epi8(-1));
-    return _mm512_cmpeq_epi8_mask(codes, sign);
+/* Does a cell hold a NaN that lane_column makes a number? `seen` gathers what lane_is_odd reads:
+ * the largest of the bytes that are ff where there is one. */
+INLINE __m512i lane_see(const lane_kind kind, __m512i seen, const uint8_t *cell) {
+    const __m512i codes = _mm512_loadu_si512(cell);
+    const __m512i byte = kind == E4M3 ? _mm512_or_si512(codes, _mm512_set1_epi8((char)0x80))
+                                      : _mm512_xor_si512(codes, _mm512_set1_epi8(0x7f));
+    return kind == E5M2 ? seen : _mm512_max_epu8(seen, byte);
+}
+INLINE bool lane_is_odd(__m512i seen) {
+    return _mm512_cmpeq_epi8_mask(seen, _mm512_set1_epi8(-1)) != 0;
 }
 
-/* A narrow float by itself. */
-static inline float lane_narrow(nib_dtype code, uint8_t q) {
-    return code == NIB_F8_E5M2       ? nib_f8_e5m2_to_f32(q)
-           : code == NIB_F8_E4M3FNUZ ? nib_f8_e4m3fnuz_to_f32(q)
-           : code == NIB_F8_E5M2FNUZ ? nib_f8_e5m2fnuz_to_f32(q)
-                                     : nib_f8_e4m3fn_to_f32(q);
+/* Sixteen narrow floats of any format, special values and all; slow where they are denormal. */
+INLINE __m512 lane_narrow(nib_dtype format, const uint8_t *codes) {
+    const bool five = format == NIB_F8_E5M2 || format == NIB_F8_E5M2FNUZ; /* bits of exponent */
+    const bool fnuz = format == NIB_F8_E4M3FNUZ || format == NIB_F8_E5M2FNUZ;
+    const __m512 to_bias = _mm512_set1_ps(format == NIB_F8_E5M2FNUZ   ? 0x1p111f
+                                          : five                      ? 0x1p112f
+                                          : format == NIB_F8_E4M3FNUZ ? 0x1p119f
+                                                                      : 0x1p120f);
+    const __m512i q = _mm512_cvtepu8_epi32(_mm_loadu_si128((const void *)codes));
+    const __m512i magnitude = _mm512_and_si512(q, _mm512_set1_epi32(0x7f));
+    const __m512i sign = _mm512_slli_epi32(_mm512_sub_epi32(q, magnitude), 24);
+    __m512 x = _mm512_castsi512_ps(_mm512_slli_epi32(magnitude, five ? 21 : 20));
+    x = _mm512_mul_ps(x, to_bias);
+    x = _mm512_or_ps(x, _mm512_castsi512_ps(sign));
+    if (format == NIB_F8_E5M2) {
+        const __mmask16 infinite = _mm512_cmpeq_epi32_mask(magnitude, _mm512_set1_epi32(0x7c));
+        const __m512i inf = _mm512_or_si512(sign, _mm512_set1_epi32(0x7f800000));
+        x = _mm512_mask_mov_ps(x, infinite, _mm512_castsi512_ps(inf));
+    }
+    const __mmask16 nan =
+        fnuz ? _mm512_cmpeq_epi32_mask(q, _mm512_set1_epi32(0x80))
+             : _mm512_cmpgt_epi32_mask(magnitude, _mm512_set1_epi32(five ? 0x7c : 0x7e));
+    return _mm512_mask_mov_ps(x, nan, _mm512_set1_ps(NAN));
 }
 
 /* May the scale be multiplied with lane_factor? Lanes where not; where it is NaN it may. */

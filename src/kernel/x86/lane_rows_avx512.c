@@ -15,10 +15,9 @@ static void odd_panel(float *y, int64_t ldy, const float *x, int64_t ldx, int64_
     __m512 acc[NIB_LANE_ROWS];
     for (int64_t m = 0; m < M; m++) acc[m] = _mm512_setzero_ps();
     for (int64_t k = 0; k < w->K; k++) {
-        float c[NIB_PANEL];
-        for (int n = 0; n < NIB_PANEL; n++) c[n] = lane_narrow(w->code, codes[k * NIB_PANEL + n]);
         const lane_group at = lane_group_of(w, panel, k / w->G);
-        const __m512 v = _mm512_fmadd_ps(at.scale, _mm512_loadu_ps(c), at.offset);
+        const __m512 c = lane_narrow(w->code, codes + k * NIB_PANEL);
+        const __m512 v = _mm512_fmadd_ps(at.scale, c, at.offset);
         for (int64_t m = 0; m < M; m++)
             acc[m] = _mm512_fmadd_ps(_mm512_set1_ps(x[m * ldx + k]), v, acc[m]);
     }
@@ -34,7 +33,8 @@ INLINE void block(const lane_kind kind, const int rows, const int panels, float 
     const lane_codec d = lane_codec_of(kind, w->mid);
     const uint8_t *codes[MOST];
     __m512 acc[NIB_LANE_ROWS][MOST];
-    __mmask64 odd = 0;
+    __m512i seen = _mm512_setzero_si512(); /* of narrow floats */
+    bool odd = false;
     for (int p = 0; p < panels; p++) {
         codes[p] = w->codes + (panel + p < last ? panel + p : last) * w->panel_bytes;
         for (int m = 0; m < rows; m++) acc[m][p] = _mm512_setzero_ps();
@@ -44,7 +44,7 @@ INLINE void block(const lane_kind kind, const int rows, const int panels, float 
         for (int p = 0; p < panels; p++) {
             at[p] = lane_group_of(w, panel + p < last ? panel + p : last, g);
             if (lane_is_float(kind)) {
-                odd |= lane_too_large(at[p].scale);
+                odd |= lane_too_large(at[p].scale) != 0;
                 at[p].scale = _mm512_mul_ps(at[p].scale, _mm512_set1_ps(lane_factor(kind)));
             }
         }
@@ -59,8 +59,10 @@ INLINE void block(const lane_kind kind, const int rows, const int panels, float 
 #pragma GCC unroll 4
             for (int p = 0; p < panels; p++) {
                 cell[p] = codes[p] + here;
-                _mm_prefetch((const char *)((uintptr_t)cell[p] + (uintptr_t)ahead), _MM_HINT_T0);
-                if (kind == E4M3 || kind == E4M3FNUZ) odd |= lane_odd(kind, cell[p]);
+                if (rows <= 4) /* more are bound by arithmetic */
+                    _mm_prefetch((const char *)((uintptr_t)cell[p] + (uintptr_t)ahead),
+                                 _MM_HINT_T0);
+                if (lane_is_float(kind)) seen = lane_see(kind, seen, cell[p]);
             }
 #pragma GCC unroll 16
             for (int i = 0; i < columns; i++)
@@ -77,7 +79,7 @@ INLINE void block(const lane_kind kind, const int rows, const int panels, float 
         for (int p = 0; k < end && p < panels; p++) { /* part of a last cell */
             const uint8_t *cell = codes[p] + k / columns * 64;
             float rest[16][NIB_PANEL];
-            if (kind == E4M3 || kind == E4M3FNUZ) odd |= lane_odd(kind, cell);
+            if (lane_is_float(kind)) seen = lane_see(kind, seen, cell);
 #pragma GCC unroll 16
             for (int i = 0; i < columns; i++)
                 _mm512_storeu_ps(rest[i], lane_column(kind, &d, cell, i));
@@ -90,7 +92,7 @@ INLINE void block(const lane_kind kind, const int rows, const int panels, float 
         }
     }
     for (int p = 0; p < panels && panel + p <= last; p++) {
-        if (lane_is_float(kind) && odd) {
+        if (lane_is_float(kind) && (odd || lane_is_odd(seen))) {
             odd_panel(y, ldy, x, ldx, rows, w, panel + p);
             continue;
         }

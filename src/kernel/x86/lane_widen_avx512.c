@@ -5,10 +5,9 @@
 static void one_by_one(float *out, const nib_lane_weight *w, int64_t panel, int64_t k, int64_t kc) {
     const uint8_t *codes = w->codes + panel * w->panel_bytes;
     for (int64_t i = k; i < k + kc; i++, out += NIB_PANEL) {
-        float c[NIB_PANEL];
-        for (int n = 0; n < NIB_PANEL; n++) c[n] = lane_narrow(w->code, codes[i * NIB_PANEL + n]);
         const lane_group at = lane_group_of(w, panel, i / w->G);
-        const __m512 v = _mm512_fmadd_ps(at.scale, _mm512_loadu_ps(c), at.offset);
+        const __m512 c = lane_narrow(w->code, codes + i * NIB_PANEL);
+        const __m512 v = _mm512_fmadd_ps(at.scale, c, at.offset);
         _mm512_storeu_ps(out, _mm512_maskz_mov_ps(lane_mask(w, panel), v));
     }
 }
@@ -30,7 +29,8 @@ INLINE void widen(const lane_kind kind, float *out, const nib_lane_weight *w, in
         for (; k < end; k += columns) {
             const uint8_t *cell = codes + k / columns * 64;
             const int64_t left = end - k;
-            if (lane_is_float(kind) && (odd || (kind != E5M2 && lane_odd(kind, cell)))) {
+            if (lane_is_float(kind) &&
+                (odd || lane_is_odd(lane_see(kind, _mm512_setzero_si512(), cell)))) {
                 one_by_one(out, w, panel, k, left < columns ? left : columns);
                 out += columns * NIB_PANEL;
                 continue;
