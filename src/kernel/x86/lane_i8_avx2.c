@@ -2,16 +2,7 @@
  *
  * Up to FEW rows: codes unpacked in registers and met by all rows at once, so that weights are
  * read once, as they lie in memory. More rows: tiles over a panel unpacked to bytes. */
-#include <string.h>
-
 #include "kernel/x86/lane_tiles_avx2.h"
-
-/* Cells of four columns whose products may be summed in 16 bits: 2 * 128 * greatest * depth is at
- * most 32767. */
-static int depth_of(int bits) {
-    static const int depth[] = {0, 64, 42, 18, 8, 4, 2, 1};
-    return depth[bits];
-}
 
 /* ---- a panel unpacked to bytes ---- */
 
@@ -143,20 +134,18 @@ INLINE void few_rows(const int bits, const int R, float *y, int64_t ldy, const n
                     begun = true;
                     continue;
                 }
-                const lane_values v = lane_group(w, p, g);
+                const lane_pair v = lane_group(w, p, g);
 #pragma GCC unroll 4
                 for (int r = 0; r < R; r++)
                     for (int h = 0; h < 2; h++) {
                         float *at = y_all[r] + 8 * h;
-                        _mm256_storeu_ps(at, lane_flush(w, &v, h, t[r][h], sums[r * w->groups],
-                                                        _mm256_loadu_ps(at)));
+                        _mm256_storeu_ps(at, lane_flush(w, v.scale[h], v.offset[h], t[r][h],
+                                                        sums[r * w->groups], _mm256_loadu_ps(at)));
                     }
             } while (left);
         }
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++)
-            lane_finish(y, ldy, rows, r, w, p, _mm256_loadu_ps(y_all[r]),
-                        _mm256_loadu_ps(y_all[r] + 8));
+        for (int r = 0; r < R; r++) lane_finish(y, ldy, rows, r, w, p, y_all[r]);
     }
 }
 
@@ -174,6 +163,17 @@ FEW_ROWS(2, 2)
 FEW_ROWS(2, 3)
 FEW_ROWS(2, 4)
 
+static void deep_rows(const lane_block *b, const uint8_t *q, int64_t ldq, const int32_t *sums,
+                      int64_t M, float *y, int32_t *parts) {
+    lane_block_rows(LANE_DEEP, 0, b, q, ldq, sums, M, y, parts);
+}
+static void single_rows(const lane_block *b, const uint8_t *q, int64_t ldq, const int32_t *sums,
+                        int64_t M, float *y, int32_t *parts) {
+    lane_block_rows(LANE_SINGLE, 0, b, q, ldq, sums, M, y, parts);
+}
+static const lane_method deep = {unpack, lane_groups, deep_rows, lane_finish};
+static const lane_method single = {unpack, lane_groups, single_rows, lane_finish}; /* 7 bits */
+
 typedef void few_function(float *, int64_t, const nib_rows_i8 *, const nib_lane_weight *, int64_t,
                           int64_t);
 
@@ -181,7 +181,6 @@ static void lane_i8(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
                     const nib_lane_weight *w, int64_t panel, int64_t panels, void *scratch) {
     static few_function *const few[2][LANE_FEW] = {{few_4_1, few_4_2, few_4_3, few_4_4},
                                                    {few_2_1, few_2_2, few_2_3, few_2_4}};
-    const int depth = depth_of(w->bits);
     if (M <= 0) return;
     if (M <= 2 * LANE_FEW && w->lane != NIB_LANE_WX) {
         const int64_t first = M <= LANE_FEW ? M : (M + 1) / 2;
@@ -191,10 +190,8 @@ static void lane_i8(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
             if (first < M) /* finds the panel in a cache */
                 few[w->lane == NIB_LANE_W2][M - first - 1](y + first * ldy, ldy, &rest, w, p, 1);
         }
-    } else if (depth > 1)
-        lane_many_rows(LANE_DEEP, 0, depth, unpack, y, ldy, rows, M, w, panel, panels, scratch);
-    else
-        lane_many_rows(LANE_SINGLE, 0, depth, unpack, y, ldy, rows, M, w, panel, panels, scratch);
+    } else
+        lane_many_rows(w->bits < 7 ? &deep : &single, y, ldy, rows, M, w, panel, panels, scratch);
 }
 
 static void install(nib_kernels *k) {

@@ -10,19 +10,17 @@
 #include <immintrin.h>
 
 #include "kernel/kernel.h"
+#include "kernel/lane_blocks.h"
 #include "kernel/x86/float_avx2.h"
 
-enum {
-    LANE_FEW = 4,      /* rows that meet codes unpacked in registers */
-    LANE_AHEAD = 4096, /* bytes of codes to fetch ahead, a page */
-};
+enum { LANE_AHEAD = 4096 }; /* bytes of codes to fetch ahead, a page */
 
 #define INLINE static inline __attribute__((always_inline))
 
 /* Scale and offset of 16 channels; channels 0-7 and 8-15. */
-typedef struct lane_values {
+typedef struct lane_pair {
     __m256 scale[2], offset[2];
-} lane_values;
+} lane_pair;
 
 INLINE __m256 lane_eight_values(nib_dtype dtype, const void *x, int64_t i) {
     if (dtype == NIB_F32) return _mm256_loadu_ps((const float *)x + i);
@@ -32,9 +30,9 @@ INLINE __m256 lane_eight_values(nib_dtype dtype, const void *x, int64_t i) {
 }
 
 /* Those of group g of a panel; offset 0 where there is none. */
-INLINE lane_values lane_group(const nib_lane_weight *w, int64_t panel, int64_t g) {
+INLINE lane_pair lane_group(const nib_lane_weight *w, int64_t panel, int64_t g) {
     const int64_t at = (panel * w->groups + g) * NIB_PANEL;
-    lane_values v;
+    lane_pair v;
     for (int h = 0; h < 2; h++) {
         v.scale[h] = lane_eight_values(w->scale_dtype, w->scale, at + 8 * h);
         v.offset[h] = _mm256_setzero_ps();
@@ -52,17 +50,29 @@ INLINE __m256i lane_start(const nib_lane_weight *w, int32_t sum) {
     return _mm256_set1_epi32((int32_t)(0 - (uint32_t)w->mid * (uint32_t)sum));
 }
 
+static void lane_groups(lane_values *out, const nib_lane_weight *w, int64_t panel, int64_t group,
+                        int64_t count) {
+    for (int64_t i = 0; i < count; i++) {
+        const lane_pair v = lane_group(w, panel, group + i);
+        for (int h = 0; h < 2; h++) {
+            _mm256_storeu_ps(out[i].scale + 8 * h, v.scale[h]);
+            _mm256_storeu_ps(out[i].offset + 8 * h, v.offset[h]);
+        }
+    }
+}
+
 /* y after one group: fma(scale, t, y), then fma(offset, sum, y). */
-INLINE __m256 lane_flush(const nib_lane_weight *w, const lane_values *v, int h, __m256i t,
+INLINE __m256 lane_flush(const nib_lane_weight *w, __m256 scale, __m256 offset, __m256i t,
                          int32_t sum, __m256 y) {
-    y = _mm256_fmadd_ps(v->scale[h], _mm256_cvtepi32_ps(t), y);
+    y = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(t), y);
     if (w->offset_kind == NIB_OFFSET_NONE) return y;
-    return _mm256_fmadd_ps(v->offset[h], _mm256_set1_ps((float)sum), y);
+    return _mm256_fmadd_ps(offset, _mm256_set1_ps((float)sum), y);
 }
 
 /* The last steps of 16 sums of row m, and the store of those channels that exist. */
 INLINE void lane_finish(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t m,
-                        const nib_lane_weight *w, int64_t panel, __m256 low, __m256 high) {
+                        const nib_lane_weight *w, int64_t panel, const float *sums) {
+    __m256 low = _mm256_loadu_ps(sums), high = _mm256_loadu_ps(sums + 8);
     const int64_t left = w->N - panel * NIB_PANEL;
     float *out = y + m * ldy + panel * NIB_PANEL;
     if (rows->zero) {
@@ -95,11 +105,4 @@ INLINE void lane_fetch(const uint8_t *codes, int ahead) {
     _mm_prefetch((const char *)((uintptr_t)codes + (uintptr_t)ahead), _MM_HINT_T0);
 }
 
-/* Rows from row m on. */
-INLINE nib_rows_i8 lane_rows_from(const nib_rows_i8 *rows, int64_t m, int64_t groups) {
-    nib_rows_i8 from = *rows;
-    from.q += m * rows->ld, from.scale += m, from.sums += m * groups;
-    if (rows->zero) from.zero += m;
-    return from;
-}
 #endif

@@ -4,8 +4,6 @@
  * widened to 16 bits and met by vpmaddwd: exact for all codes. A word of two codes (0, 1) gives
  * columns 0 by a mask and 1 by a shift, so a widened cell has columns (0, 2) then (1, 3), and so
  * have the inputs. Inputs within [-64, 64] fit vpmaddubsw as they are: 2 * 255 * 64 < 32768. */
-#include <string.h>
-
 #include "kernel/x86/lane_tiles_avx2.h"
 
 enum {
@@ -18,7 +16,7 @@ enum {
 
 typedef struct scratch {
     uint16_t codes[KC * NIB_PANEL];
-    lane_values values[LANE_BLOCK_MAX];
+    lane_values values[LANE_BLOCK_GROUPS];
     float y[PANELS][ROW_BLOCK * NIB_PANEL];
     int32_t parts[PANELS][ROW_BLOCK * NIB_PANEL];
     uint8_t q[ROW_BLOCK * STRIDE];
@@ -69,8 +67,7 @@ static void block_of_panels(float *y, int64_t ldy, const nib_rows_i8 *rows, int6
         for (int64_t i = 0; i < panels; i++) {
             widen_codes(at->codes, w->codes + (p + i) * w->panel_bytes + k * NIB_PANEL,
                         columns / 4);
-            for (int64_t s = 0; s < b.segments; s++)
-                at->values[s] = lane_group(w, p + i, b.group + s);
+            lane_groups(at->values, w, p + i, b.group, b.segments);
             lane_block_rows(LANE_WIDE, 0, &b, at->q, STRIDE, rows->sums + m * w->groups + b.group,
                             count, at->y[i], at->parts[i]);
         }
@@ -78,8 +75,7 @@ static void block_of_panels(float *y, int64_t ldy, const nib_rows_i8 *rows, int6
     } while (k < w->K);
     for (int64_t j = 0; j < count; j++)
         for (int64_t i = 0; i < panels; i++)
-            lane_finish(y, ldy, rows, m + j, w, p + i, _mm256_loadu_ps(at->y[i] + j * NIB_PANEL),
-                        _mm256_loadu_ps(at->y[i] + j * NIB_PANEL + 8));
+            lane_finish(y, ldy, rows, m + j, w, p + i, at->y[i] + j * NIB_PANEL);
 }
 
 static void many_rows(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
@@ -137,19 +133,17 @@ INLINE void few_rows(const int R, float *y, int64_t ldy, const nib_rows_i8 *rows
                 few_cell(R, t, codes, q, 0);
                 for (int r = 0; r < R; r++) q[r] += 8;
             }
-            const lane_values v = lane_group(w, p, g);
+            const lane_pair v = lane_group(w, p, g);
 #pragma GCC unroll 4
             for (int r = 0; r < R; r++)
                 for (int h = 0; h < 2; h++) {
                     float *at = y_all[r] + 8 * h;
-                    _mm256_storeu_ps(at, lane_flush(w, &v, h, t[r][h], sums[r * w->groups],
-                                                    _mm256_loadu_ps(at)));
+                    _mm256_storeu_ps(at, lane_flush(w, v.scale[h], v.offset[h], t[r][h],
+                                                    sums[r * w->groups], _mm256_loadu_ps(at)));
                 }
         }
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++)
-            lane_finish(y, ldy, rows, r, w, p, _mm256_loadu_ps(y_all[r]),
-                        _mm256_loadu_ps(y_all[r] + 8));
+        for (int r = 0; r < R; r++) lane_finish(y, ldy, rows, r, w, p, y_all[r]);
     }
 }
 
@@ -178,17 +172,25 @@ static const uint8_t *as_they_are(uint8_t *space, const nib_lane_weight *w, int6
     return w->codes + panel * w->panel_bytes + k * NIB_PANEL;
 }
 
+static void seven_bits_rows(const lane_block *b, const uint8_t *q, int64_t ldq, const int32_t *sums,
+                            int64_t M, float *y, int32_t *parts) {
+    lane_block_rows(LANE_SINGLE, 0, b, q, ldq, sums, M, y, parts);
+}
+static void few_seven_bits_rows(const lane_block *b, const uint8_t *q, int64_t ldq,
+                                const int32_t *sums, int64_t M, float *y, int32_t *parts) {
+    lane_block_rows(LANE_SINGLE, LANE_AHEAD, b, q, ldq, sums, M, y, parts);
+}
+static const lane_method seven_bits = {as_they_are, lane_groups, seven_bits_rows, lane_finish};
+static const lane_method few_seven_bits = {as_they_are, lane_groups, few_seven_bits_rows,
+                                           lane_finish};
+
 static void lane_i8_w8(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
                        const nib_lane_weight *w, int64_t panel, int64_t panels, void *space) {
     const int64_t columns = (w->K + 3) / 4 * 4, ldq = columns * 2 + 64;
     if (M <= 0) return;
-    if (rows->seven_bits && M <= 2 * LANE_FEW) {
-        lane_many_rows(LANE_SINGLE, LANE_AHEAD, 1, as_they_are, y, ldy, rows, M, w, panel, panels,
-                       space);
-        return;
-    }
     if (rows->seven_bits) {
-        lane_many_rows(LANE_SINGLE, 0, 1, as_they_are, y, ldy, rows, M, w, panel, panels, space);
+        lane_many_rows(M <= 2 * LANE_FEW ? &few_seven_bits : &seven_bits, y, ldy, rows, M, w, panel,
+                       panels, space);
         return;
     }
     if (M > 2 * LANE_FEW || M * ldq > FEW_BYTES) {

@@ -1,19 +1,9 @@
 /* lane_tiles_avx2.h: many rows of 8-bit inputs with weights in lanes, in tiles of 4 rows by 16
  * channels.
- *
- * A panel goes in blocks of K that stay in L1, unpacked to a byte or to 16 bits a code; all rows of
- * a row block pass over it. What waits between blocks lies in the scratch: f32 sums, and 32-bit
- * ones where a block ends inside a group. */
-#ifndef NIB_KERNEL_X86_LANE_TILES_AVX2_H
-#define NIB_KERNEL_X86_LANE_TILES_AVX2_H
-#include <string.h>
-
+ * Codes are unpacked to a byte each, or to 16 bits. */
+#ifndef NIB_KERNEL_X86_LANE_FEWS_AVX2_H
+#define NIB_KERNEL_X86_LANE_FEWS_AVX2_H
 #include "kernel/x86/lane_i8_avx2.h"
-
-enum {
-    LANE_TILE = 4,       /* rows of a tile */
-    LANE_BLOCK_MAX = 32, /* groups of a block, at most */
-};
 
 /* How a tile multiplies four columns of 16 channels with a row. */
 typedef enum lane_step {
@@ -21,17 +11,6 @@ typedef enum lane_step {
     LANE_SINGLE, /* vpmaddubsw, then vpmaddwd with ones at once */
     LANE_WIDE,   /* codes and inputs widened to 16 bits as columns (0, 2), (1, 3): vpmaddwd */
 } lane_step;
-
-/* One panel's columns [k, k + segments * 4 cells): whole groups, or a piece of one. */
-typedef struct lane_block {
-    const nib_lane_weight *w;
-    const uint8_t *codes;      /* [cells][16][4] bytes, or [cells][2][16][2] of 16 bits */
-    const lane_values *values; /* [segments] */
-    int64_t k, columns, segments, cells;
-    int64_t group;     /* of the first segment */
-    int depth;         /* LANE_DEEP: cells that are summed in 16 bits */
-    bool starts, ends; /* a piece: whether the group begins, ends here */
-} lane_block;
 
 /* Keeps the compiler from moving the products of several steps before the sums c of R rows, for
  * which the registers do not suffice, */
@@ -55,6 +34,13 @@ INLINE void lane_keep_rows(const int R, const uint8_t *q[4]) {
     if (R == 2) __asm__ volatile("" : "+r"(q[0]), "+r"(q[1]));
     if (R == 3) __asm__ volatile("" : "+r"(q[0]), "+r"(q[1]), "+r"(q[2]));
     if (R == 4) __asm__ volatile("" : "+r"(q[0]), "+r"(q[1]), "+r"(q[2]), "+r"(q[3]));
+}
+
+/* Cells of four columns whose products may be summed in 16 bits: 2 * 128 * greatest * depth is at
+ * most 32767. */
+INLINE int lane_depth(int bits) {
+    static const int depth[] = {0, 64, 42, 18, 8, 4, 2, 1};
+    return depth[bits];
 }
 
 /* What four columns of 16 channels do to R rows of sums, q[r] + at being their inputs. `ahead`:
@@ -116,7 +102,7 @@ INLINE void lane_tile(const lane_step step, const int ahead, const int R, const 
                       const uint8_t *q_0, int64_t ldq, const int32_t *sums, float *y,
                       int32_t *parts) {
     const __m256i ones = _mm256_set1_epi16(1), minus_mid = _mm256_set1_epi32(-b->w->mid);
-    const int64_t depth = step == LANE_DEEP ? b->depth : INT64_MAX;
+    const int64_t depth = step == LANE_DEEP ? lane_depth(b->w->bits) : INT64_MAX;
     const int64_t cells = step == LANE_WIDE ? 2 * b->cells : b->cells, groups = b->w->groups;
     const uint8_t *w = b->codes, *q[4];
     for (int r = 0; r < 4; r++) q[r] = q_0 + (r < R ? r : 0) * ldq;
@@ -148,11 +134,14 @@ INLINE void lane_tile(const lane_step step, const int ahead, const int R, const 
                 begun = true;
                 continue;
             }
+            const lane_values *v = b->values + s;
+            const __m256 scale[2] = {_mm256_loadu_ps(v->scale), _mm256_loadu_ps(v->scale + 8)};
+            const __m256 offset[2] = {_mm256_loadu_ps(v->offset), _mm256_loadu_ps(v->offset + 8)};
 #pragma GCC unroll 4
             for (int r = 0; r < R; r++)
                 for (int h = 0; h < 2; h++) {
                     float *at = y + r * NIB_PANEL + 8 * h;
-                    _mm256_storeu_ps(at, lane_flush(b->w, b->values + s, h, t[r][h],
+                    _mm256_storeu_ps(at, lane_flush(b->w, scale[h], offset[h], t[r][h],
                                                     sums[r * groups], _mm256_loadu_ps(at)));
                 }
         } while (left);
@@ -165,8 +154,8 @@ INLINE void lane_block_rows(const lane_step step, const int ahead, const lane_bl
                             int32_t *parts) {
     const int64_t groups = b->w->groups;
     int64_t m = 0;
-    for (; m + LANE_TILE <= M; m += LANE_TILE)
-        lane_tile(step, ahead, LANE_TILE, b, q + m * ldq, ldq, sums + m * groups, y + m * NIB_PANEL,
+    for (; m + LANE_FEW <= M; m += LANE_FEW)
+        lane_tile(step, ahead, LANE_FEW, b, q + m * ldq, ldq, sums + m * groups, y + m * NIB_PANEL,
                   parts + m * NIB_PANEL);
     q += m * ldq, sums += m * groups, y += m * NIB_PANEL, parts += m * NIB_PANEL;
     switch (M - m) {
@@ -182,74 +171,5 @@ INLINE void lane_block_rows(const lane_step step, const int ahead, const lane_bl
     default:
         break;
     }
-}
-
-/* The block of at most `most` columns that begins at column k. */
-INLINE lane_block lane_next_block(const nib_lane_weight *w, int64_t k, int64_t most) {
-    const int64_t G = w->G;
-    lane_block b = {.w = w, .k = k, .starts = true, .ends = true, .segments = 1};
-    if (G <= most) { /* whole groups; a weight without columns has one empty group */
-        const int64_t fit = G ? most / G : 1, left = G ? (w->K - k) / G : 1;
-        b.segments = fit < left ? fit : left;
-        if (b.segments > LANE_BLOCK_MAX) b.segments = LANE_BLOCK_MAX;
-        b.columns = b.segments * G;
-        b.cells = (G + 3) / 4;
-        b.group = G ? k / G : 0;
-    } else {
-        const int64_t done = k % G, left = G - done;
-        b.columns = left < most ? left : most;
-        b.cells = (b.columns + 3) / 4;
-        b.group = k / G;
-        b.starts = done == 0;
-        b.ends = b.columns == left;
-    }
-    return b;
-}
-
-/* ---- from panels of bytes ---- */
-
-enum { LANE_KC = 1024, LANE_ROWS = 256, LANE_ROW_BYTES = 512 << 10 };
-
-typedef struct lane_scratch {
-    uint8_t codes[LANE_KC * NIB_PANEL];
-    lane_values values[LANE_BLOCK_MAX];
-    float y[LANE_ROWS * NIB_PANEL];
-    int32_t parts[LANE_ROWS * NIB_PANEL];
-} lane_scratch;
-_Static_assert(sizeof(lane_scratch) <= NIB_LANE_SCRATCH, "the scratch holds a block");
-
-/* Columns [k, k + columns) of a panel as cells of one byte a code, in `space` or where they are;
- * k is a multiple of 32, columns at most LANE_KC. */
-typedef const uint8_t *lane_bytes(uint8_t *space, const nib_lane_weight *w, int64_t panel,
-                                  int64_t k, int64_t columns);
-
-/* Any number of rows; LANE_DEEP with `depth` or LANE_SINGLE. */
-INLINE void lane_many_rows(const lane_step step, const int ahead, int depth, lane_bytes *bytes,
-                           float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
-                           const nib_lane_weight *w, int64_t panel, int64_t panels,
-                           lane_scratch *at) {
-    /* Rows whose codes stay in L2 while the panels pass. */
-    int64_t most = w->K ? LANE_ROW_BYTES / w->K / LANE_TILE * LANE_TILE : LANE_ROWS;
-    most = most < 64 ? 64 : most > LANE_ROWS ? LANE_ROWS : most;
-    for (int64_t m = 0; m < M; m += most)
-        for (int64_t p = panel; p < panel + panels; p++) {
-            const int64_t count = M - m < most ? M - m : most;
-            memset(at->y, 0, (size_t)count * NIB_PANEL * sizeof(float));
-            int64_t k = 0;
-            do {
-                lane_block b = lane_next_block(w, k, LANE_KC);
-                b.depth = depth, b.values = at->values;
-                b.codes = bytes(at->codes, w, p, k, b.columns);
-                for (int64_t s = 0; s < b.segments; s++)
-                    at->values[s] = lane_group(w, p, b.group + s);
-                lane_block_rows(step, ahead, &b, (const uint8_t *)rows->q + m * rows->ld + k,
-                                rows->ld, rows->sums + m * w->groups + b.group, count, at->y,
-                                at->parts);
-                k += b.columns;
-            } while (k < w->K);
-            for (int64_t i = 0; i < count; i++)
-                lane_finish(y, ldy, rows, m + i, w, p, _mm256_loadu_ps(at->y + i * NIB_PANEL),
-                            _mm256_loadu_ps(at->y + i * NIB_PANEL + 8));
-        }
 }
 #endif
