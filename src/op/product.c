@@ -268,6 +268,12 @@ static void activate(const nib_kernels *k, nib_activation activation, float *y, 
     case NIB_RELU:
         for (int64_t i = 0; i < n; i++) y[i] = y[i] < 0 ? 0 : y[i];
         break;
+    case NIB_GELU:
+        k->gelu_f32(y, y, (size_t)n);
+        break;
+    case NIB_GELU_TANH:
+        k->gelu_tanh_f32(y, y, (size_t)n);
+        break;
     case NIB_SILU:
         k->silu_f32(y, y, (size_t)n);
         break;
@@ -298,12 +304,26 @@ static void finish(const piece *s, const target *t, float *y, int64_t ldy) {
     }
 }
 
-/* A residual may be y itself, so such a product is made beside it. */
+static bool is_narrow(const nib_product *p) { return p->dtype == NIB_F16 || p->dtype == NIB_BF16; }
+
+/* A residual may be y itself, and a narrow y has no room for f32: such a product is made beside. */
+static bool goes_beside(const nib_product *p) { return p->residual == p->y || is_narrow(p); }
+
+static void put_row(const nib_kernels *k, const nib_product *p, int64_t at, const float *from,
+                    size_t n) {
+    if (p->dtype == NIB_BF16)
+        k->f32_to_bf16((uint16_t *)p->y + at, from, n);
+    else if (p->dtype == NIB_F16)
+        k->f32_to_f16((uint16_t *)p->y + at, from, n);
+    else
+        memcpy((float *)p->y + at, from, n * sizeof *from);
+}
+
 static void run_piece(const job *j, const target *t, int64_t index, char *scratch) {
     piece s = {.j = j, .scratch = scratch, .n = index * WIDTH};
     s.channels = t->N - s.n < WIDTH ? t->N - s.n : WIDTH;
-    float *y = t->p->y;
-    if (t->p->residual != y || !y) {
+    if (!goes_beside(t->p)) {
+        float *y = t->p->y;
         multiply(&s, &t->w, y, t->N);
         finish(&s, t, y + s.n, t->N);
         return;
@@ -312,7 +332,7 @@ static void run_piece(const job *j, const target *t, int64_t index, char *scratc
     multiply(&s, &t->w, beside - s.n, WIDTH);
     finish(&s, t, beside, WIDTH);
     for (int64_t m = 0; m < j->M; m++)
-        memcpy(y + m * t->N + s.n, beside + m * WIDTH, (size_t)s.channels * sizeof *y);
+        put_row(j->k, t->p, m * t->N + s.n, beside + m * WIDTH, (size_t)s.channels);
 }
 
 static void run_pieces(void *user, int64_t begin, int64_t end) {
@@ -346,7 +366,7 @@ static nib_status plan_scratch(job *j, size_t *size) {
     bool beside = false, bad = false;
     for (int i = 0; i < j->count; i++) {
         const target *t = &j->targets[i];
-        beside |= t->p->up != NIB_NONE || t->p->residual == t->p->y;
+        beside |= t->p->up != NIB_NONE || goes_beside(t->p);
         for (int side = 0; side < 2; side++) {
             const operand *o = side ? &t->up : &t->w;
             if (!o->t) continue;

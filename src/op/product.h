@@ -8,7 +8,13 @@
 #define NIB_OP_PRODUCT_H
 #include <nibble/extend.h>
 
-typedef enum nib_activation { NIB_IDENTITY = 0, NIB_RELU, NIB_SILU } nib_activation;
+typedef enum nib_activation {
+    NIB_IDENTITY = 0,
+    NIB_RELU,
+    NIB_GELU,      /* by erf */
+    NIB_GELU_TANH, /* its approximation by tanh */
+    NIB_SILU,
+} nib_activation;
 
 /* y = residual + act(x W^T + bias) * (x U^T + up_bias); what is absent is left out. */
 typedef struct nib_product {
@@ -18,7 +24,8 @@ typedef struct nib_product {
     const nib_tensor *up;      /* [N, K], or NIB_NONE; needs NIB_SILU */
     const nib_tensor *up_bias; /* [N], or NIB_NONE */
     const float *residual;     /* [M, N] contiguous, may be y; NULL: none */
-    float *y;                  /* [M, N] contiguous */
+    void *y;                   /* [M, N] contiguous, of */
+    nib_dtype dtype;           /* F32 (0 is too), F16 or BF16; rounded once, at the end */
 } nib_product;
 
 enum { NIB_MAX_PRODUCTS = 4 };

@@ -153,10 +153,10 @@ TEST(what_follows_a_product_gives_the_bits_of_the_ops_by_themselves) {
                         *r = nib_tensor_data(residual);
             memcpy(own, r, (size_t)(M * N) * 4);
             const nib_product products[4] = {
-                {w[0], b[0], NIB_SILU, w[1], b[1], NULL, gated},
-                {w[0], b[0], NIB_IDENTITY, NIB_NONE, NIB_NONE, r, summed},
-                {w[1], b[1], NIB_IDENTITY, NIB_NONE, NIB_NONE, own, own},
-                {w[1], b[1], NIB_RELU, NIB_NONE, NIB_NONE, NULL, relu},
+                {w[0], b[0], NIB_SILU, w[1], b[1], NULL, gated, NIB_F32},
+                {w[0], b[0], NIB_IDENTITY, NIB_NONE, NIB_NONE, r, summed, NIB_F32},
+                {w[1], b[1], NIB_IDENTITY, NIB_NONE, NIB_NONE, own, own, NIB_F32},
+                {w[1], b[1], NIB_RELU, NIB_NONE, NIB_NONE, NULL, relu, NIB_F32},
             };
             CHECK_OK(nib_products(ctx, nib_tensor_data(x), M, K, products, 4));
             static float want[12 * 83];
@@ -166,6 +166,19 @@ TEST(what_follows_a_product_gives_the_bits_of_the_ops_by_themselves) {
                 CHECK_NEAR(summed[k], r[k] + g[k], 0);
                 CHECK_NEAR(own[k], r[k] + u[k], 0);
                 CHECK_NEAR(relu[k], u[k] < 0 ? 0 : u[k], 0);
+            }
+            static uint16_t narrow[12 * 83], wanted[12 * 83];
+            const nib_activation activations[] = {NIB_GELU, NIB_GELU_TANH, NIB_SILU};
+            const nib_kernels *kernels = &ctx->kernels;
+            void (*const functions[])(float *, const float *, size_t) = {
+                kernels->gelu_f32, kernels->gelu_tanh_f32, kernels->silu_f32};
+            for (int a = 0; a < 3; a++) {
+                const nib_product one = {w[0],     b[0], activations[a], NIB_NONE,
+                                         NIB_NONE, NULL, narrow,         NIB_BF16};
+                CHECK_OK(nib_products(ctx, nib_tensor_data(x), M, K, &one, 1));
+                functions[a](want, g, (size_t)(M * N));
+                kernels->f32_to_bf16(wanted, want, (size_t)(M * N));
+                CHECK_INT(memcmp(narrow, wanted, (size_t)(M * N) * 2), 0);
             }
             nib_scope_end(ctx, mark);
             for (int s = 0; s < 2; s++) {

@@ -317,6 +317,8 @@ static void check_elementwise(void **state_) {
             CHECK_IN_PLACE(tanh_f32)
             CHECK_IN_PLACE(sigmoid_f32)
             CHECK_IN_PLACE(silu_f32)
+            CHECK_IN_PLACE(gelu_f32)
+            CHECK_IN_PLACE(gelu_tanh_f32)
             if (CHANGED(silu_mul_f32)) {
                 const float *u = place(in1, up, n * 4, 0);
                 float *y = place(out1, x, n * 4, 0);

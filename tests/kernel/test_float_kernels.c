@@ -68,6 +68,35 @@ TEST(exp_tanh_and_sigmoid_keep_their_distance_from_the_formula) {
     }
 }
 
+static double gelu(double x) { return 0.5 * x * (1 + erf(x * sqrt(0.5))); }
+static double gelu_tanh(double x) {
+    return 0.5 * x * (1 + tanh(sqrt(2 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
+}
+
+/* Far below 0 both subtract nearly equal numbers, as PyTorch's do: what stays within bounds is the
+ * error as a share of |x|, a few halves of the last place of a number near 1. */
+TEST(gelu_keeps_its_distance_from_the_formula) {
+    enum { N = 4096 };
+    static float x[N], y[N];
+    uint64_t seed = test_seed();
+    for (int kind = 0; kind < 2; kind++) {
+        double most = 0, at = 0;
+        for (int round = 0; round < 128; round++) {
+            for (int i = 0; i < N; i++)
+                x[i] = i % 2 ? 12 * test_uniform(&seed)
+                             : ldexpf(test_uniform(&seed), (int)(test_random(&seed) % 47) - 40);
+            (kind ? k.gelu_tanh_f32 : k.gelu_f32)(y, x, N);
+            for (int i = 0; i < N; i++) {
+                const double want = (kind ? gelu_tanh : gelu)((double)x[i]);
+                const double off = fabs((double)y[i] - want) / fabs((double)x[i]);
+                if (off > most) most = off, at = (double)x[i];
+            }
+        }
+        print_message("gelu%s: at most %.3g of |x|, at %a\n", kind ? " by tanh" : "", most, at);
+        if (!(most < 3.0 * ldexp(1, -24))) FAIL_AT("gelu is %g of |x| off at %a", most, at);
+    }
+}
+
 TEST(the_ends_of_exp_tanh_and_sigmoid_are_the_limits) {
     const float x[8] = {INFINITY, -INFINITY, NAN, 0.0f, -0.0f, 88.8f, -104.1f, 1e30f};
     float y[8];
@@ -239,6 +268,7 @@ TEST(norms_and_rope_are_near_the_formula) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         RUNS(exp_tanh_and_sigmoid_keep_their_distance_from_the_formula),
+        RUNS(gelu_keeps_its_distance_from_the_formula),
         RUNS(the_ends_of_exp_tanh_and_sigmoid_are_the_limits),
         RUNS(a_product_is_near_the_sum_in_double),
         RUNS(rows_apart_blocks_of_K_and_single_channels_give_the_same_bits),

@@ -116,6 +116,36 @@ static inline float32x4_t neon_tanh(float32x4_t x) {
     return neon_with_sign(vbslq_f32(vcltq_f32(a, vdupq_n_f32(0.625f)), near, far), x);
 }
 
+static inline float32x4_t neon_erf(float32x4_t x) {
+    const float32x4_t one = vdupq_n_f32(1), a = vabsq_f32(x), z = vmulq_f32(a, a);
+    float32x4_t p = vdupq_n_f32(-0x1.2740f2p-11f);
+    p = vfmaq_f32(vdupq_n_f32(0x1.424744p-8f), p, z);
+    p = vfmaq_f32(vdupq_n_f32(-0x1.b5a37ap-6f), p, z);
+    p = vfmaq_f32(vdupq_n_f32(0x1.ce0946p-4f), p, z);
+    p = vfmaq_f32(vdupq_n_f32(-0x1.812674p-2f), p, z);
+    p = vfmaq_f32(vdupq_n_f32(0x1.06eba2p-3f), p, z);
+    const float32x4_t near = vfmaq_f32(a, a, p);
+    const float32x4_t u = vdivq_f32(one, vfmaq_f32(one, a, vdupq_n_f32(0.5f)));
+    float32x4_t r = vdupq_n_f32(-0x1.3d88fap-5f);
+    r = vfmaq_f32(vdupq_n_f32(0x1.72835ep-1f), r, u);
+    r = vfmaq_f32(vdupq_n_f32(-0x1.f76690p-5f), r, u);
+    r = vfmaq_f32(vdupq_n_f32(0x1.91e13ap-2f), r, u);
+    r = vfmaq_f32(vdupq_n_f32(-0x1.ba93bap-7f), r, u);
+    const float32x4_t far = vsubq_f32(one, vmulq_f32(neon_exp(vnegq_f32(z)), r));
+    return neon_with_sign(vbslq_f32(vcltq_f32(a, one), near, far), x);
+}
+
+static inline float32x4_t neon_gelu(float32x4_t x) {
+    const float32x4_t below = neon_erf(vmulq_f32(x, vdupq_n_f32(0x1.6a09e6p-1f)));
+    return vmulq_f32(vmulq_f32(vdupq_n_f32(0.5f), x), vaddq_f32(vdupq_n_f32(1), below));
+}
+static inline float32x4_t neon_gelu_tanh(float32x4_t x) {
+    const float32x4_t cube = vmulq_f32(vmulq_f32(x, x), vdupq_n_f32(0x1.6e4e26p-5f));
+    const float32x4_t t = vfmaq_f32(x, cube, x);
+    const float32x4_t below = neon_tanh(vmulq_f32(t, vdupq_n_f32(0x1.988454p-1f)));
+    return vmulq_f32(vmulq_f32(vdupq_n_f32(0.5f), x), vaddq_f32(vdupq_n_f32(1), below));
+}
+
 /* Every result of a float step rounded to bf16 and back; a NaN becomes ffff0000. */
 static inline uint32x4_t neon_bf16_bits(float32x4_t x) { /* the code in the upper half */
     const uint32x4_t bits = vreinterpretq_u32_f32(x), number = vceqq_f32(x, x);

@@ -13,6 +13,8 @@ ELEMENTWISE(exp_f32, neon_exp(v))
 ELEMENTWISE(tanh_f32, neon_tanh(v))
 ELEMENTWISE(sigmoid_f32, neon_sigmoid(v))
 ELEMENTWISE(silu_f32, vmulq_f32(v, neon_sigmoid(v)))
+ELEMENTWISE(gelu_f32, neon_gelu(v))
+ELEMENTWISE(gelu_tanh_f32, neon_gelu_tanh(v))
 
 static void silu_mul_f32(float *out, const float *gate, const float *up, size_t n) {
     for (size_t i = 0; i < n; i += 4) {
@@ -37,6 +39,8 @@ static void install(nib_kernels *k) {
     k->tanh_f32 = tanh_f32;
     k->sigmoid_f32 = sigmoid_f32;
     k->silu_f32 = silu_f32;
+    k->gelu_f32 = gelu_f32;
+    k->gelu_tanh_f32 = gelu_tanh_f32;
     k->silu_mul_f32 = silu_mul_f32;
     k->softmax_f32 = softmax_f32;
 }

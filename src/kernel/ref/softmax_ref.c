@@ -14,6 +14,12 @@ static void sigmoid_f32(float *out, const float *x, size_t n) {
 static void silu_f32(float *out, const float *x, size_t n) {
     for (size_t i = 0; i < n; i++) out[i] = x[i] * ref_sigmoid(x[i]);
 }
+static void gelu_f32(float *out, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) out[i] = ref_gelu(x[i]);
+}
+static void gelu_tanh_f32(float *out, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) out[i] = ref_gelu_tanh(x[i]);
+}
 static void silu_mul_f32(float *out, const float *gate, const float *up, size_t n) {
     for (size_t i = 0; i < n; i++) out[i] = gate[i] * ref_sigmoid(gate[i]) * up[i];
 }
@@ -34,6 +40,8 @@ static void install(nib_kernels *k) {
     k->tanh_f32 = tanh_f32;
     k->sigmoid_f32 = sigmoid_f32;
     k->silu_f32 = silu_f32;
+    k->gelu_f32 = gelu_f32;
+    k->gelu_tanh_f32 = gelu_tanh_f32;
     k->silu_mul_f32 = silu_mul_f32;
     k->softmax_f32 = softmax_f32;
 }

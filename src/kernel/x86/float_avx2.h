@@ -129,6 +129,40 @@ static inline __m256 avx2_tanh(__m256 x) {
     return _mm256_or_ps(y, _mm256_and_ps(x, _mm256_set1_ps(-0.0f))); /* y >= 0 or NaN */
 }
 
+static inline __m256 avx2_erf(__m256 x) {
+    const __m256 one = _mm256_set1_ps(1.0f), a = avx2_abs(x), z = _mm256_mul_ps(a, a);
+    __m256 p = _mm256_set1_ps(-0x1.2740f2p-11f);
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(0x1.424744p-8f));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(-0x1.b5a37ap-6f));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(0x1.ce0946p-4f));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(-0x1.812674p-2f));
+    p = _mm256_fmadd_ps(p, z, _mm256_set1_ps(0x1.06eba2p-3f));
+    const __m256 near = _mm256_fmadd_ps(a, p, a);
+    const __m256 u = _mm256_div_ps(one, _mm256_fmadd_ps(a, _mm256_set1_ps(0.5f), one));
+    __m256 r = _mm256_set1_ps(-0x1.3d88fap-5f);
+    r = _mm256_fmadd_ps(r, u, _mm256_set1_ps(0x1.72835ep-1f));
+    r = _mm256_fmadd_ps(r, u, _mm256_set1_ps(-0x1.f76690p-5f));
+    r = _mm256_fmadd_ps(r, u, _mm256_set1_ps(0x1.91e13ap-2f));
+    r = _mm256_fmadd_ps(r, u, _mm256_set1_ps(-0x1.ba93bap-7f));
+    const __m256 e = avx2_exp(_mm256_xor_ps(z, _mm256_set1_ps(-0.0f)));
+    const __m256 far = _mm256_sub_ps(one, _mm256_mul_ps(e, r));
+    const __m256 y = _mm256_blendv_ps(far, near, _mm256_cmp_ps(a, one, _CMP_LT_OQ));
+    return _mm256_or_ps(y, _mm256_and_ps(x, _mm256_set1_ps(-0.0f))); /* y >= 0 or NaN */
+}
+
+static inline __m256 avx2_gelu(__m256 x) {
+    const __m256 below = avx2_erf(_mm256_mul_ps(x, _mm256_set1_ps(0x1.6a09e6p-1f)));
+    return _mm256_mul_ps(_mm256_mul_ps(_mm256_set1_ps(0.5f), x),
+                         _mm256_add_ps(_mm256_set1_ps(1.0f), below));
+}
+static inline __m256 avx2_gelu_tanh(__m256 x) {
+    const __m256 cube = _mm256_mul_ps(_mm256_mul_ps(x, x), _mm256_set1_ps(0x1.6e4e26p-5f));
+    const __m256 t = _mm256_fmadd_ps(cube, x, x);
+    const __m256 below = avx2_tanh(_mm256_mul_ps(t, _mm256_set1_ps(0x1.988454p-1f)));
+    return _mm256_mul_ps(_mm256_mul_ps(_mm256_set1_ps(0.5f), x),
+                         _mm256_add_ps(_mm256_set1_ps(1.0f), below));
+}
+
 /* Every result of a float step rounded to bf16 and back; a NaN becomes ffff0000. */
 static inline __m256i avx2_bf16_bits(__m256 x) { /* the code in the upper half of each element */
     const __m256i bits = _mm256_castps_si256(x);

@@ -113,4 +113,38 @@ static inline __m512 avx512_tanh(__m512 x) {
     const __mmask16 small = _mm512_cmp_ps_mask(a, _mm512_set1_ps(0.625f), _CMP_LT_OQ);
     return _mm512_or_ps(_mm512_mask_mov_ps(far, small, near), _mm512_and_ps(x, sign));
 }
+
+static inline __m512 avx512_erf(__m512 x) {
+    const __m512 one = _mm512_set1_ps(1.0f), sign = _mm512_set1_ps(-0.0f);
+    const __m512 a = _mm512_andnot_ps(sign, x), z = _mm512_mul_ps(a, a);
+    __m512 p = _mm512_set1_ps(-0x1.2740f2p-11f);
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(0x1.424744p-8f));
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(-0x1.b5a37ap-6f));
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(0x1.ce0946p-4f));
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(-0x1.812674p-2f));
+    p = _mm512_fmadd_ps(p, z, _mm512_set1_ps(0x1.06eba2p-3f));
+    const __m512 near = _mm512_fmadd_ps(a, p, a);
+    const __m512 u = _mm512_div_ps(one, _mm512_fmadd_ps(a, _mm512_set1_ps(0.5f), one));
+    __m512 r = _mm512_set1_ps(-0x1.3d88fap-5f);
+    r = _mm512_fmadd_ps(r, u, _mm512_set1_ps(0x1.72835ep-1f));
+    r = _mm512_fmadd_ps(r, u, _mm512_set1_ps(-0x1.f76690p-5f));
+    r = _mm512_fmadd_ps(r, u, _mm512_set1_ps(0x1.91e13ap-2f));
+    r = _mm512_fmadd_ps(r, u, _mm512_set1_ps(-0x1.ba93bap-7f));
+    const __m512 far = _mm512_sub_ps(one, _mm512_mul_ps(avx512_exp(_mm512_xor_ps(z, sign)), r));
+    const __mmask16 small = _mm512_cmp_ps_mask(a, one, _CMP_LT_OQ);
+    return _mm512_or_ps(_mm512_mask_mov_ps(far, small, near), _mm512_and_ps(x, sign));
+}
+
+static inline __m512 avx512_gelu(__m512 x) {
+    const __m512 below = avx512_erf(_mm512_mul_ps(x, _mm512_set1_ps(0x1.6a09e6p-1f)));
+    return _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(0.5f), x),
+                         _mm512_add_ps(_mm512_set1_ps(1.0f), below));
+}
+static inline __m512 avx512_gelu_tanh(__m512 x) {
+    const __m512 cube = _mm512_mul_ps(_mm512_mul_ps(x, x), _mm512_set1_ps(0x1.6e4e26p-5f));
+    const __m512 t = _mm512_fmadd_ps(cube, x, x);
+    const __m512 below = avx512_tanh(_mm512_mul_ps(t, _mm512_set1_ps(0x1.988454p-1f)));
+    return _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(0.5f), x),
+                         _mm512_add_ps(_mm512_set1_ps(1.0f), below));
+}
 #endif

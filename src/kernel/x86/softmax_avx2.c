@@ -18,6 +18,8 @@ ELEMENTWISE(exp_f32, avx2_exp(v))
 ELEMENTWISE(tanh_f32, avx2_tanh(v))
 ELEMENTWISE(sigmoid_f32, avx2_sigmoid(v))
 ELEMENTWISE(silu_f32, _mm256_mul_ps(v, avx2_sigmoid(v)))
+ELEMENTWISE(gelu_f32, avx2_gelu(v))
+ELEMENTWISE(gelu_tanh_f32, avx2_gelu_tanh(v))
 
 static __m256 silu_mul(__m256 gate, __m256 up) {
     return _mm256_mul_ps(_mm256_mul_ps(gate, avx2_sigmoid(gate)), up);
@@ -50,6 +52,8 @@ static void install(nib_kernels *k) {
     k->tanh_f32 = tanh_f32;
     k->sigmoid_f32 = sigmoid_f32;
     k->silu_f32 = silu_f32;
+    k->gelu_f32 = gelu_f32;
+    k->gelu_tanh_f32 = gelu_tanh_f32;
     k->silu_mul_f32 = silu_mul_f32;
     k->softmax_f32 = softmax_f32;
 }

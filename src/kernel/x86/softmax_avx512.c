@@ -18,6 +18,8 @@ ELEMENTWISE(exp_f32, avx512_exp(v))
 ELEMENTWISE(tanh_f32, avx512_tanh(v))
 ELEMENTWISE(sigmoid_f32, avx512_sigmoid(v))
 ELEMENTWISE(silu_f32, _mm512_mul_ps(v, avx512_sigmoid(v)))
+ELEMENTWISE(gelu_f32, avx512_gelu(v))
+ELEMENTWISE(gelu_tanh_f32, avx512_gelu_tanh(v))
 
 static __m512 silu_mul(__m512 gate, __m512 up) {
     return _mm512_mul_ps(_mm512_mul_ps(gate, avx512_sigmoid(gate)), up);
@@ -60,6 +62,8 @@ static void install(nib_kernels *k) {
     k->tanh_f32 = tanh_f32;
     k->sigmoid_f32 = sigmoid_f32;
     k->silu_f32 = silu_f32;
+    k->gelu_f32 = gelu_f32;
+    k->gelu_tanh_f32 = gelu_tanh_f32;
     k->silu_mul_f32 = silu_mul_f32;
     k->softmax_f32 = softmax_f32;
 }
