@@ -111,7 +111,7 @@ TEST(the_first_rule_that_matches_wins_and_leave_keeps_float) {
     nib_ctx_free(ctx);
 }
 
-TEST(a_quantized_linear_is_to_the_bit_the_product_with_its_dequantized_weight) {
+TEST(an_f32_weight_quantized_is_to_the_bit_the_product_with_its_dequantized_self) {
     for (size_t i = 0; nib_scheme_at(i); i++) {
         nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
         nib_module *root = model(ctx);
@@ -123,12 +123,14 @@ TEST(a_quantized_linear_is_to_the_bit_the_product_with_its_dequantized_weight) {
         uint64_t seed = 3;
         for (int k = 0; k < 3 * 128; k++) data[k] = test_uniform(&seed);
         nib_module *up = nib_module_child(root, "up_proj");
+        const bool integer = nib_module_parameter(up, "weight")->act.when != NIB_ACT_NONE;
         nib_tensor *y = nib_module_forward(up, x);
         nib_tensor *w = nib_dequantize(nib_module_parameter(up, "weight")),
                    *z = nib_linear(x, w, NIB_NONE);
         CHECK_MADE(y);
         CHECK_MADE(z);
-        CHECK_BYTES(nib_tensor_data(y), nib_tensor_data(z), nib_tensor_bytes(y));
+        /* Inputs that become codes first are another product: tests/op has that one. */
+        if (!integer) CHECK_BYTES(nib_tensor_data(y), nib_tensor_data(z), nib_tensor_bytes(y));
         nib_tensor_free(x);
         nib_config_free(config);
         nib_module_free(root);
@@ -188,6 +190,6 @@ TEST(candidates_are_told_by_name_and_shape) {
 TESTS(RUNS(every_linear_but_the_head_is_quantized_and_the_report_adds_up),
       RUNS(a_layer_that_does_not_fit_fails_all_and_is_named_unless_left),
       RUNS(the_first_rule_that_matches_wins_and_leave_keeps_float),
-      RUNS(a_quantized_linear_is_to_the_bit_the_product_with_its_dequantized_weight),
+      RUNS(an_f32_weight_quantized_is_to_the_bit_the_product_with_its_dequantized_self),
       RUNS(every_failed_allocation_leaves_the_model_as_it_was),
       RUNS(candidates_are_told_by_name_and_shape))
