@@ -100,7 +100,7 @@ nib_ctx *cli_context(cli *c);
 
 /* A model for this run: its weights mapped or read, and quantized if `scheme` is not NULL. The
  * caller frees it. NULL after a failure. */
-nib_model *cli_load(cli *c, const char *path, const char *scheme);
+nib_model *cli_load(cli *c, const char *path, const char *scheme, const char *activations);
 
 /* What --compile and --no-compile ask of a session; the second wins. */
 static inline nib_compile_when cli_compile_when(bool yes, bool no) {

@@ -27,8 +27,8 @@ static const cli_option options[] = {
     {"format", 'f', "F", CLI_TEXT, &o.format, "md, csv or json (md)", 0, 0, false},
     {"threads", 't', "T", CLI_TEXT, &o.threads, "how many; of a kernel a list, 1,2", 0, 0, false},
     {"kernel", 0, "NAME", CLI_TEXT, &o.kernel, "time one operation instead: linear", 0, 0, false},
-    {"activations", 0, "A", CLI_TEXT, &o.activations, "of a kernel: int8 (as the scheme says)", 0,
-     0, false},
+    {"activations", 0, "A", CLI_TEXT, &o.activations, "int8: quantize inputs too (as schemes say)",
+     0, 0, false},
     {NULL, 'm', "M", CLI_TEXT, &o.rows, "rows of inputs of a kernel (1,4,512)", 0, 0, false},
     {NULL, 'k', "K", CLI_INT, &o.columns, "columns of the weight of a kernel (4096)", 1, 1 << 24,
      false},
@@ -133,17 +133,20 @@ static int print(const bench *b, const char *format) {
     const double peak = peak_bytes(), decode = mean(&b->decode);
     if (strcmp(format, "json") == 0)
         return cli_print_json(
-            c,
-            json_pack("{s:s, s:s?, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "model",
-                      c->arguments[0], "scheme", o.scheme, "prompt_tokens", (json_int_t)o.prompt,
-                      "new_tokens", (json_int_t)o.count, "runs", (json_int_t)o.runs,
-                      "prompt_tokens_per_second", mean(&b->fill), "prompt_spread", spread(&b->fill),
-                      "tokens_per_second", decode, "spread", spread(&b->decode), "load_seconds",
-                      b->load_s, "bytes_per_token", b->bytes, "peak_bytes", peak));
-    cli_table *t = cli_table_new("model|scheme|>prompt tokens/s|>+-|>decode tokens/s|>+-|>load ms|"
-                                 ">MB moved/token|>GB/s|>peak MB");
+            c, json_pack("{s:s, s:s?, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
+                         "model", c->arguments[0], "scheme", o.scheme, "activations",
+                         nib_inputs_name(nib_model_root(b->model)), "prompt_tokens",
+                         (json_int_t)o.prompt, "new_tokens", (json_int_t)o.count, "runs",
+                         (json_int_t)o.runs, "prompt_tokens_per_second", mean(&b->fill),
+                         "prompt_spread", spread(&b->fill), "tokens_per_second", decode, "spread",
+                         spread(&b->decode), "load_seconds", b->load_s, "bytes_per_token", b->bytes,
+                         "peak_bytes", peak));
+    cli_table *t =
+        cli_table_new("model|scheme|activations|>prompt tokens/s|>+-|>decode tokens/s|>+-|>load ms|"
+                      ">MB moved/token|>GB/s|>peak MB");
     cli_table_cell(t, "%s", c->arguments[0]);
     cli_table_cell(t, "%s", o.scheme ? o.scheme : "as stored");
+    cli_table_cell(t, "%s", nib_inputs_name(nib_model_root(b->model)));
     cli_table_cell(t, "%.1f", mean(&b->fill));
     cli_table_cell(t, "%.1f", spread(&b->fill));
     cli_table_cell(t, "%.1f", decode);
@@ -181,7 +184,7 @@ static int run_model(cli *c, const char *format) {
     bench b = {.c = c};
     if (!cli_context(c)) return cli_fail(c);
     const double began = cli_now();
-    b.model = cli_load(c, c->arguments[0], o.scheme);
+    b.model = cli_load(c, c->arguments[0], o.scheme, o.activations);
     b.load_s = cli_now() - began;
     int code = b.model ? make_prompt(&b) : cli_fail(c);
     if (code == CLI_OK) code = run_once(&b, true); /* also warms up */

@@ -2,7 +2,7 @@
 #include "cli.h"
 
 static struct {
-    const char *perplexity, *hellaswag, *lambada, *protocol, *reference, *scheme;
+    const char *perplexity, *hellaswag, *lambada, *protocol, *reference, *scheme, *activations;
     int64_t context, limit;
 } o;
 
@@ -18,6 +18,8 @@ static const cli_option options[] = {
     {"reference", 0, "FLOAT", CLI_TEXT, &o.reference, "also compare with this model", 0, 0, false},
     {"scheme", 's', "SCHEME", CLI_TEXT, &o.scheme, "quantize a float model while loading", 0, 0,
      false},
+    {"activations", 0, "A", CLI_TEXT, &o.activations, "int8: quantize inputs too (as schemes say)",
+     0, 0, false},
     {"limit", 0, "N", CLI_INT, &o.limit, "first N questions only (all)", 1, 1e9, false},
     {0},
 };
@@ -26,8 +28,9 @@ static void add(json_t *document, const char *key, double value) {
     json_object_set_new(document, key, cli_json_real(value));
 }
 
-static int print(cli *c, const char *task, const nib_eval *e, bool compared) {
+static int print(cli *c, const char *task, const nib_eval *e, const char *activations) {
     json_t *d = json_object();
+    const bool compared = e->reference != NULL;
     if (task[0] == 'p') {
         add(d, "perplexity", e->perplexity);
         add(d, "perplexity_error", e->perplexity_error);
@@ -51,6 +54,7 @@ static int print(cli *c, const char *task, const nib_eval *e, bool compared) {
         }
         json_object_set_new(d, "items", json_integer(e->items));
     }
+    json_object_set_new(d, "activations", json_string(activations));
     if (c->json) return cli_print_json(c, d);
     cli_table *table = cli_table_new("measure|>value");
     const char *key;
@@ -76,8 +80,8 @@ static int run(cli *c) {
         return cli_usage_error(c, "give one of --perplexity, --hellaswag and --lambada");
     nib_ctx *ctx = cli_context(c);
     if (!ctx) return cli_fail(c);
-    nib_model *model = cli_load(c, c->arguments[0], o.scheme);
-    nib_model *reference = model && o.reference ? cli_load(c, o.reference, NULL) : NULL;
+    nib_model *model = cli_load(c, c->arguments[0], o.scheme, o.activations);
+    nib_model *reference = model && o.reference ? cli_load(c, o.reference, NULL, NULL) : NULL;
     nib_eval e = {.protocol = o.protocol,
                   .context = (int)o.context,
                   .reference = reference,
@@ -87,7 +91,7 @@ static int run(cli *c) {
         nib_eval_file(ctx, model, tasks[task], files[task], &e) < NIB_OK)
         code = cli_fail(c);
     cli_progress_end();
-    if (code == CLI_OK) code = print(c, tasks[task], &e, reference != NULL);
+    if (code == CLI_OK) code = print(c, tasks[task], &e, nib_inputs_name(nib_model_root(model)));
     nib_model_free(reference);
     nib_model_free(model);
     return code;

@@ -6,7 +6,7 @@
 #include "cli.h"
 
 static struct {
-    const char *prompt, *ids, *scheme;
+    const char *prompt, *ids, *scheme, *activations;
     int64_t count, logits, top_k;
     double temperature, top_p, min_p, repetition_penalty;
     bool greedy, ignore_eos, raw, profile, compile, no_compile;
@@ -31,6 +31,8 @@ static const cli_option options[] = {
     {"logits", 0, "K", CLI_INT, &o.logits, "also the K largest after the prompt", 0, 1e6, false},
     {"scheme", 's', "SCHEME", CLI_TEXT, &o.scheme, "quantize a float model while loading", 0, 0,
      false},
+    {"activations", 0, "A", CLI_TEXT, &o.activations, "int8: quantize inputs too (as schemes say)",
+     0, 0, false},
     {"compile", 0, NULL, CLI_FLAG, &o.compile, "fail where the step cannot be compiled", 0, 0,
      false},
     {"no-compile", 0, NULL, CLI_FLAG, &o.no_compile, "run it op by op: the same tokens", 0, 0,
@@ -76,7 +78,7 @@ static int prepare(talk *t) {
     cli *c = t->c;
     nib_ctx *ctx = cli_context(c);
     if (!ctx) return cli_fail(c);
-    t->model = cli_load(c, c->arguments[0], o.scheme);
+    t->model = cli_load(c, c->arguments[0], o.scheme, o.activations);
     if (!t->model) return cli_fail(c);
     t->tokenizer = nib_tokenizer_load(ctx, c->arguments[0]);
     if (!t->tokenizer && o.prompt) return cli_fail(c);
@@ -210,11 +212,12 @@ static int print_json(talk *t) {
         nib_tokenizer_decode(t->tokenizer, t->ids, (size_t)t->count, true, &text) < NIB_OK)
         return cli_fail(t->c);
     json_t *document = json_pack(
-        "{s:o, s:o, s:s?, s:f, s:f}", "prompt_ids", list_of(t->prompt.data, t->prompt.count), "ids",
-        list_of(t->ids, (size_t)t->count), "text",
+        "{s:o, s:o, s:s?, s:f, s:f, s:s}", "prompt_ids", list_of(t->prompt.data, t->prompt.count),
+        "ids", list_of(t->ids, (size_t)t->count), "text",
         t->tokenizer ? (text.data ? text.data : "") : NULL, "tokens_per_second",
         rate((double)t->count - 1, t->next_s), "prompt_tokens_per_second",
-        rate((double)t->prompt.count, t->feed_s));
+        rate((double)t->prompt.count, t->feed_s), "activations",
+        nib_inputs_name(nib_model_root(t->model)));
     nib_string_free(&text);
     if (t->logits) json_object_set(document, "logits", t->logits);
     if (t->profile) {
@@ -257,9 +260,9 @@ static int run(cli *c) {
     if (profiling) code = end_profile(&t, code);
     if (code == CLI_OK && c->json) code = print_json(&t);
     if (code == CLI_OK && !c->json)
-        cli_say(c, "%lld tokens, %.1f a second; prompt of %zu, %.1f a second", (long long)t.count,
-                rate((double)t.count - 1, t.next_s), t.prompt.count,
-                rate((double)t.prompt.count, t.feed_s));
+        cli_say(c, "%lld tokens, %.1f a second; prompt of %zu, %.1f a second; activations %s",
+                (long long)t.count, rate((double)t.count - 1, t.next_s), t.prompt.count,
+                rate((double)t.prompt.count, t.feed_s), nib_inputs_name(nib_model_root(t.model)));
     json_decref(t.logits);
     json_decref(t.profile);
     free(t.ids);

@@ -73,12 +73,13 @@ nib_ctx *cli_context(cli *c) {
     return c->ctx;
 }
 
-nib_model *cli_load(cli *c, const char *path, const char *scheme) {
+nib_model *cli_load(cli *c, const char *path, const char *scheme, const char *activations) {
     if (!cli_context(c)) return NULL;
     nib_config *config = scheme ? nib_config_parse(scheme) : NULL;
     if (scheme && !config) return NULL;
     nib_model *model = nib_model_load(
-        c->ctx, path, &(nib_load_options){.quantize = config, .no_mmap = c->no_mmap});
+        c->ctx, path,
+        &(nib_load_options){.quantize = config, .no_mmap = c->no_mmap, .activations = activations});
     nib_config_free(config);
     return model;
 }

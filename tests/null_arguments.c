@@ -56,6 +56,8 @@ FREES(nib_scope_begin, nib_scope_begin(NULL))
 FREES(nib_scope_end, nib_scope_end(NULL, 0))
 CALL(nib_quantize, nib_quantize(NULL, NULL, NULL) < NIB_OK)
 CALL(nib_quantize_rules, nib_quantize_rules(NULL, NULL, 0, NULL) < NIB_OK)
+CALL(nib_quantize_inputs, nib_quantize_inputs(NULL, NULL) < NIB_OK && nib_quantize_inputs(NULL, "int8") < NIB_OK)
+CALL(nib_inputs_name, !nib_inputs_name(NULL))
 CALL(nib_quantize_tensor, !nib_quantize_tensor(NULL, NULL) && !nib_quantize_tensor(NIB_NONE, NULL))
 CALL(nib_quantize_file,
      nib_quantize_file(NULL, NULL, NULL, NULL, 0, NULL, NULL) < NIB_OK &&
@@ -207,6 +209,7 @@ static bool half_model(nib_ctx *ctx) {
                          nib_eval_file(ctx, model, "perplexity", "README.md", NULL) < NIB_OK &&
                          nib_model_save(model, NULL, NULL) < NIB_OK &&
                          nib_quantize(root, NULL, NULL) < NIB_OK &&
+                         nib_quantize_inputs(root, NULL) < NIB_OK &&
                          nib_quantize_rules(root, NULL, 1, NULL) < NIB_OK &&
                          nib_quantize_rules(root, &rule, 1, NULL) < NIB_OK;
     nib_model_free(model);
@@ -335,6 +338,8 @@ static const call calls[] = {
     ROW(nib_scope_end),
     ROW(nib_quantize),
     ROW(nib_quantize_rules),
+    ROW(nib_quantize_inputs),
+    ROW(nib_inputs_name),
     ROW(nib_quantize_tensor),
     ROW(nib_quantize_file),
     ROW(nib_verify_file),

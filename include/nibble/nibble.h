@@ -219,6 +219,14 @@ typedef struct nib_select {
 /* All or nothing: on failure the model is as it was. Matching no module at all is a failure. */
 nib_status nib_quantize(nib_module *root, const nib_config *config, const nib_select *select);
 
+/* Let the integer weights of a tree that meet float inputs meet inputs quantized as they come: `how` is
+ * "int8", each token with a scale of its own. Weights stay as they are; what is computed changes, so
+ * nothing does this unasked. Fails where a Linear has float codes (fp8), or none has integer ones. */
+nib_status nib_quantize_inputs(nib_module *root, const char *how);
+/* What the Linears of a tree multiply with: "float", "int8" where every quantized one has its inputs
+ * quantized, "int8 and float" where some have. */
+const char *nib_inputs_name(nib_module *root);
+
 typedef struct nib_rule { const char *glob; const nib_config *config; } nib_rule; /* first match wins */
 nib_status nib_quantize_rules(nib_module *root, const nib_rule *rules, size_t n, const nib_select *select);
 nib_tensor *nib_quantize_tensor(const nib_tensor *weight, const nib_config *config);
@@ -244,6 +252,7 @@ typedef struct nib_load_options {
     nib_dtype dtype;                   /* of float weights; 0: as in the file */
     const nib_config *quantize;        /* quantize a float model while loading */
     bool no_mmap;
+    const char *activations;           /* "int8": nib_quantize_inputs, after quantizing; NULL: as the schemes say */
 } nib_load_options;
 nib_model  *nib_model_load(nib_ctx *ctx, const char *path, const nib_load_options *options); /* folder */
 /* Write a model, quantized or not, as a folder like the one it was loaded from; `path` must not exist.

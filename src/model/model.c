@@ -114,6 +114,7 @@ nib_model *nib_model_load(nib_ctx *ctx, const char *path, const nib_load_options
     if (!m->root) goto fail;
     nib_weights_settle(m->weights);
     if (o.quantize) NIB_TRY_GOTO(nib_quantize(m->root, o.quantize, NULL), fail);
+    if (o.activations) NIB_TRY_GOTO(nib_quantize_inputs(m->root, o.activations), fail);
     json_decref(config);
     json_decref(generation);
     return m;

@@ -1,6 +1,5 @@
 #include "op/quantize_rows.h"
 
-#include <math.h>
 #include <string.h>
 
 #include "base/checked.h"
@@ -28,39 +27,43 @@ typedef struct rows_job {
     const nib_kernels *k;
     const float *x;
     const nib_act *act;
+    int bits;
     int64_t K, ld;
     int8_t *q;
     float *scale;
-    int32_t *zero;
+    int32_t *zero; /* NULL: symmetric */
 } rows_job;
 
-/* torchao's choice for one row: docs/numerics.md, "Quantizing". */
 static void quantize_some(void *user, int64_t begin, int64_t end) {
     const rows_job *j = user;
-    const int qmin = j->act->dtype == NIB_I7 ? -64 : -128, qmax = -qmin - 1;
     for (int64_t m = begin; m < end; m++) {
-        const float *x = j->x + m * j->K;
         int8_t *q = j->q + m * j->ld;
-        float low = 0, high = 0, scale;
-        int32_t zero = 0;
-        if (j->K) j->k->minmax_f32(&low, &high, x, 1, j->K);
-        low = low > 0 ? 0 : low;
-        high = high < 0 ? 0 : high;
-        if (j->act->symmetric) {
-            const float most = -low > high ? -low : high;
-            scale = most / ((float)(qmax - qmin) / 2);
-        } else {
-            scale = (high - low) / (float)(qmax - qmin);
-        }
-        scale = scale < j->act->eps ? j->act->eps : scale;
-        if (!j->act->symmetric) {
-            const float z = (float)qmin - rintf(low / scale);
-            zero = (int32_t)(z < (float)qmin ? (float)qmin : z > (float)qmax ? (float)qmax : z);
-            j->zero[m] = zero;
-        }
-        j->scale[m] = scale;
-        const float inverse = 1.0f / scale;
-        j->k->quantize_scaled((uint8_t *)q, x, 1, j->K, &inverse, &zero, qmin, qmax, NIB_F32);
+        j->k->quantize_row_i8(q, &j->scale[m], j->zero ? &j->zero[m] : NULL, j->x + m * j->K, j->K,
+                              j->bits, j->act->eps);
+        memset(q + j->K, 0, (size_t)(j->ld - j->K));
+    }
+}
+
+/* One scale for all rows: that of a row which holds just the ends of their range. */
+static void choose_for_all(const rows_job *j, int64_t M) {
+    float ends[2] = {0, 0};
+    int8_t unused[2];
+    if (j->K > 0) j->k->minmax_f32(&ends[0], &ends[1], j->x, 1, M * j->K);
+    j->k->quantize_row_i8(unused, j->scale, j->zero, ends, 2, j->bits, j->act->eps);
+    for (int64_t m = 1; m < M; m++) {
+        j->scale[m] = j->scale[0];
+        if (j->zero) j->zero[m] = j->zero[0];
+    }
+}
+
+static void quantize_given(void *user, int64_t begin, int64_t end) {
+    const rows_job *j = user;
+    const int qmax = (1 << (j->bits - 1)) - 1;
+    const float inverse = 1.0f / j->scale[0];
+    for (int64_t m = begin; m < end; m++) {
+        int8_t *q = j->q + m * j->ld;
+        j->k->quantize_scaled((uint8_t *)q, j->x + m * j->K, 1, j->K, &inverse, j->zero, -qmax - 1,
+                              qmax, NIB_F32);
         memset(q + j->K, 0, (size_t)(j->ld - j->K));
     }
 }
@@ -70,39 +73,36 @@ void nib_quantize_rows(nib_ctx *ctx, const float *x, int64_t M, int64_t K, const
     const int64_t ld = row_bytes(K);
     const size_t values = ((size_t)M * sizeof(float) + LINE - 1) / LINE * LINE;
     char *after = (char *)memory + M * ld;
-    rows_job job = {&ctx->kernels,
-                    x,
-                    act,
-                    K,
-                    ld,
-                    memory,
-                    (float *)(void *)after,
-                    act->symmetric ? NULL : (int32_t *)(void *)(after + values)};
-    nib_parallel_for(M > 1 ? ctx->pool : NULL, M, 1, quantize_some, &job);
+    rows_job job = {.k = &ctx->kernels,
+                    .x = x,
+                    .act = act,
+                    .bits = act->dtype == NIB_I7 ? 7 : 8,
+                    .K = K,
+                    .ld = ld,
+                    .q = memory,
+                    .scale = (float *)(void *)after,
+                    .zero = act->symmetric ? NULL : (int32_t *)(void *)(after + values)};
+    const bool all = act->block.dim[0] == 0;
+    if (all && M) choose_for_all(&job, M);
+    nib_parallel_for(M > 1 ? ctx->pool : NULL, M, 1, all ? quantize_given : quantize_some, &job);
     *rows = (nib_rows_i8){.q = job.q, .ld = ld, .scale = job.scale, .zero = job.zero};
 }
 
 typedef struct sums_job {
+    const nib_kernels *k;
     const nib_rows_i8 *rows;
-    int64_t K, G;
+    int64_t groups, G;
     int32_t *sums;
 } sums_job;
 
 static void sum_some(void *user, int64_t begin, int64_t end) {
     const sums_job *j = user;
-    for (int64_t m = begin; m < end; m++) {
-        const int8_t *q = j->rows->q + m * j->rows->ld;
-        int32_t *sums = j->sums + m * (j->K / j->G);
-        for (int64_t g = 0; g < j->K / j->G; g++) {
-            int32_t sum = 0;
-            for (int64_t k = g * j->G; k < (g + 1) * j->G; k++) sum += q[k];
-            sums[g] = sum;
-        }
-    }
+    for (int64_t m = begin; m < end; m++)
+        j->k->sums_i8(j->sums + m * j->groups, j->rows->q + m * j->rows->ld, j->groups, j->G);
 }
 
 void nib_sum_rows(nib_ctx *ctx, const nib_rows_i8 *rows, int64_t M, int64_t K, int64_t G,
                   int32_t *sums) {
-    sums_job job = {rows, K, G, sums};
+    sums_job job = {&ctx->kernels, rows, K / G, G, sums};
     nib_parallel_for(M > 1 ? ctx->pool : NULL, M, 1, sum_some, &job);
 }
