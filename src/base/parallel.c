@@ -17,11 +17,27 @@
 
 enum { MOST_THREADS = 1024, SPIN_NS = 30000, SPINS_PER_LOOK = 64 };
 
+/* A worker whose core something else wants as well is put off it in the middle of a piece, often
+ * for milliseconds, while the caller has nothing left to do but to wait. Where such stalls sum up
+ * to more than an eighth of the time, the worker is better sent to rest for many times what it
+ * cost: the caller alone is then faster than both. */
+enum { STALL_NS = 1000000, STALL_SHARE = 8, RESTS_PER_STALL = 32 };
+
+typedef struct worker {
+    _Alignas(64) pthread_t thread;
+    clockid_t clock; /* its own CPU time, where has_clock */
+    bool has_clock;
+    atomic_bool busy;            /* claims and runs pieces */
+    _Atomic int64_t rests_until; /* ns; the caller's word to the worker */
+    int64_t since, stalled;      /* ns: the caller counts stalls from when on, and their sum */
+    nib_pool *pool;
+} worker;
+
 struct nib_pool {
     nib_mem *mem;
     unsigned family;   /* of processes: what `forks` was where the workers were started */
     int started, room; /* workers */
-    pthread_t *worker;
+    worker *worker;
     atomic_flag taken; /* a caller has the workers */
     /* The job, on one line with the counter: who claims a piece then has what it needs to know. */
     _Alignas(64) _Atomic int64_t left; /* pieces that nobody claimed; zero or less: none */
@@ -33,7 +49,7 @@ struct nib_pool {
     atomic_bool caller_sleeps;
     atomic_int sleeping; /* workers */
     pthread_mutex_t lock;
-    pthread_cond_t wake, done;
+    pthread_cond_t wake, done, rested;
 };
 
 static _Thread_local bool inside; /* this thread runs a body */
@@ -103,13 +119,29 @@ static void sleep_until_work(nib_pool *pool) {
     pthread_mutex_unlock(&pool->lock);
 }
 
+static void rest(nib_pool *pool, int64_t until) {
+    const struct timespec end = {(time_t)(until / 1000000000), (long)(until % 1000000000)};
+    pthread_mutex_lock(&pool->lock);
+    while (!stopped(pool) && now_ns() < until)
+        pthread_cond_timedwait(&pool->rested, &pool->lock, &end);
+    pthread_mutex_unlock(&pool->lock);
+}
+
 static void *work(void *argument) {
-    nib_pool *pool = argument;
+    worker *self = argument;
+    nib_pool *pool = self->pool;
     while (!stopped(pool)) {
-        if (has_work(pool))
+        const int64_t until = atomic_load_explicit(&self->rests_until, memory_order_relaxed);
+        if (until) {
+            rest(pool, until);
+            atomic_store_explicit(&self->rests_until, 0, memory_order_relaxed);
+        } else if (has_work(pool)) {
+            atomic_store_explicit(&self->busy, true, memory_order_relaxed);
             run_pieces(pool);
-        else if (!spin_for_work(pool))
+            atomic_store_explicit(&self->busy, false, memory_order_relaxed);
+        } else if (!spin_for_work(pool)) {
             sleep_until_work(pool);
+        }
     }
     return NULL;
 }
@@ -136,17 +168,23 @@ nib_pool *nib_pool_new(nib_mem *mem, int threads) {
     pthread_once(&counting, count_forks);
     pool->family = atomic_load(&forks);
     pool->room = threads - 1;
-    pool->worker = nib_mem_alloc_array(mem, (size_t)pool->room, sizeof(pthread_t));
+    pool->worker = nib_mem_alloc_array(mem, (size_t)pool->room, sizeof(worker));
     if (!pool->worker) {
         nib_mem_free(mem, pool, sizeof(*pool));
         return NULL;
     }
     atomic_flag_clear(&pool->taken);
-    /* With default attributes these three cannot fail on the systems we build for; a pool whose
+    /* With default attributes these cannot fail on the systems we build for; a pool whose
      * locks were refused would simply have no workers. */
     if (pthread_mutex_init(&pool->lock, NULL) != 0) return pool;
     if (pthread_cond_init(&pool->wake, NULL) != 0) return pool;
     if (pthread_cond_init(&pool->done, NULL) != 0) return pool;
+    pthread_condattr_t steady; /* rests end by the clock that now_ns reads */
+    if (pthread_condattr_init(&steady) != 0) return pool;
+    pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
+    const bool can_rest = pthread_cond_init(&pool->rested, &steady) == 0;
+    pthread_condattr_destroy(&steady);
+    if (!can_rest) return pool;
 
     sigset_t all, old;
     sigfillset(&all);
@@ -157,9 +195,13 @@ nib_pool *nib_pool_new(nib_mem *mem, int threads) {
     sigdelset(&all, SIGFPE);
     sigdelset(&all, SIGILL);
     pthread_sigmask(SIG_SETMASK, &all, &old); /* workers inherit it; signals are the caller's */
-    while (forks_counted && pool->started < pool->room &&
-           pthread_create(&pool->worker[pool->started], NULL, work, pool) == 0)
+    while (forks_counted && pool->started < pool->room) {
+        worker *w = &pool->worker[pool->started];
+        *w = (worker){.pool = pool, .since = now_ns()};
+        if (pthread_create(&w->thread, NULL, work, w) != 0) break;
+        w->has_clock = pthread_getcpuclockid(w->thread, &w->clock) == 0;
         pool->started++;
+    }
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     return pool;
 }
@@ -172,18 +214,65 @@ void nib_pool_free(nib_pool *pool) {
             pthread_mutex_lock(&pool->lock);
             atomic_store(&pool->stop, true);
             pthread_cond_broadcast(&pool->wake);
+            pthread_cond_broadcast(&pool->rested);
             pthread_mutex_unlock(&pool->lock);
-            for (int i = 0; i < pool->started; i++) pthread_join(pool->worker[i], NULL);
+            for (int i = 0; i < pool->started; i++) pthread_join(pool->worker[i].thread, NULL);
         }
+        pthread_cond_destroy(&pool->rested);
         pthread_cond_destroy(&pool->done);
         pthread_cond_destroy(&pool->wake);
         pthread_mutex_destroy(&pool->lock);
     }
-    nib_mem_free(pool->mem, pool->worker, (size_t)pool->room * sizeof(pthread_t));
+    nib_mem_free(pool->mem, pool->worker, (size_t)pool->room * sizeof(worker));
     nib_mem_free(pool->mem, pool, sizeof(*pool));
 }
 
 int nib_pool_threads(const nib_pool *pool) { return pool ? pool->started + 1 : 1; }
+
+/* Time that a worker was kept from running while the caller waited from `began` to `end`, of which
+ * it had `used` of its core before. */
+static int64_t stall(const worker *w, int64_t began, int64_t end, int64_t used) {
+    struct timespec t;
+    if (clock_gettime(w->clock, &t) != 0) return 0;
+    return end - began - ((int64_t)t.tv_sec * 1000000000 + t.tv_nsec - used);
+}
+
+enum { WATCHED = 64 }; /* workers that are looked at while the caller waits */
+
+/* Sleep until the workers are done, and send those to rest that were long kept from running. */
+static void sleep_until_done(nib_pool *pool) {
+    int64_t used[WATCHED];
+    const int watched = pool->started < WATCHED ? pool->started : WATCHED;
+    const int64_t began = now_ns();
+    for (int i = 0; i < watched; i++) {
+        const worker *w = &pool->worker[i];
+        struct timespec t;
+        used[i] = -1;
+        if (w->has_clock && atomic_load_explicit(&w->busy, memory_order_relaxed) &&
+            clock_gettime(w->clock, &t) == 0)
+            used[i] = (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+    }
+    pthread_mutex_lock(&pool->lock);
+    atomic_store(&pool->caller_sleeps, true);
+    while (atomic_load(&pool->unfinished) > 0) pthread_cond_wait(&pool->done, &pool->lock);
+    atomic_store(&pool->caller_sleeps, false);
+    pthread_mutex_unlock(&pool->lock);
+
+    const int64_t end = now_ns();
+    for (int i = 0; i < watched; i++) {
+        worker *w = &pool->worker[i];
+        if (used[i] < 0) continue;
+        w->stalled += stall(w, began, end, used[i]);
+        if (w->stalled < STALL_NS) continue;
+        if (w->stalled > (end - w->since) / STALL_SHARE) {
+            w->since = end + RESTS_PER_STALL * w->stalled;
+            atomic_store_explicit(&w->rests_until, w->since, memory_order_relaxed);
+        } else {
+            w->since = end;
+        }
+        w->stalled = 0;
+    }
+}
 
 /* Wait for the workers: a moment by spinning, since they are on their last piece. */
 static void wait_for_unfinished(nib_pool *pool) {
@@ -194,11 +283,7 @@ static void wait_for_unfinished(nib_pool *pool) {
         now = now_ns();
         if (!until) until = now + SPIN_NS;
     } while (now < until);
-    pthread_mutex_lock(&pool->lock);
-    atomic_store(&pool->caller_sleeps, true);
-    while (atomic_load(&pool->unfinished) > 0) pthread_cond_wait(&pool->done, &pool->lock);
-    atomic_store(&pool->caller_sleeps, false);
-    pthread_mutex_unlock(&pool->lock);
+    sleep_until_done(pool);
 }
 
 void nib_parallel_for(nib_pool *pool, int64_t count, int64_t grain,

@@ -8,6 +8,7 @@
  *   - A call from inside a body runs serially, in place.
  *   - Several threads may call at once: one gets the workers, the others run serially.
  *   - In a child after fork() there are no workers: it runs serially, and may free the pool.
+ *   - A worker that other programs keep from its core again and again is sent to rest for a while.
  *   - Workers block all signals; they spin about 30 us for more work, then sleep. */
 #ifndef NIB_BASE_PARALLEL_H
 #define NIB_BASE_PARALLEL_H

@@ -118,6 +118,37 @@ TEST(several_threads_may_call_at_once) {
     nib_pool_free(pool);
 }
 
+static atomic_bool neighbours_stay;
+static void *spin(void *argument) {
+    while (atomic_load_explicit(&neighbours_stay, memory_order_relaxed)) {
+    }
+    return argument;
+}
+
+/* Long enough for workers to be put off their cores amid a piece, and to be sent to rest for it. */
+TEST(workers_that_must_share_their_cores_lose_nothing) {
+    enum { NEIGHBOURS = 4 };
+    nib_pool *pool = nib_pool_new(NULL, 3);
+    CHECK_MADE(pool);
+    pthread_t neighbour[NEIGHBOURS];
+    atomic_store(&neighbours_stay, true);
+    for (int i = 0; i < NEIGHBOURS; i++)
+        CHECK_INT(pthread_create(&neighbour[i], NULL, spin, NULL), 0);
+    struct timespec began, at;
+    clock_gettime(CLOCK_MONOTONIC, &began);
+    do {
+        for (int round = 0; round < 20; round++) {
+            marks m = {.count = MOST, .grain = 50};
+            nib_parallel_for(pool, m.count, m.grain, mark, &m);
+            CHECK(!check_marks(&m));
+        }
+        clock_gettime(CLOCK_MONOTONIC, &at);
+    } while ((at.tv_sec - began.tv_sec) * 1000 + (at.tv_nsec - began.tv_nsec) / 1000000 < 300);
+    atomic_store(&neighbours_stay, false);
+    for (int i = 0; i < NEIGHBOURS; i++) pthread_join(neighbour[i], NULL);
+    nib_pool_free(pool); /* also while a worker rests */
+}
+
 /* Run `what` in a child process; its exit code. */
 static int in_child(int (*what)(nib_pool *pool), nib_pool *pool) {
     const pid_t child = fork();
@@ -189,5 +220,6 @@ TEST(no_memory_is_an_error_and_no_leak) {
 TESTS(RUNS(every_piece_of_the_fixed_partition_runs_exactly_once),
       RUNS(no_pool_means_the_serial_loop), RUNS(thousands_of_short_jobs_in_a_row_lose_nothing),
       RUNS(a_call_from_inside_a_body_runs_in_place), RUNS(several_threads_may_call_at_once),
+      RUNS(workers_that_must_share_their_cores_lose_nothing),
       RUNS(a_child_after_fork_runs_serially_and_the_parent_goes_on),
       RUNS(workers_that_cannot_start_mean_fewer_workers), RUNS(no_memory_is_an_error_and_no_leak))
