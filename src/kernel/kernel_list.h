@@ -40,4 +40,6 @@ X(unpack_neon)
 X(softmax_neon)
 X(norm_neon)
 X(attention_neon)
+X(lane_i8_dotprod)
+X(lane_i8_i8mm)
 #endif
