@@ -16,8 +16,11 @@ static const cli_option options[] = {
 
 static const struct kind {
     const char *word, *kind;
-} kinds[] = {
-    {"schemes", "scheme"}, {"formats", "format"}, {"architectures", "arch"}, {"kernels", "kernel"}};
+} kinds[] = {{"schemes", "scheme"},
+             {"formats", "format"},
+             {"architectures", "arch"},
+             {"kernels", "kernel"},
+             {"reference", "reference"}};
 enum { KINDS = sizeof kinds / sizeof *kinds, ROOM = 160 };
 
 /* ---- one field of a scheme ---- */
@@ -117,7 +120,10 @@ static json_t *list_json(const struct kind *k) {
 static void list_plain(const struct kind *k, bool alone) {
     const char *name, *doc;
     int column = 0;
-    if (!alone) printf("%s%s\n", k->word, strcmp(k->kind, "kernel") == 0 ? " of this machine" : "");
+    const char *more = strcmp(k->kind, "kernel") == 0      ? " of this machine"
+                       : strcmp(k->kind, "reference") == 0 ? " only: right, but not fast"
+                                                           : "";
+    if (!alone) printf("%s%s\n", k->word, more);
     for (size_t i = 0; (name = nib_list(k->kind, i, &doc)); i++) {
         if (strcmp(k->kind, "scheme") == 0 && alone) {
             scheme_plain(nib_scheme_find(name), false);
@@ -193,7 +199,7 @@ static int run(cli *c) {
 const cli_verb verb_list = {
     .name = "list",
     .summary = "schemes, formats, architectures, and kernels of this machine",
-    .synopsis = "[schemes|formats|architectures|kernels|SCHEME]",
+    .synopsis = "[schemes|formats|architectures|kernels|reference|SCHEME]",
     .example = "int4_weight_only",
     .options = options,
     .common = CLI_JSON,

@@ -321,8 +321,8 @@ nib_limits *nib_limits_new(nib_ctx *ctx);             /* takes 640 MiB to read f
 void        nib_limits_free(nib_limits *limits);
 /* One round with the threads and the instruction set of `ctx`, any context. NaN for NULL. */
 double      nib_limits_measure(const nib_limits *limits, nib_ctx *ctx, nib_limit which);
-/* Entry i of what this build can do, with one line about it: "scheme", "format", "arch", or "kernel" for
- * the kernels that this machine can run. NULL: no more. */
+/* Entry i of what this build can do, with one line about it: "scheme", "format", "arch", "kernel" for
+ * the kernels that this machine can run, "reference" for what runs through plain C only. NULL: no more. */
 const char *nib_list(const char *kind, size_t i, const char **doc);
 const char *nib_version(void);
 
