@@ -6,6 +6,7 @@
 #include "bench_kernel.h"
 
 #include <math.h>
+#include <nibble/nn.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,7 +44,7 @@ typedef struct run {
     nib_ctx *ctx[MOST_LIST];       /* one for each number of threads */
     nib_limits *limits;
     series limit[MOST_LIST][NIB_LIMITS];
-    nib_tensor **weight; /* copies, of ctx[0] */
+    nib_module *root, **linear; /* copies of the weight, of ctx[0] */
     size_t copies, next;
     product row[MOST_LIST * MOST_LIST];
 } run;
@@ -75,10 +76,18 @@ static void fill(float *x, size_t n, float size) {
     }
 }
 
-static nib_tensor *floats(nib_ctx *ctx, int64_t rows, int64_t cols, float size) {
-    float *data = malloc((size_t)(rows * cols) * sizeof *data);
-    if (data) fill(data, (size_t)(rows * cols), size);
-    return nib_tensor_wrap(ctx, NIB_F32, (nib_shape){2, {rows, cols}}, data, data ? free : NULL,
+static nib_tensor *floats(nib_ctx *ctx, nib_dtype dtype, int64_t rows, int64_t cols, float size) {
+    const size_t n = (size_t)(rows * cols);
+    float *data = malloc(n * sizeof *data);
+    if (data) fill(data, n, size);
+    uint16_t *upper = (uint16_t *)data; /* bf16: the upper half, cut off, in place */
+    for (size_t i = 0; data && dtype == NIB_BF16 && i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &data[i], sizeof bits);
+        const uint16_t half = (uint16_t)(bits >> 16);
+        memcpy(&upper[i], &half, sizeof half);
+    }
+    return nib_tensor_wrap(ctx, dtype, (nib_shape){2, {rows, cols}}, data, data ? free : NULL,
                            data);
 }
 
@@ -94,8 +103,8 @@ static double time_calls(run *r, const product *row, int64_t calls) {
     bool ok = true;
     for (int64_t i = 0; ok && i < calls; i++) {
         const size_t mark = nib_scope_begin(row->ctx);
-        const nib_tensor *w = r->weight[row->M <= ROTATED ? r->next++ % r->copies : 0];
-        ok = nib_linear(row->x, w, NIB_NONE) != NULL;
+        nib_module *w = r->linear[row->M <= ROTATED ? r->next++ % r->copies : 0];
+        ok = nib_module_forward(w, row->x) != NULL;
         nib_scope_end(row->ctx, mark);
     }
     return ok ? (cli_now() - began) / (double)calls : NAN;
@@ -103,7 +112,7 @@ static double time_calls(run *r, const product *row, int64_t calls) {
 
 /* Its inputs, what it moves, and how many calls make a sample. */
 static bool start_row(run *r, product *row) {
-    row->x = floats(row->ctx, row->M, r->o->K, 1);
+    row->x = floats(row->ctx, NIB_F32, row->M, r->o->K, 1);
     if (!row->x || nib_profile_begin(row->ctx) < NIB_OK) return false;
     const double first = time_calls(r, row, 1);
     if (nib_profile_end(row->ctx, add_bytes, &row->bytes) < NIB_OK || isnan(first)) return false;
@@ -112,30 +121,37 @@ static bool start_row(run *r, product *row) {
     return true;
 }
 
+/* One more copy, under the root. */
+static bool add_weight(run *r, const nib_tensor *dense, const nib_config *config) {
+    char name[24];
+    snprintf(name, sizeof name, "%zu", r->copies);
+    nib_module **grown = realloc(r->linear, (r->copies + 1) * sizeof *grown);
+    if (!grown) return false;
+    r->linear = grown;
+    nib_tensor *w = config ? nib_quantize_tensor(dense, config)
+                           : floats(r->ctx[0], NIB_BF16, r->o->N, r->o->K, 0.02f);
+    nib_module *linear = nib_linear_new(r->ctx[0], w, NIB_NONE);
+    if (nib_module_add(r->root, name, linear) < NIB_OK) return false;
+    r->linear[r->copies++] = linear;
+    return true;
+}
+
+/* As a model's are: quantized, prepared, many. */
 static bool make_weights(run *r) {
+    static const nib_module_kind weights = {.name = "Weights"};
     const bench_kernel *o = r->o;
     nib_config *config = o->scheme ? nib_config_parse(o->scheme) : NULL;
-    nib_tensor *dense = floats(r->ctx[0], o->N, o->K, 0.02f);
-    bool ok = dense && (config || !o->scheme);
-    size_t wanted = 1;
-    for (size_t i = 0; ok && i < wanted; i++) {
-        nib_tensor *w =
-            config ? nib_quantize_tensor(dense, config) : floats(r->ctx[0], o->N, o->K, 0.02f);
-        nib_tensor **grown = w ? realloc(r->weight, (i + 1) * sizeof *grown) : NULL;
-        ok = grown != NULL;
-        if (!ok) {
-            nib_tensor_free(w);
-            break;
-        }
-        r->weight = grown;
-        r->weight[r->copies++] = w;
-        if (i > 0) continue;
-        product probe = {.M = 1, .ctx = r->ctx[0]};
-        ok = start_row(r, &probe);
-        nib_tensor_free(probe.x);
-        if (ok && r->rows[0] <= ROTATED)
-            wanted = 2 + (size_t)(rotated_bytes / (probe.bytes - 4.0 * (double)(o->N + o->K)));
-    }
+    nib_tensor *dense = floats(r->ctx[0], NIB_BF16, o->N, o->K, 0.02f);
+    r->root = nib_module_new(r->ctx[0], &weights, NULL);
+    bool ok = r->root && dense && (config || !o->scheme) && add_weight(r, dense, config);
+    product probe = {.M = 1, .ctx = r->ctx[0]};
+    ok = ok && start_row(r, &probe);
+    nib_tensor_free(probe.x);
+    const double bytes = probe.bytes - 4.0 * (double)(o->N + o->K); /* of the weight */
+    while (ok && r->rows[0] <= ROTATED && (double)r->copies * bytes < rotated_bytes)
+        ok = add_weight(r, dense, config);
+    ok = ok && nib_prepare(r->root) == NIB_OK;
+    if (ok && o->activations) ok = nib_quantize_inputs(r->root, o->activations) == NIB_OK;
     nib_tensor_free(dense);
     nib_config_free(config);
     return ok;
@@ -185,18 +201,12 @@ typedef struct figures {
     double ms, gb_per_s, gop_per_s, share_of_bandwidth, share_of_peak;
 } figures;
 
-/* What the weight meets: inputs as they are, or in codes. */
-static const char *activations_of(const bench_kernel *o) {
-    if (o->activations) return o->activations;
-    return o->scheme && strncmp(o->scheme, "int8_dynamic_activation", 23) == 0 ? "int8" : "f32";
-}
-
 /* The peak is that of the inputs' type: f32, or products of codes of the weight's width. */
 static figures figures_of(const run *r, const product *row) {
     const bench_kernel *o = r->o;
     const double operations = 2.0 * (double)row->M * (double)o->N * (double)o->K;
     const double weights = row->bytes - 4.0 * (double)row->M * (double)(o->N + o->K);
-    const bool codes = strcmp(activations_of(o), "int8") == 0;
+    const bool codes = strcmp(nib_inputs_name(r->root), "int8") == 0;
     const bool narrow = weights < 0.8 * (double)o->N * (double)o->K;
     size_t t = 0;
     while (r->threads[t] != row->threads) t++;
@@ -260,8 +270,8 @@ static json_t *rows_json(const run *r) {
         json_array_append_new(
             list,
             json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f}",
-                      "kernel", r->o->kernel, "scheme", r->o->scheme ? r->o->scheme : "none",
-                      "activations", activations_of(r->o), "m", (json_int_t)row->M, "n",
+                      "kernel", r->o->kernel, "scheme", r->o->scheme ? r->o->scheme : "bf16",
+                      "activations", nib_inputs_name(r->root), "m", (json_int_t)row->M, "n",
                       (json_int_t)r->o->N, "k", (json_int_t)r->o->K, "threads",
                       (json_int_t)row->threads, "ms", f.ms, "ms_least", row->ms.x[0], "ms_most",
                       row->ms.x[row->ms.n - 1], "gb_per_s", f.gb_per_s, "gop_per_s", f.gop_per_s,
@@ -294,8 +304,8 @@ static int print_rows(const run *r) {
         const product *row = &r->row[i];
         const figures f = figures_of(r, row);
         cli_table_cell(t, "%s", r->o->kernel);
-        cli_table_cell(t, "%s", r->o->scheme ? r->o->scheme : "none");
-        cli_table_cell(t, "%s", activations_of(r->o));
+        cli_table_cell(t, "%s", r->o->scheme ? r->o->scheme : "bf16");
+        cli_table_cell(t, "%s", nib_inputs_name(r->root));
         cli_table_cell(t, "%lld", (long long)row->M);
         cli_table_cell(t, "%lld", (long long)r->o->N);
         cli_table_cell(t, "%lld", (long long)r->o->K);
@@ -333,10 +343,6 @@ static int print(run *r) {
 int bench_kernel_run(cli *c, const bench_kernel *o) {
     if (o->kernel && strcmp(o->kernel, "linear") != 0)
         return cli_usage_error(c, "--kernel is linear, not \"%s\"", o->kernel);
-    if (o->activations &&
-        strcmp(o->activations, activations_of(&(bench_kernel){.scheme = o->scheme})))
-        return cli_usage_error(c, "--activations %s with %s is not there yet", o->activations,
-                               o->scheme ? o->scheme : "no scheme");
     run *r = calloc(1, sizeof *r);
     if (!r) return cli_error(c, CLI_FULL, "no memory to measure in");
     r->c = c;
@@ -355,8 +361,8 @@ int bench_kernel_run(cli *c, const bench_kernel *o) {
     }
     if (code == CLI_OK) code = print(r);
     for (size_t i = 0; i < r->count; i++) nib_tensor_free(r->row[i].x);
-    for (size_t i = 0; i < r->copies; i++) nib_tensor_free(r->weight[i]);
-    free(r->weight);
+    nib_module_free(r->root);
+    free(r->linear);
     nib_limits_free(r->limits);
     for (size_t t = 0; t < r->nthreads; t++) nib_ctx_free(r->ctx[t]);
     free(r);

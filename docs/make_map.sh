@@ -41,6 +41,7 @@ folder_text() {
     cli) echo "the command; public headers only, like any other user" ;;
     examples) echo "programs to start from, built and run by the tests" ;;
     tests) echo "mirrors src/; run by ctest" ;;
+    bench/peers) echo "nibble beside other libraries, in turns: race.py" ;;
     bench) echo "one question a file" ;;
     models) echo "the embedded model and how it was made" ;;
     docs) echo "what the headers do not say" ;;

@@ -191,8 +191,14 @@ TEST(bench_measures_a_kernel_and_the_machine_beside_it) {
             CHECK(number(row, positive[k]) > 0);
         CHECK_INT(number(row, "n"), 33);
         CHECK_INT(number(row, "k"), 64);
-        CHECK_TEXT(json_string_value(json_object_get(row, "activations")), "f32");
+        CHECK_TEXT(json_string_value(json_object_get(row, "activations")), "float");
     }
+    json_decref(got);
+    got = nibble_json(state_, "bench --kernel linear --scheme int4_weight_only:group_size=32 "
+                              "--activations int8 -m 1 -n 33 -k 64 -t 1 -r 2 -j -q");
+    CHECK_TEXT(json_string_value(
+                   json_object_get(json_array_get(json_object_get(got, "rows"), 0), "activations")),
+               "int8");
     json_decref(got);
     got = nibble_json(state_, "bench --limits -t 1 -r 1 -j -q");
     rows = json_object_get(got, "rows");
@@ -226,7 +232,7 @@ TEST(mistakes_end_with_their_documented_code) {
         {"bench --kernel nothing", 2},
         {"bench --kernel linear -m 0", 2},
         {"bench --kernel linear -m 1, -n 8 -k 8", 2},
-        {"bench --kernel linear --activations int3", 2},
+        {"bench --kernel linear -m 1 -n 8 -k 64 --scheme int8_weight_only --activations int3", 2},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         int code;
