@@ -1,64 +1,36 @@
 /* lane_i8_avx2.c: 8-bit inputs with weights in lanes of less than 8 bits.
  *
- * Up to FEW rows: codes unpacked in registers and met by all rows at once, so that weights are
+ * Up to eight rows: codes unpacked in registers and met by four rows at once, so that weights are
  * read once, as they lie in memory. More rows: tiles over a panel unpacked to bytes. */
+#include "kernel/x86/lane_planes_avx2.h"
 #include "kernel/x86/lane_tiles_avx2.h"
 
 /* ---- a panel unpacked to bytes ---- */
 
-/* Codes of `columns` columns from a plane that begins there; `shift`: the bits below it are there
- * already. */
-INLINE void unpack_plane(const int bits, uint8_t *out, const uint8_t *plane, int64_t columns,
-                         const int shift) {
+/* Codes of `columns` columns from a panel that begins there. */
+INLINE void unpack_cells(const int bits, uint8_t *out, const uint8_t *codes, int64_t columns) {
     const __m256i mask = _mm256_set1_epi8((char)((1 << bits) - 1));
-    for (int64_t k = 0; k < columns; k += 32 / bits, plane += 64) {
-        const __m256i low = lane_load(plane), high = lane_load(plane + 32);
-#pragma GCC unroll 8
+    for (int64_t k = 0; k < columns; k += 32 / bits, codes += 64) {
+        const __m256i low = lane_load(codes), high = lane_load(codes + 32);
+#pragma GCC unroll 4
         for (int i = 0; i < 8 / bits; i++, out += 64) {
-            __m256i a = _mm256_and_si256(_mm256_srli_epi16(low, i * bits), mask);
-            __m256i b = _mm256_and_si256(_mm256_srli_epi16(high, i * bits), mask);
-            if (shift) {
-                a = _mm256_or_si256(lane_load(out), _mm256_slli_epi16(a, shift));
-                b = _mm256_or_si256(lane_load(out + 32), _mm256_slli_epi16(b, shift));
-            }
+            const __m256i a = _mm256_and_si256(_mm256_srli_epi16(low, i * bits), mask);
+            const __m256i b = _mm256_and_si256(_mm256_srli_epi16(high, i * bits), mask);
             _mm256_storeu_si256((__m256i *)out, a);
             _mm256_storeu_si256((__m256i *)(out + 32), b);
         }
     }
 }
 
-static void unpack_planes(uint8_t *out, const nib_lane_weight *w, const uint8_t *panel, int64_t k,
-                          int64_t columns) {
-    const int64_t Kp = (w->K + 31) / 32 * 32;
-    const uint8_t *twos = panel + (w->bits & 4 ? Kp * 8 : 0);
-    const uint8_t *ones = twos + (w->bits & 2 ? Kp * 4 : 0) + k * 2;
-    columns = (columns + 31) / 32 * 32;
-    twos += k * 4;
-    if (w->bits & 4) unpack_plane(4, out, panel + k * 8, columns, 0);
-    if (w->bits & 4 && w->bits & 2)
-        unpack_plane(2, out, twos, columns, 4);
-    else if (w->bits & 2)
-        unpack_plane(2, out, twos, columns, 0);
-    if (!(w->bits & 1)) return;
-    if (w->bits == 1)
-        unpack_plane(1, out, ones, columns, 0);
-    else if (w->bits == 3)
-        unpack_plane(1, out, ones, columns, 2);
-    else if (w->bits == 5)
-        unpack_plane(1, out, ones, columns, 4);
-    else
-        unpack_plane(1, out, ones, columns, 6);
-}
-
 static const uint8_t *unpack(uint8_t *out, const nib_lane_weight *w, int64_t panel, int64_t k,
                              int64_t columns) {
     const uint8_t *codes = w->codes + panel * w->panel_bytes;
     if (w->lane == NIB_LANE_W4)
-        unpack_plane(4, out, codes + k * 8, columns, 0);
+        unpack_cells(4, out, codes + k * 8, columns);
     else if (w->lane == NIB_LANE_W2)
-        unpack_plane(2, out, codes + k * 4, columns, 0);
+        unpack_cells(2, out, codes + k * 4, columns);
     else
-        unpack_planes(out, w, codes, k, columns);
+        lane_unpack_planes(out, w, panel, k, columns);
     return out;
 }
 
@@ -167,12 +139,18 @@ static void deep_rows(const lane_block *b, const uint8_t *q, int64_t ldq, const 
                       int64_t M, float *y, int32_t *parts) {
     lane_block_rows(LANE_DEEP, 0, b, q, ldq, sums, M, y, parts);
 }
+static void pairs_rows(const lane_block *b, const uint8_t *q, int64_t ldq, const int32_t *sums,
+                       int64_t M, float *y, int32_t *parts) {
+    lane_block_rows(LANE_PAIRS, 0, b, q, ldq, sums, M, y, parts);
+}
 static void single_rows(const lane_block *b, const uint8_t *q, int64_t ldq, const int32_t *sums,
                         int64_t M, float *y, int32_t *parts) {
     lane_block_rows(LANE_SINGLE, 0, b, q, ldq, sums, M, y, parts);
 }
+/* By what the depth of 16-bit sums allows: 1 to 4 bits, 5 and 6, 7. */
 static const lane_method deep = {unpack, lane_groups, deep_rows, lane_finish};
-static const lane_method single = {unpack, lane_groups, single_rows, lane_finish}; /* 7 bits */
+static const lane_method pairs = {unpack, lane_groups, pairs_rows, lane_finish};
+static const lane_method single = {unpack, lane_groups, single_rows, lane_finish};
 
 typedef void few_function(float *, int64_t, const nib_rows_i8 *, const nib_lane_weight *, int64_t,
                           int64_t);
@@ -182,7 +160,9 @@ static void lane_i8(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
     static few_function *const few[2][LANE_FEW] = {{few_4_1, few_4_2, few_4_3, few_4_4},
                                                    {few_2_1, few_2_2, few_2_3, few_2_4}};
     if (M <= 0) return;
-    if (M <= 2 * LANE_FEW && w->lane != NIB_LANE_WX) {
+    if (M <= 2 * LANE_FEW && w->lane == NIB_LANE_WX) {
+        lane_few_planes(y, ldy, rows, M, w, panel, panels);
+    } else if (M <= 2 * LANE_FEW) {
         const int64_t first = M <= LANE_FEW ? M : (M + 1) / 2;
         const nib_rows_i8 rest = lane_rows_from(rows, first, w->groups);
         for (int64_t p = panel; p < panel + panels; p++) {
@@ -190,8 +170,12 @@ static void lane_i8(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
             if (first < M) /* finds the panel in a cache */
                 few[w->lane == NIB_LANE_W2][M - first - 1](y + first * ldy, ldy, &rest, w, p, 1);
         }
-    } else
-        lane_many_rows(w->bits < 7 ? &deep : &single, y, ldy, rows, M, w, panel, panels, scratch);
+    } else {
+        lane_many_rows(w->bits < 5   ? &deep
+                       : w->bits < 7 ? &pairs
+                                     : &single,
+                       y, ldy, rows, M, w, panel, panels, scratch);
+    }
 }
 
 static void install(nib_kernels *k) {

@@ -105,4 +105,34 @@ INLINE void lane_fetch(const uint8_t *codes, int ahead) {
     _mm_prefetch((const char *)((uintptr_t)codes + (uintptr_t)ahead), _MM_HINT_T0);
 }
 
+/* Cells of four columns whose products may be summed in 16 bits: 2 * 128 * greatest * depth is at
+ * most 32767. */
+INLINE int lane_depth(int bits) {
+    static const int depth[] = {0, 64, 42, 18, 8, 4, 2, 1};
+    return depth[bits];
+}
+
+/* Keeps the compiler from moving the products of several steps before the sums c of R rows, for
+ * which the registers do not suffice, */
+INLINE void lane_keep(const int R, __m256i c[4][2]) {
+    if (R == 1) __asm__ volatile("" : "+x"(c[0][0]), "+x"(c[0][1]));
+    if (R == 2) __asm__ volatile("" : "+x"(c[0][0]), "+x"(c[0][1]), "+x"(c[1][0]), "+x"(c[1][1]));
+    if (R == 3)
+        __asm__ volatile(""
+                         : "+x"(c[0][0]), "+x"(c[0][1]), "+x"(c[1][0]), "+x"(c[1][1]),
+                           "+x"(c[2][0]), "+x"(c[2][1]));
+    if (R == 4)
+        __asm__ volatile(""
+                         : "+x"(c[0][0]), "+x"(c[0][1]), "+x"(c[1][0]), "+x"(c[1][1]),
+                           "+x"(c[2][0]), "+x"(c[2][1]), "+x"(c[3][0]), "+x"(c[3][1]));
+}
+/* from loading or unpacking two vectors again for every use, */
+INLINE void lane_keep_two(__m256i *a, __m256i *b) { __asm__ volatile("" : "+x"(*a), "+x"(*b)); }
+/* and from computing the addresses of rows from one another at every step. */
+INLINE void lane_keep_rows(const int R, const uint8_t *q[4]) {
+    if (R == 1) __asm__ volatile("" : "+r"(q[0]));
+    if (R == 2) __asm__ volatile("" : "+r"(q[0]), "+r"(q[1]));
+    if (R == 3) __asm__ volatile("" : "+r"(q[0]), "+r"(q[1]), "+r"(q[2]));
+    if (R == 4) __asm__ volatile("" : "+r"(q[0]), "+r"(q[1]), "+r"(q[2]), "+r"(q[3]));
+}
 #endif

@@ -8,40 +8,10 @@
 /* How a tile multiplies four columns of 16 channels with a row. */
 typedef enum lane_step {
     LANE_DEEP,   /* vpmaddubsw, sums of `depth` cells in 16 bits */
+    LANE_PAIRS,  /* vpmaddubsw of two cells, then vpmaddwd with ones */
     LANE_SINGLE, /* vpmaddubsw, then vpmaddwd with ones at once */
     LANE_WIDE,   /* codes and inputs widened to 16 bits as columns (0, 2), (1, 3): vpmaddwd */
 } lane_step;
-
-/* Keeps the compiler from moving the products of several steps before the sums c of R rows, for
- * which the registers do not suffice, */
-INLINE void lane_keep(const int R, __m256i c[4][2]) {
-    if (R == 1) __asm__ volatile("" : "+x"(c[0][0]), "+x"(c[0][1]));
-    if (R == 2) __asm__ volatile("" : "+x"(c[0][0]), "+x"(c[0][1]), "+x"(c[1][0]), "+x"(c[1][1]));
-    if (R == 3)
-        __asm__ volatile(""
-                         : "+x"(c[0][0]), "+x"(c[0][1]), "+x"(c[1][0]), "+x"(c[1][1]),
-                           "+x"(c[2][0]), "+x"(c[2][1]));
-    if (R == 4)
-        __asm__ volatile(""
-                         : "+x"(c[0][0]), "+x"(c[0][1]), "+x"(c[1][0]), "+x"(c[1][1]),
-                           "+x"(c[2][0]), "+x"(c[2][1]), "+x"(c[3][0]), "+x"(c[3][1]));
-}
-/* from loading or unpacking two vectors again for every use, */
-INLINE void lane_keep_two(__m256i *a, __m256i *b) { __asm__ volatile("" : "+x"(*a), "+x"(*b)); }
-/* and from computing the addresses of rows from one another at every step. */
-INLINE void lane_keep_rows(const int R, const uint8_t *q[4]) {
-    if (R == 1) __asm__ volatile("" : "+r"(q[0]));
-    if (R == 2) __asm__ volatile("" : "+r"(q[0]), "+r"(q[1]));
-    if (R == 3) __asm__ volatile("" : "+r"(q[0]), "+r"(q[1]), "+r"(q[2]));
-    if (R == 4) __asm__ volatile("" : "+r"(q[0]), "+r"(q[1]), "+r"(q[2]), "+r"(q[3]));
-}
-
-/* Cells of four columns whose products may be summed in 16 bits: 2 * 128 * greatest * depth is at
- * most 32767. */
-INLINE int lane_depth(int bits) {
-    static const int depth[] = {0, 64, 42, 18, 8, 4, 2, 1};
-    return depth[bits];
-}
 
 /* What four columns of 16 channels do to R rows of sums, q[r] + at being their inputs. `ahead`:
  * bytes from these codes to those that are to be fetched, or 0. */
@@ -71,6 +41,27 @@ INLINE void lane_cell(const lane_step step, const int ahead, const int R, const 
     lane_keep(R, c);
 }
 
+/* Two cells into 32-bit sums t. */
+INLINE void lane_two_cells(const int R, __m256i t[4][2], const uint8_t *w,
+                           const uint8_t *const q[4], const int at) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i low = lane_load(w), high = lane_load(w + 32);
+    __m256i next_low = lane_load(w + 64), next_high = lane_load(w + 96);
+    lane_keep_two(&low, &high);
+    lane_keep_two(&next_low, &next_high);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) {
+        const __m256i x = lane_four(q[r] + at), next = lane_four(q[r] + at + 4);
+        const __m256i a =
+            _mm256_add_epi16(_mm256_maddubs_epi16(low, x), _mm256_maddubs_epi16(next_low, next));
+        const __m256i b =
+            _mm256_add_epi16(_mm256_maddubs_epi16(high, x), _mm256_maddubs_epi16(next_high, next));
+        t[r][0] = _mm256_add_epi32(t[r][0], _mm256_madd_epi16(a, ones));
+        t[r][1] = _mm256_add_epi32(t[r][1], _mm256_madd_epi16(b, ones));
+    }
+    lane_keep(R, t);
+}
+
 /* `cells` of them, on from *w and q. */
 INLINE void lane_cells(const lane_step step, const int ahead, const int R, __m256i c[4][2],
                        const uint8_t **w, const uint8_t *q[4], int64_t cells) {
@@ -87,12 +78,16 @@ INLINE void lane_cells(const lane_step step, const int ahead, const int R, __m25
     for (; cells >= 8; cells -= 8, *w += 512) {
         lane_keep_rows(R, q);
 #pragma GCC unroll 8
-        for (int j = 0; j < 8; j++) lane_cell(step, ahead, R, false, c, *w + 64 * j, q, 4 * j);
+        for (int j = 0; j < 8; j++)
+            if (step != LANE_PAIRS)
+                lane_cell(step, ahead, R, false, c, *w + 64 * j, q, 4 * j);
+            else if (j % 2)
+                lane_two_cells(R, c, *w + 64 * (j - 1), q, 4 * (j - 1));
         for (int r = 0; r < R; r++) q[r] += 32;
     }
     for (; cells; cells--, *w += 64) {
         lane_keep_rows(R, q);
-        lane_cell(step, ahead, R, false, c, *w, q, 0);
+        lane_cell(step == LANE_PAIRS ? LANE_SINGLE : step, ahead, R, false, c, *w, q, 0);
         for (int r = 0; r < R; r++) q[r] += 4;
     }
 }
