@@ -147,4 +147,52 @@ static inline __m512 avx512_gelu_tanh(__m512 x) {
     return _mm512_mul_ps(_mm512_mul_ps(_mm512_set1_ps(0.5f), x),
                          _mm512_add_ps(_mm512_set1_ps(1.0f), below));
 }
+
+/* Every result of a float step rounded to bf16 and back; a NaN becomes ffff0000. */
+static inline __m512i avx512_bf16_bits(__m512 x) { /* the code in the upper half of each element */
+    const __m512i bits = _mm512_castps_si512(x), upper = _mm512_set1_epi32((int)0xffff0000u);
+    const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded =
+        _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    const __mmask16 number = _mm512_cmp_ps_mask(x, x, _CMP_ORD_Q);
+    return _mm512_mask_and_epi32(upper, number, rounded, upper);
+}
+static inline __m512 avx512_round_bf16(__m512 x) {
+    return _mm512_castsi512_ps(avx512_bf16_bits(x));
+}
+static inline __m512 avx512_round_f16(__m512 x) {
+    return _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+/* ref: nib_round_magnitude and what follows it, for 16 values; a code in each element.
+ * Below the first normal number, adding a power of two whose last place is the format's smallest
+ * step makes the addition itself round to nearest even. */
+static inline __m512i avx512_f8_codes(__m512 x, const nib_dtype format) {
+    const int m = format == NIB_F8_E5M2 ? 2 : 3;
+    const int bias = format == NIB_F8_E4M3FN ? 7 : format == NIB_F8_E5M2 ? 15 : 8;
+    const int most = format == NIB_F8_E4M3FN ? 0x7e : format == NIB_F8_E5M2 ? 0x7c : 0x80;
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff));
+    const __m512i sign = _mm512_and_si512(_mm512_srli_epi32(bits, 24), _mm512_set1_epi32(0x80));
+
+    const __m512i odd =
+        _mm512_and_si512(_mm512_srli_epi32(magnitude, (unsigned)(23 - m)), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(odd, _mm512_set1_epi32((1 << (22 - m)) - 1));
+    const __m512i normal =
+        _mm512_sub_epi32(_mm512_srli_epi32(_mm512_add_epi32(magnitude, up), (unsigned)(23 - m)),
+                         _mm512_set1_epi32((127 - bias) << m));
+    const __m512i step = _mm512_set1_epi32((151 - bias - m) << 23);
+    const __m512 sum = _mm512_add_ps(_mm512_castsi512_ps(magnitude), _mm512_castsi512_ps(step));
+    const __mmask16 is_below =
+        _mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32((128 - bias) << 23));
+    __m512i code = _mm512_mask_sub_epi32(normal, is_below, _mm512_castps_si512(sum), step);
+    code = _mm512_min_epi32(code, _mm512_set1_epi32(most));
+
+    const __mmask16 nan = _mm512_cmpgt_epi32_mask(magnitude, _mm512_set1_epi32(0x7f800000));
+    if (format == NIB_F8_E4M3FNUZ) { /* one zero without a sign, one NaN: 80 */
+        code = _mm512_mask_mov_epi32(code, nan, _mm512_set1_epi32(0x80));
+        return _mm512_mask_or_epi32(code, _mm512_test_epi32_mask(code, code), code, sign);
+    }
+    return _mm512_or_si512(_mm512_mask_mov_epi32(code, nan, _mm512_set1_epi32(0x7f)), sign);
+}
 #endif

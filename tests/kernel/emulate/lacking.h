@@ -146,6 +146,8 @@ static inline uint16_t lacking_bf16(float x) {
 #define _mm512_bsrli_epi128       lacking_mm512_bsrli_epi128
 #define _mm512_srai_epi32         lacking_mm512_srai_epi32
 #define _mm512_srav_epi32         lacking_mm512_srav_epi32
+#define _mm512_cmplt_epi32_mask   lacking_mm512_cmplt_epi32_mask
+#define _mm512_cmple_epi32_mask   lacking_mm512_cmple_epi32_mask
 #define _mm512_scalef_ps          lacking_mm512_scalef_ps
 #define _mm512_mask3_fmadd_ps     lacking_mm512_mask3_fmadd_ps
 #define _mm512_undefined_ps       lacking_mm512_undefined_ps
@@ -354,6 +356,14 @@ HALVES(uint32_t, _mm512_reduce_max_epu32, __m512i, u32, p > q ? p : q)
 HALVES(uint32_t, _mm512_reduce_min_epu32, __m512i, u32, p < q ? p : q)
 
 /* ---- masks ---- */
+#define COMPARE(name, element, comparison)                                                         \
+    static inline uint16_t name(__m512i a, __m512i b) {                                            \
+        unsigned k = 0;                                                                            \
+        SEE_ab for (int i = 0; i < 16; i++) k |= (x.element[i] comparison y.element[i]) << i;      \
+        return (uint16_t)k;                                                                        \
+    }
+COMPARE(_mm512_cmplt_epi32_mask, i32, <)
+COMPARE(_mm512_cmple_epi32_mask, i32, <=)
 static inline uint8_t _cvtu32_mask8(uint32_t a) { return (uint8_t)a; }
 static inline uint16_t _cvtu32_mask16(uint32_t a) { return (uint16_t)a; }
 static inline uint32_t _cvtu32_mask32(uint32_t a) { return a; }
