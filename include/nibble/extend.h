@@ -199,13 +199,12 @@ typedef struct nib_call_args {
     const nib_tensor *in[NIB_MAX_INPUTS];  /* the schema's Tensor arguments in order; NIB_NONE: absent */
     nib_attr attr[NIB_MAX_ATTRS];          /* its other arguments in order, all of them */
     nib_tensor *out[NIB_MAX_OUTPUTS];      /* made by the door from `shape`, owned by the open scope */
-    void *scratch;                         /* as many bytes as the implementation asked for */
 } nib_call_args;
 
 struct nib_op {                        /* backward stands beside forward in the op's file */
     const char *name;                  /* "linear" */
     const char *schema;                /* ATen's text: arguments, defaults, views, mutations */
-    int nout;
+    int nout;                          /* -1: as many as shape gives a dtype for */
     /* Checks the arguments and gives shape and dtype of each output. */
     nib_status (*shape)(const nib_call_args *args, nib_shape *out, nib_dtype *dtype);
     nib_status (*backward)(const nib_call_args *args); /* NULL: a tape refuses the op by name */
@@ -214,9 +213,6 @@ typedef struct nib_impl {              /* one row of impl_list.h; the first that
     const nib_op *op; const char *device; const char *layouts; /* "x:dense w:int4.*", for people */
     bool       (*accepts)(const nib_call_args *args);          /* NULL: always */
     nib_status (*run)(const nib_call_args *args);
-    /* Bytes that run wants in args->scratch, aligned to 64; SIZE_MAX: more than there can be. A
-     * graph plans them once, so that running it allocates nothing. NULL: none. */
-    size_t     (*scratch)(const nib_call_args *args);
 } nib_impl;
 
 /* ---- modes: stacked on a context; a mode is off inside its own functions ---- */

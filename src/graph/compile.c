@@ -19,12 +19,14 @@ static nib_status forward(void *user, nib_tensor **output) {
 
 nib_graph *nib_compile(nib_module *module, nib_tensor *x, const nib_compile_options *options) {
     if (!module || !x) return NULL;
-    (void)options;
+    nib_compile_options o = {0};
+    if (options)
+        memcpy(&o, options, options->size && options->size < sizeof o ? options->size : sizeof o);
     if (x == NIB_NONE || x->layout || !nib_tensor_contiguous(x))
         return NIB_RAISE_NULL(NIB_E_ARGUMENT, "compiling wants a dense, contiguous input");
     call c = {module, x};
     nib_graph *g = nib_trace(x->ctx, &x, 1, NULL, 0, forward, &c);
-    if (g && nib_graph_plan(g) >= NIB_OK) return g;
+    if (g && (o.no_fusion || nib_graph_fuse(g) >= NIB_OK) && nib_graph_plan(g) >= NIB_OK) return g;
     nib_graph_free(g);
     return NULL;
 }

@@ -73,8 +73,7 @@ struct nib_graph {
     int nsymbols;
     nib_storage *arena; /* every buffer; made by nib_graph_plan */
     bool ready;         /* every node has an implementation and fits its inputs */
-    void *scratch;      /* of the hungriest node */
-    size_t arena_size, scratch_size;
+    size_t arena_size;
 };
 
 /* An empty graph; nib_graph_free gives it back in any state. */
@@ -107,6 +106,10 @@ nib_graph *nib_trace(nib_ctx *ctx, nib_tensor *const *inputs, int ninputs, const
  * that symbol. Fails: NIB_E_UNSUPPORTED when the two differ in more than integer attributes, or in
  * a way that is no multiple of the symbol. */
 nib_status nib_trace_learn(nib_graph *g, const nib_graph *other);
+
+/* ---- fuse.c ---- */
+/* Put neighbours together that are cheaper so; the bits stay. Before nib_graph_plan. */
+nib_status nib_graph_fuse(nib_graph *g);
 
 /* ---- plan.c ---- */
 /* Choose implementations, place buffers, make the headers: everything that running needs. */

@@ -1,6 +1,6 @@
 /* run.c: the executor. One node after the other, each as the door would run it, but for what is
- * known beforehand: shapes are checked, implementations chosen and scratch measured when an input
- * of another kind comes in, not at each run. */
+ * known beforehand: shapes are checked and implementations chosen when an input of another kind
+ * comes in, not at each run. */
 #include <string.h>
 
 #include "base/error.h"
@@ -27,7 +27,7 @@ static nib_status view_input(nib_graph *g, nib_value *v, const nib_tensor *input
 
 /* What was planned for must be what comes out; an input that only grew, such as a cache, may ask
  * for another implementation or more scratch. */
-static nib_status prepare_node(nib_graph *g, nib_node *n) {
+static nib_status prepare_node(nib_node *n) {
     nib_shape shape[NIB_MAX_OUTPUTS] = {0};
     nib_dtype dtype[NIB_MAX_OUTPUTS] = {0};
     NIB_TRY(n->args.op->shape(&n->args, shape, dtype));
@@ -41,13 +41,6 @@ static nib_status prepare_node(nib_graph *g, nib_node *n) {
         }
     n->impl = nib_call_choose(&n->args);
     if (!n->impl) return nib_last_error()->status;
-    const size_t size = nib_impl_scratch(n->impl, &n->args);
-    if (size <= g->scratch_size) return NIB_OK;
-    void *more = nib_mem_alloc(&g->ctx->mem, size);
-    if (!more) return nib_last_error()->status;
-    nib_mem_free(&g->ctx->mem, g->scratch, g->scratch_size);
-    g->scratch = more;
-    g->scratch_size = size;
     return NIB_OK;
 }
 
@@ -99,7 +92,7 @@ static nib_status bind_all(nib_graph *g, nib_tensor *const *inputs) {
             n->args.in[k] = v->whole ? g->inputs[v->of].bound : v->tensor;
             again = true;
         }
-        if (again) NIB_TRY(prepare_node(g, n));
+        if (again) NIB_TRY(prepare_node(n));
     }
     for (int i = 0; i < g->ninputs; i++) g->inputs[i].changed = false;
     g->ready = true;
@@ -125,9 +118,8 @@ static nib_status check_symbols(const nib_graph *g) {
 }
 
 /* With modes pushed, such as profiling, each node passes them as at the door. */
-static nib_status run_watched(nib_graph *g, nib_node *n) {
+static nib_status run_watched(nib_node *n) {
     nib_call_args args = n->args;
-    args.scratch = g->scratch;
     if (nib_modes_before_op(&args)) {
         for (int i = 0; i < args.nout; i++)
             if (args.out[i] != n->args.out[i])
@@ -151,11 +143,10 @@ nib_status nib_graph_execute(nib_graph *g, nib_tensor *const *inputs, const int6
     }
     NIB_TRY(check_symbols(g));
     if (g->ctx->nmodes) {
-        for (int i = 0; i < g->nnodes; i++) NIB_TRY(run_watched(g, &g->nodes[i]));
+        for (int i = 0; i < g->nnodes; i++) NIB_TRY(run_watched(&g->nodes[i]));
     } else {
         for (int i = 0; i < g->nnodes; i++) {
-            nib_node *n = &g->nodes[i];
-            n->args.scratch = g->scratch;
+            const nib_node *n = &g->nodes[i];
             NIB_TRY(n->impl->run(&n->args));
         }
     }

@@ -76,6 +76,7 @@ nib_step *nib_step_new(nib_ctx *ctx, const nib_model *model, nib_kvcache *cache,
     body b = {.model = model, .step = step, .cache = cache};
     step->graph = trace(&b, position);
     if (!step->graph) goto fail;
+    NIB_TRY_GOTO(nib_graph_fuse(step->graph), fail);
     NIB_TRY_GOTO(nib_graph_plan(step->graph), fail);
     return step;
 fail:

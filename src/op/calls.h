@@ -25,6 +25,19 @@ nib_tensor *nib_cat(const nib_tensor *const tensors[], size_t count);
 /* silu(gate) * up, the same shape, f32; silu(x) = x / (1 + exp(-x)). */
 nib_tensor *nib_silu_mul(const nib_tensor *gate, const nib_tensor *up);
 
+/* What the compiler makes of neighbours; the bits of the ops one by one. Weights of any layout,
+ * biases [N] or NIB_NONE.
+ *   linear_many      x [..., K], weights [Ni, K]  ->  out[i] [..., Ni], i < count
+ *   linear_silu_mul  silu(x G^T + gate_bias) * (x U^T + up_bias)
+ *   linear_add       residual + (x W^T + bias), residual of the product's shape */
+enum { NIB_MOST_LINEARS = 3 };
+nib_status nib_linear_many(const nib_tensor *x, const nib_tensor *const weights[],
+                           const nib_tensor *const biases[], int count, nib_tensor *out[]);
+nib_tensor *nib_linear_silu_mul(const nib_tensor *x, const nib_tensor *gate, const nib_tensor *up,
+                                const nib_tensor *gate_bias, const nib_tensor *up_bias);
+nib_tensor *nib_linear_add(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
+                           const nib_tensor *residual);
+
 /* Cosine and sine of position * inv_freq[j], times `scale`: what nib_rope turns by.
  *   positions [M] i32, inv_freq [d/2] f32  ->  [M, 2, d/2] f32, cosines first */
 nib_tensor *nib_rope_angles(const nib_tensor *positions, const nib_tensor *inv_freq, double scale);

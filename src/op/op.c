@@ -65,32 +65,23 @@ const nib_impl *nib_call_choose(const nib_call_args *args) {
     return NULL;
 }
 
+int nib_op_outputs(const nib_op *op, const nib_dtype dtype[NIB_MAX_OUTPUTS]) {
+    int count = op->nout < 0 ? 0 : op->nout;
+    while (op->nout < 0 && count < NIB_MAX_OUTPUTS && dtype[count]) count++;
+    return count;
+}
+
 nib_status nib_call_outputs(nib_call_args *args) {
     nib_shape shape[NIB_MAX_OUTPUTS] = {0};
     nib_dtype dtype[NIB_MAX_OUTPUTS] = {0};
     NIB_TRY(args->op->shape(args, shape, dtype));
-    args->nout = args->op->nout;
+    args->nout = nib_op_outputs(args->op, dtype);
     for (int i = 0; i < args->nout; i++) {
         nib_tensor *made = nib_tensor_new(args->ctx, dtype[i], shape[i]);
         args->out[i] = nib_scope_own(args->ctx, made);
         if (!args->out[i]) return nib_last_error()->status;
     }
     return NIB_OK;
-}
-
-size_t nib_impl_scratch(const nib_impl *impl, const nib_call_args *args) {
-    return impl->scratch ? impl->scratch(args) : 0;
-}
-
-static nib_status run_impl(const nib_impl *impl, nib_call_args *args) {
-    const size_t size = nib_impl_scratch(impl, args);
-    if (!size) return impl->run(args);
-    args->scratch = nib_mem_alloc(&args->ctx->mem, size);
-    if (!args->scratch) return nib_last_error()->status;
-    const nib_status status = impl->run(args);
-    nib_mem_free(&args->ctx->mem, args->scratch, size);
-    args->scratch = NULL;
-    return status;
 }
 
 nib_status nib_call(nib_call_args *args) {
@@ -102,7 +93,7 @@ nib_status nib_call(nib_call_args *args) {
     NIB_TRY(nib_call_outputs(args));
     const nib_impl *impl = nib_call_choose(args);
     if (!impl) return nib_last_error()->status;
-    NIB_TRY(run_impl(impl, args));
+    NIB_TRY(impl->run(args));
     return nib_modes_after_op(args);
 }
 

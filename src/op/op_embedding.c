@@ -34,10 +34,9 @@ static nib_status run(const nib_call_args *args) {
             return NIB_RAISE(NIB_E_ARGUMENT, "embedding: index %d at %lld, the table has %lld rows",
                              (int)index[m], (long long)m, (long long)V);
     const size_t size = nib_rows_scratch_size(w, 1);
-    void *scratch = nib_mem_alloc(&args->ctx->mem, size);
+    void *scratch = nib_ctx_workspace(args->ctx, size);
     if (!scratch) return nib_last_error()->status;
     for (int64_t m = 0; m < M; m++) nib_rows_to_f32(w, index[m], 1, y + m * D, scratch);
-    nib_mem_free(&args->ctx->mem, scratch, size);
     return NIB_OK;
 }
 

@@ -1,4 +1,5 @@
 /* op_norm.c: root mean square normalization of the last dimension. */
+#include "base/checked.h"
 #include "base/error.h"
 #include "base/parallel.h"
 #include "kernel/kernel.h"
@@ -45,9 +46,16 @@ static void rows(void *user, int64_t begin, int64_t end) {
 static nib_status run(const nib_call_args *args) {
     const nib_tensor *x = args->in[0], *w = args->in[1];
     const int64_t D = w->shape.dim[0], M = D ? nib_tensor_count(x) / D : 0;
-    float *weight = nib_mem_alloc_array(&args->ctx->mem, (size_t)D, sizeof *weight);
-    if (!weight) return nib_last_error()->status;
-    nib_rows_to_f32(w, 0, 1, weight, NULL);
+    size_t size;
+    if (nib_mul_size((size_t)D, sizeof(float), &size))
+        return NIB_RAISE(NIB_E_MEMORY, "rms_norm: %lld columns overflow", (long long)D);
+    const float *weight = w->dtype == NIB_F32 ? nib_tensor_data(w) : NULL;
+    if (!weight) {
+        float *widened = nib_ctx_workspace(args->ctx, size);
+        if (!widened) return nib_last_error()->status;
+        nib_rows_to_f32(w, 0, 1, widened, NULL);
+        weight = widened;
+    }
     norm n = {&args->ctx->kernels,
               nib_tensor_data(x),
               weight,
@@ -55,11 +63,12 @@ static nib_status run(const nib_call_args *args) {
               (float)args->attr[1].d,
               D};
     nib_parallel_for(args->ctx->pool, M, 16, rows, &n);
-    nib_mem_free(&args->ctx->mem, weight, (size_t)D * sizeof *weight);
     return NIB_OK;
 }
 
-static bool accepts(const nib_call_args *args) { return !args->in[1]->layout; }
+static bool accepts(const nib_call_args *args) {
+    return !args->in[1]->layout && nib_tensor_contiguous(args->in[1]);
+}
 
 const nib_impl nib_impl_rms_norm_f32 = {.op = &nib_op_rms_norm,
                                         .device = "cpu",

@@ -178,9 +178,8 @@ static nib_status run(const nib_call_args *args) {
     const bool penalizes = seen != NIB_NONE && penalty > 0 && penalty != 1.0f;
     if (temperature <= 0 && !penalizes) return best(given, V, id);
 
-    nib_mem *mem = nib_ctx_mem(args->ctx);
     const size_t each = 2 * sizeof(float) + sizeof(candidate) + 1, size = (size_t)V * each;
-    unsigned char *scratch = nib_mem_alloc(mem, size);
+    unsigned char *scratch = nib_ctx_workspace(args->ctx, size);
     if (!scratch) return nib_last_error()->status;
     candidate *c = (candidate *)(void *)scratch;
     float *logits = (float *)(void *)(c + V), *exps = logits + V;
@@ -190,7 +189,6 @@ static nib_status run(const nib_call_args *args) {
         for (int64_t i = 0; i < V; i++) logits[i] /= temperature;
     nib_status status = best(logits, V, id);
     if (status >= NIB_OK && temperature > 0) *id = draw(args, logits, exps, c, V, logits[*id]);
-    nib_mem_free(mem, scratch, size);
     return status;
 }
 

@@ -9,6 +9,7 @@
 #include "base/parallel.h"
 #include "base/scratch.h"
 #include "kernel/kernel.h"
+#include "op/op.h"
 #include "op/quantize_rows.h"
 #include "quant/codes.h"
 #include "quant/lanes.h"
@@ -482,4 +483,28 @@ nib_status nib_products(nib_ctx *ctx, const float *x, int64_t M, int64_t K,
     nib_scratch_over(ctx->pool, pieces, block, memory + inputs, &j.scratch);
     nib_parallel_for(ctx->pool, pieces, 1, run_pieces, &j);
     return NIB_OK;
+}
+
+nib_status nib_product_shape(const nib_op *op, const nib_tensor *x, const nib_tensor *w,
+                             const nib_tensor *bias, nib_shape *out) {
+    NIB_TRY(nib_op_want_dense_f32(op, "input", x));
+    char text[96], other[96];
+    const int last = x->shape.ndim - 1;
+    if (last < 0 || w->shape.ndim != 2 || x->shape.dim[last] != w->shape.dim[1])
+        return NIB_RAISE(NIB_E_SHAPE, "%s: input is %s but weight is %s", op->name,
+                         nib_shape_text(&x->shape, text, sizeof text),
+                         nib_shape_text(&w->shape, other, sizeof other));
+    if (bias != NIB_NONE && (bias->shape.ndim != 1 || bias->shape.dim[0] != w->shape.dim[0]))
+        return NIB_RAISE(NIB_E_SHAPE, "%s: bias is %s but weight is %s", op->name,
+                         nib_shape_text(&bias->shape, text, sizeof text),
+                         nib_shape_text(&w->shape, other, sizeof other));
+    *out = x->shape;
+    out->dim[last] = w->shape.dim[0];
+    return NIB_OK;
+}
+
+int64_t nib_product_rows(const nib_tensor *x) {
+    int64_t M = 1;
+    for (int i = 0; i + 1 < x->shape.ndim; i++) M *= x->shape.dim[i];
+    return M;
 }

@@ -35,6 +35,12 @@ enum { NIB_MAX_PRODUCTS = 4 };
 nib_status nib_products(nib_ctx *ctx, const float *x, int64_t M, int64_t K,
                         const nib_product *products, int count);
 
+/* The checks and the shape that ops made of products share: y of x [..., K] and weight [N, K] with
+ * bias [N] or NIB_NONE is [..., N]. */
+nib_status nib_product_shape(const nib_op *op, const nib_tensor *x, const nib_tensor *weight,
+                             const nib_tensor *bias, nib_shape *out);
+int64_t nib_product_rows(const nib_tensor *x); /* M */
+
 /* Can nib_products take such a weight? */
 bool nib_product_takes(const nib_tensor *weight);
 #endif

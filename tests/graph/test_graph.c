@@ -197,6 +197,71 @@ TEST(an_integer_follows_the_symbol_it_moves_with_or_the_trace_is_refused) {
     nib_ctx_free(ctx);
 }
 
+static int count_op(const nib_graph *g, const nib_op *op) {
+    int count = 0;
+    for (int i = 0; i < g->nnodes; i++) count += g->nodes[i].args.op == op;
+    return count;
+}
+
+TEST(neighbours_are_fused_where_nobody_else_reads_what_vanishes) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    uint64_t seed = test_seed();
+    nib_module *m = block(ctx, &seed, 16, 32, true);
+    nib_tensor *x = random_tensor(ctx, &seed, SHAPE2(1, 16));
+    nib_graph *g = nib_compile(m, x, NULL);
+    CHECK_MADE(g);
+    CHECK_INT(g->nnodes, 3); /* norm, gate and up, down and what it is added to */
+    CHECK_INT(count_op(g, &nib_op_linear_silu_mul), 1);
+    CHECK_INT(count_op(g, &nib_op_linear_add), 1);
+    nib_graph_free(g);
+    nib_tensor_free(x);
+    nib_module_free(m);
+    nib_ctx_free(ctx);
+}
+
+/* y = a(x) + b(x) + c(x), and d of a view of a(x), which must therefore stay. */
+static nib_tensor *several_forward(nib_module *m, nib_tensor *x) {
+    nib_tensor *a = nib_module_forward(nib_module_child(m, "a"), x);
+    nib_tensor *b = nib_module_forward(nib_module_child(m, "b"), x);
+    nib_tensor *c = nib_module_forward(nib_module_child(m, "c"), x);
+    nib_tensor *d = nib_module_forward(nib_module_child(m, "d"), x);
+    nib_tensor *row = a ? nib_scope_own(a->ctx, nib_tensor_slice(a, 0, 0, 1)) : NULL;
+    nib_tensor *e = nib_module_forward(nib_module_child(m, "e"), row);
+    nib_tensor *sum = nib_add(nib_add(a, b), nib_silu_mul(c, d));
+    nib_tensor *both = sum ? nib_scope_own(sum->ctx, nib_tensor_slice(sum, 0, 0, 1)) : NULL;
+    return nib_add(both, e);
+}
+
+TEST(linears_of_one_input_become_one_and_read_results_stay) {
+    static const nib_module_kind kind = {.name = "Several", .forward = several_forward};
+    uint64_t seed = test_seed();
+    for (int threads = 1; threads <= 2; threads++) {
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = threads});
+        nib_module *m = nib_module_new(ctx, &kind, NULL);
+        for (int i = 0; i < 5; i++)
+            nib_module_add(
+                m, (const char *[]){"a", "b", "c", "d", "e"}[i],
+                nib_linear_new(ctx, random_tensor(ctx, &seed, SHAPE2(48, 48)),
+                               i % 2 ? random_tensor(ctx, &seed, SHAPE1(48)) : NIB_NONE));
+        nib_tensor *x = random_tensor(ctx, &seed, SHAPE2(3, 48));
+        nib_graph *g = nib_compile(m, x, NULL);
+        CHECK_MADE(g);
+        CHECK_INT(count_op(g, &nib_op_linear_silu_mul), 1); /* c and d */
+        CHECK_INT(count_op(g, &nib_op_linear_add), 2);      /* b to a, e to the sum */
+        CHECK_INT(count_op(g, &nib_op_linear), 1);          /* a: it is read twice */
+        const size_t mark = nib_scope_begin(ctx);
+        nib_tensor *want = nib_module_forward(m, x);
+        const nib_tensor *got = nib_graph_run(g, x);
+        CHECK_MADE(got);
+        CHECK_BYTES(nib_tensor_data(got), nib_tensor_data(want), nib_tensor_bytes(want));
+        nib_scope_end(ctx, mark);
+        nib_graph_free(g);
+        nib_tensor_free(x);
+        nib_module_free(m);
+        nib_ctx_free(ctx);
+    }
+}
+
 TEST(every_failed_allocation_of_compiling_and_running_is_reported_and_leaks_nothing) {
     uint64_t seed = test_seed();
     bool done = false;
@@ -212,7 +277,8 @@ TEST(every_failed_allocation_of_compiling_and_running_is_reported_and_leaks_noth
         CHECK(done == (y != NULL));
         if (!y) CHECK_INT(nib_last_error()->status, NIB_E_MEMORY);
         nib_graph_free(g);
-        CHECK_INT(nib_mem_used(&ctx->mem), used + (ctx->owned_room - owned) * sizeof(nib_tensor *));
+        CHECK_INT(nib_mem_used(&ctx->mem),
+                  used + (ctx->owned_room - owned) * sizeof(nib_tensor *) + ctx->workspace_size);
         CHECK_INT(ctx->nmodes, 0);
         nib_tensor_free(x);
         nib_module_free(m);
@@ -242,5 +308,7 @@ TESTS(RUNS(a_compiled_module_gives_the_bits_of_its_forward),
       RUNS(another_kind_of_input_is_refused_and_the_graph_goes_on),
       RUNS(what_calls_nothing_cannot_be_compiled),
       RUNS(an_integer_follows_the_symbol_it_moves_with_or_the_trace_is_refused),
+      RUNS(neighbours_are_fused_where_nobody_else_reads_what_vanishes),
+      RUNS(linears_of_one_input_become_one_and_read_results_stay),
       RUNS(every_failed_allocation_of_compiling_and_running_is_reported_and_leaks_nothing),
       RUNS(a_graph_is_printed_one_node_a_line))

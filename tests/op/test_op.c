@@ -42,6 +42,36 @@ TEST(linear_is_one_chain_of_fma_for_each_output_then_the_bias) {
     }
 }
 
+TEST(fused_products_have_the_bits_of_the_ops_one_by_one) {
+    static const int64_t sizes[][3] = {{1, 1, 1}, {1, 100, 64}, {5, 65, 33}, {20, 16, 130}};
+    uint64_t seed = test_seed();
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        const int64_t M = sizes[i][0], N = sizes[i][1], K = sizes[i][2];
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1 + (int)i % 3});
+        nib_tensor *x = random_tensor(ctx, &seed, SHAPE2(M, K)),
+                   *r = random_tensor(ctx, &seed, SHAPE2(M, N)), *b[3], *w[3], *y[3];
+        for (int k = 0; k < 3; k++) {
+            w[k] = random_tensor(ctx, &seed, SHAPE2(k == 2 ? N + 7 : N, K));
+            b[k] = k == 1 ? random_tensor(ctx, &seed, SHAPE1(N)) : NIB_NONE;
+        }
+        CHECK_OK(
+            nib_linear_many(x, (const nib_tensor *const *)w, (const nib_tensor *const *)b, 3, y));
+        nib_tensor *want[3];
+        for (int k = 0; k < 3; k++) {
+            want[k] = nib_linear(x, w[k], b[k]);
+            CHECK_BYTES(nib_tensor_data(y[k]), nib_tensor_data(want[k]), nib_tensor_bytes(want[k]));
+        }
+        nib_tensor *fused = nib_linear_silu_mul(x, w[0], w[1], b[0], b[1]),
+                   *apart = nib_silu_mul(want[0], want[1]);
+        CHECK_BYTES(nib_tensor_data(fused), nib_tensor_data(apart), nib_tensor_bytes(apart));
+        fused = nib_linear_add(x, w[1], b[1], r), apart = nib_add(r, want[1]);
+        CHECK_BYTES(nib_tensor_data(fused), nib_tensor_data(apart), nib_tensor_bytes(apart));
+        CHECK(!nib_linear_add(x, w[2], b[2], r));
+        CHECK(!nib_linear_silu_mul(x, w[0], w[2], NIB_NONE, NIB_NONE));
+        nib_ctx_free(ctx);
+    }
+}
+
 TEST(attention_equals_softmax_in_double_and_its_bits_do_not_hang_on_chunks_or_threads) {
     enum { T = 150, H = 4, HK = 2, D = 8 };
     static const int64_t windows[] = {0, 5, 64, 100};
@@ -195,6 +225,7 @@ TEST(every_op_states_its_schema_and_is_found_by_name) {
 }
 
 TESTS(RUNS(linear_is_one_chain_of_fma_for_each_output_then_the_bias),
+      RUNS(fused_products_have_the_bits_of_the_ops_one_by_one),
       RUNS(attention_equals_softmax_in_double_and_its_bits_do_not_hang_on_chunks_or_threads),
       RUNS(rope_turns_the_halves_of_each_head_and_keeps_their_length),
       RUNS(wrong_shapes_are_named_and_a_failed_chain_keeps_its_cause),
