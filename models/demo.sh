@@ -12,12 +12,16 @@ began=$(date +%s)
 # half is scored: 8,192 tokens.
 heldout_bytes=60000
 # Each in the file format of its own system, but where that one spends a byte on each code, or pads
-# small matrices to large tiles: nibble's own holds them as compactly as they are.
+# small matrices to large tiles: nibble's own holds them as compactly as they are. A third word is
+# what --activations says when the model is measured and speaks.
 schemes='
 int8_weight_only
 float8_weight_only
 int4_weight_only:group_size=32
 int4_weight_only:group_size=32,numerics=tinygemm,algo=hqq native
+int4_weight_only:group_size=32,numerics=tinygemm,algo=hqq native int8
+int8_dynamic_activation_int8_weight
+int8_dynamic_activation_int4_weight native
 intx_weight_only:bits=3,granularity=group,group_size=32 native
 qint8
 qfloat8
@@ -41,31 +45,31 @@ fi
 rm -f "$out/heldout.all" "$out/heldout.err"
 
 # ---- one row of the table ---------------------------------------------------------------------
-measure() { # FOLDER RESULTS SCHEME FORMAT
+measure() { # FOLDER RESULTS SCHEME FORMAT ACTIVATIONS
     bytes=$(cat "$1"/*.safetensors | wc -c)
     options=${3#"${3%%:*}"}
     options="${options#:}${4:+ --format $4}"
     printf '{"scheme": "%s", "options": "%s", "bytes": %s}\n' "${3%%:*}" "${options# }" "$((bytes))" >"$2/row.json"
     if [ -n "$text" ]; then
-        "$nibble" eval "$1" --perplexity "$text" --reference "$model" --json -q >"$2/eval.json"
+        "$nibble" eval "$1" --perplexity "$text" --reference "$model" ${5:+--activations "$5"} --json -q >"$2/eval.json"
     fi
-    "$nibble" generate "$1" -p "And the Lord said" -n 100 --greedy --ignore-eos --json -q >"$2/generate.json"
+    "$nibble" generate "$1" ${5:+--activations "$5"} -p "And the Lord said" -n 100 --greedy --ignore-eos --json -q >"$2/generate.json"
 }
 
 rows="$out/float.results"
 say "float"
 printf '{"bits_per_weight": 16}\n' >"$rows/quantize.json"
-measure "$model" "$rows" "float (bf16)" ""
+measure "$model" "$rows" "float (bf16)" "" ""
 
 printf '%s' "$schemes" | sed '/^$/d' >"$out/schemes"
-while read -r scheme format; do
-    name=$(printf '%s' "$scheme" | tr ':,=' '-')
+while read -r scheme format activations; do
+    name=$(printf '%s' "$scheme${activations:+-$activations}" | tr ':,=' '-')
     results="$out/$name.results"
     mkdir "$results"
-    say "$scheme"
+    say "$scheme${activations:+, activations $activations}"
     "$nibble" quantize "$model" -o "$out/$name" --scheme "$scheme" ${format:+--format "$format"} --json -q >"$results/quantize.json"
     "$nibble" verify "$out/$name" --source "$model" --json -q >"$results/verify.json"
-    measure "$out/$name" "$results" "$scheme" "$format"
+    measure "$out/$name" "$results" "$scheme" "$format" "$activations"
     rows="$rows $results"
 done <"$out/schemes"
 rm -f "$out/schemes"
@@ -73,7 +77,7 @@ rm -f "$out/schemes"
 # ---- the report -------------------------------------------------------------------------------
 set -- -c 'scheme=row.scheme' -c 'bits/weight=quantize.bits_per_weight:2' -c 'MB=row.bytes:2/1e6'
 [ -z "$text" ] || set -- "$@" -c 'perplexity=eval.perplexity:3' -c 'KL=eval.kl_mean:4'
-set -- "$@" -c 'tokens/s=generate.tokens_per_second:0' -c 'SQNR dB=quantize.sqnr_db:1' -c 'options=row.options'
+set -- "$@" -c 'tokens/s=generate.tokens_per_second:0' -c 'SQNR dB=quantize.sqnr_db:1' -c 'activations=generate.activations' -c 'options=row.options'
 
 sample() { # FOLDER: a greedy continuation in lines of 46 columns
     "$nibble" generate "$1" -p "And the Lord said unto" -n 80 --greedy --ignore-eos -q | fold -s -w 46

@@ -7,10 +7,15 @@ what lies in the files byte for byte; then each side loads the other's folder, a
 mean must be equal to the last bit and the logits within 1e-3.
 
 Logits are compared in f32 arithmetic on both sides. Ours: float weights are loaded as f32 and
-quantized ones multiply as the f32 values that they dequantize to. Theirs, for f32 checkpoints: the
-forward pass of the loaded model as it is. For f16 and bf16 checkpoints their modules would also
-compute and round in that dtype, so the loaded model must run as it is (finite logits), and the logits
-compared are those of a float model that is given its dequantized weights as f32.
+quantized ones multiply as scale times code in f32. Theirs, for f32 checkpoints: the forward pass of
+the loaded model as it is. For f16 and bf16 checkpoints their modules would also compute and round in
+that dtype, so the loaded model must run as it is (finite logits), and the logits compared are those of
+a float model that is given the same codes and scales as tensors of f32. Where inputs are quantized as
+they come, an input between two codes falls on either side by its last bits, and all that follows moves
+by a step; so there the logits must be within 1e-3, or no further from theirs than twice what theirs
+move when their embeddings are changed by a millionth. (tests/golden/torchao/make_inputs.py compares
+single layers that see the same inputs, exactly.) Tokens go in one by one on both sides where all
+tokens of a call share a scale.
 
 Needs torch, torchao, transformers, accelerate, optimum-quanto, safetensors and numpy; sections whose
 libraries are not there are counted as skipped. Leaves with 1 when a case failed."""
@@ -234,7 +239,7 @@ def same_weights(here, weights):
     quantized = 0
     for name, (dtype, shape, data) in here.items():
         assert name in weights, f"{name} is not in their model"
-        want, was_quantized = weights[name]
+        want, was_quantized, _ = weights[name]
         quantized += was_quantized
         if was_quantized:
             assert NAMES[dtype] == str(want.dtype), f"{name} is {dtype}, theirs {want.dtype}"
@@ -247,18 +252,44 @@ def same_weights(here, weights):
 
 
 def same_logits(here, model, weights, dtype, source):
-    ids = torch.tensor([IDS])
+    acts = [exact for _, _, exact in weights.values() if dynamic(exact)]
+    stepwise = any("PerTensor" in str(getattr(t, "act_quant_kwargs", "")) for t in acts)
     with torch.no_grad():
-        theirs = model(ids).logits[0].float()
+        theirs = forward(model, stepwise).float()
         assert torch.isfinite(theirs).all(), "their logits are not finite"
         if dtype != "f32":
             plain = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-            if weights["lm_head.weight"][1]:
-                plain.lm_head.weight = torch.nn.Parameter(weights["lm_head.weight"][0].float())
-            plain.load_state_dict({name: t.float() for name, (t, _) in weights.items()}, strict=False)
-            theirs = plain(ids).logits[0]
-    difference = (here[1] - theirs).abs().max().item()
-    assert difference <= NEAR, f"logits differ by {difference:g} of {theirs.abs().max().item():g}"
+            plain.load_state_dict({name: t.float() for name, (t, quantized, _) in weights.items() if not quantized},
+                                  strict=False)
+            for name, (_, quantized, exact) in weights.items():
+                if quantized:
+                    plain.get_submodule(name.rsplit(".", 1)[0]).weight = torch.nn.Parameter(exact, requires_grad=False)
+            theirs, model = forward(plain, stepwise), plain
+    near, difference = NEAR, (here[1] - theirs).abs().max().item()
+    for seed in range(32 if acts else 0):
+        if difference <= near:
+            break
+        with torch.no_grad():
+            moved = forward(model, stepwise, noise=1e-6, seed=seed)
+        near = max(near, 2 * (moved - theirs).abs().max().item())
+    assert difference <= near, f"logits differ by {difference:g} of {theirs.abs().max().item():g}"
+
+
+def forward(model, stepwise=False, noise=0, seed=0):
+    """Logits of IDS; stepwise: token after token, with a cache."""
+    torch.manual_seed(seed)
+    x = model.model.embed_tokens(torch.tensor([IDS]))
+    x = x * (1 + noise * torch.randn_like(x)) if noise else x
+    if not stepwise:
+        return model(inputs_embeds=x).logits[0]
+    cache, rows = transformers.DynamicCache(), []
+    for i in range(len(IDS)):
+        rows.append(model(inputs_embeds=x[:, i:i + 1], past_key_values=cache, use_cache=True).logits[0, 0])
+    return torch.stack(rows)
+
+
+def dynamic(t):
+    return getattr(t, "act_quant_kwargs", None) is not None or getattr(t, "activation_quantization", None) is not None
 
 
 # ---- torchao ----
@@ -275,6 +306,20 @@ def torchao_config(scheme):
             weight_dtype=getattr(torch, f"int{o.get('bits', 8)}"), granularity=upstream.granularity(o, axis=True),
             mapping_type=upstream.MAPPINGS[o.get("mapping", "symmetric")], scale_dtype=upstream.SCALES.get(o.get("scale_dtype")),
             intx_choose_qparams_algorithm=algo.HQQ_SCALE_ONLY if o.get("algo") == "hqq" else algo.AFFINE)
+    if name == "int8_dynamic_activation_int8_weight":
+        weight = upstream.granularity(o)
+        act = upstream.granularity({"granularity": o.get("act_granularity", o.get("granularity", "row"))})
+        return torchao.quantization.Int8DynamicActivationInt8WeightConfig(
+            granularity=weight if str(act) == str(weight) else [act, weight],
+            act_mapping_type=upstream.MAPPINGS[o.get("act_mapping_type", "symmetric")],
+            reduce_range=o.get("reduce_range") == "true")
+    if name == "int8_dynamic_activation_int4_weight":
+        algo = upstream.IntxChooseQParamsAlgorithm
+        return torchao.quantization.Int8DynamicActivationIntxWeightConfig(
+            weight_dtype=torch.int4, weight_mapping_type=upstream.MAPPINGS[o.get("mapping", "symmetric")],
+            weight_granularity=upstream.granularity({"granularity": "group", "group_size": 32, **o}, axis=True),
+            weight_scale_dtype=upstream.SCALES.get(o.get("scale_dtype")),
+            intx_choose_qparams_algorithm=algo.HQQ_SCALE_ONLY if o.get("algo") == "hqq" else algo.AFFINE)
     import torchao.quantization.quant_api as int4
     tinygemm = o.get("numerics") == "tinygemm"
     return torchao.quantization.Int4WeightOnlyConfig(
@@ -289,13 +334,24 @@ def load(folder, dtype, config=None):
 
 
 def torchao_weights(model):
-    """{name: (tensor, whether it was quantized)}, the quantized ones as their dequantize() gives them."""
+    """{name: (tensor, whether it was quantized, the same of f32)}, the quantized ones as their dequantize()
+    gives them, and with f32 as what they stand for."""
     from torchao.utils import TorchAOBaseTensor
     out = {}
     for name, p in model.state_dict().items():
         quantized = isinstance(p, TorchAOBaseTensor)
-        out[name] = (p.dequantize() if quantized else p, quantized)
+        out[name] = (p.dequantize() if quantized else p, quantized, torchao_f32(p) if quantized else p)
     return out
+
+
+def torchao_f32(p):
+    if type(p).__name__ == "Int8Tensor":
+        return type(p)(p.qdata, p.scale, p.block_size, torch.float32, zero_point=p.zero_point,
+                       act_quant_kwargs=p.act_quant_kwargs, reduce_range=p.reduce_range)
+    if type(p).__name__ == "IntxUnpackedToInt8Tensor":
+        return type(p)(p.qdata, p.scale.float(), p.zero_point, p.target_dtype, p.block_size, torch.float32,
+                       p.activation_quantization)
+    return p.dequantize(torch.float32)
 
 
 def torchao_classes(model):
@@ -305,7 +361,8 @@ def torchao_classes(model):
 
 
 CLASSES = {"int8_weight_only": "Int8Tensor", "intx_weight_only": "IntxUnpackedToInt8Tensor",
-           "float8_weight_only": "Float8Tensor"}
+           "float8_weight_only": "Float8Tensor", "int8_dynamic_activation_int8_weight": "Int8Tensor",
+           "int8_dynamic_activation_int4_weight": "IntxUnpackedToInt8Tensor"}
 
 
 def torchao_pair(results, models, scratch, name, scheme, dtype, config=None, options=(), classes=None, save=None, loaded=None, **kind):
@@ -367,6 +424,12 @@ def torchao_schemes():
         for mapping in ("symmetric", "asymmetric", "symmetric_no_clipping_err"):
             if bits > 1 or mapping != "symmetric_no_clipping_err":
                 yield f"intx_weight_only:bits={bits},{g},mapping={mapping}"
+    for act in ("", "act_mapping_type=asymmetric", "reduce_range=true", "granularity=tensor",
+                "act_granularity=tensor,act_mapping_type=asymmetric,reduce_range=true"):
+        yield f"int8_dynamic_activation_int8_weight{':' if act else ''}{act}"
+    for o in ("", "granularity=row", "mapping=asymmetric", "mapping=symmetric_no_clipping_err", "scale_dtype=f32",
+              "group_size=16,mapping=asymmetric,scale_dtype=bf16"):
+        yield f"int8_dynamic_activation_int4_weight{':' if o else ''}{o}"
     yield f"intx_weight_only:bits=4,{group},scale_dtype=f32"
     yield f"intx_weight_only:bits=4,{group},mapping=asymmetric,scale_dtype=bf16"
 
@@ -532,7 +595,8 @@ def torchao_section(results, models, scratch):
         torchao_older(results, models, scratch, dtype)
         for bits in (2, 4, 8):
             torchao_hqq(results, models, scratch, f"intx_weight_only:bits={bits},granularity=group,group_size=32,algo=hqq", dtype)
-    for scheme in ("int8_weight_only", "float8_weight_only", "intx_weight_only:bits=4,granularity=group,group_size=32"):
+    for scheme in ("int8_weight_only", "float8_weight_only", "intx_weight_only:bits=4,granularity=group,group_size=32",
+                   "int8_dynamic_activation_int8_weight", "int8_dynamic_activation_int4_weight"):
         torchao_pair(results, models, scratch, f"kjv-llama {scheme}", scheme, "bf16", kjv=True)
     torchao_mixed(results, models, scratch)
     for numerics in ("plain", "tinygemm"):
@@ -558,11 +622,23 @@ def same_state(state, tensors, tied):
 
 def quanto_weights(model):
     from optimum.quanto import QTensor
-    out = {name: (p, False) for name, p in model.state_dict().items() if p is not None}
+    out = {name: (p, False, p) for name, p in model.state_dict().items() if p is not None}
     for name, p in model.named_parameters():
         if isinstance(p, QTensor):
-            out[name] = (p.dequantize(), True)
+            out[name] = (p.dequantize(), True, quanto_f32(p))
     return out
+
+
+def quanto_f32(p):
+    """scale * code (- shift) as their dequantize() has it, but in f32."""
+    from optimum.quanto.tensor.grouped import ungroup
+    if hasattr(p, "weight_qbits_tensor"):  # packed for TinyGemm
+        p = p.weight_qbits_tensor()
+    data = p._data.unpack() if hasattr(p._data, "unpack") else p._data
+    out = p._scale.float() * data.float()
+    if not hasattr(p, "_shift"):
+        return out
+    return ungroup(out - p._shift.float(), axis=p.axis, orig_shape=p.shape)
 
 
 def quanto_section(results, models, scratch):
