@@ -12,7 +12,7 @@ INLINE void unpack_cells(const int bits, uint8_t *out, const uint8_t *codes, int
     const __m256i mask = _mm256_set1_epi8((char)((1 << bits) - 1));
     for (int64_t k = 0; k < columns; k += 32 / bits, codes += 64) {
         const __m256i low = lane_load(codes), high = lane_load(codes + 32);
-#pragma GCC unroll 4
+        LANE_UNROLL
         for (int i = 0; i < 8 / bits; i++, out += 64) {
             const __m256i a = _mm256_and_si256(_mm256_srli_epi16(low, i * bits), mask);
             const __m256i b = _mm256_and_si256(_mm256_srli_epi16(high, i * bits), mask);
@@ -43,12 +43,12 @@ INLINE void few_cell(const int bits, const int R, __m256i c[4][2], const uint8_t
     __m256i low = lane_load(codes), high = lane_load(codes + 32);
     lane_fetch(codes, LANE_AHEAD);
     lane_keep_two(&low, &high);
-#pragma GCC unroll 4
+    LANE_UNROLL
     for (int j = 0; j < 8 / bits; j++) {
         __m256i a = _mm256_and_si256(_mm256_srli_epi16(low, bits * j), mask);
         __m256i b = _mm256_and_si256(_mm256_srli_epi16(high, bits * j), mask);
         lane_keep_two(&a, &b);
-#pragma GCC unroll 4
+        LANE_UNROLL
         for (int r = 0; r < R; r++) {
             const __m256i x = lane_four(q[r] + at + 4 * j);
             c[r][0] = _mm256_add_epi16(c[r][0], _mm256_maddubs_epi16(a, x));
@@ -76,13 +76,13 @@ INLINE void few_rows(const int bits, const int R, float *y, int64_t ldy, const n
             int64_t left = cells;
             do {
                 __m256i c[4][2], t[4][2];
-#pragma GCC unroll 4
+                LANE_UNROLL
                 for (int r = 0; r < 4; r++) c[r][0] = c[r][1] = _mm256_setzero_si256();
                 int64_t run = left < depth ? left : depth;
                 left -= run;
                 for (; run >= unrolled; run -= unrolled, codes += 64 * unrolled) {
                     lane_keep_rows(R, q);
-#pragma GCC unroll 4
+                    LANE_UNROLL
                     for (int i = 0; i < unrolled; i++)
                         few_cell(bits, R, c, codes + 64 * i, q, columns * i);
                     for (int r = 0; r < R; r++) q[r] += 32;
@@ -91,7 +91,7 @@ INLINE void few_rows(const int bits, const int R, float *y, int64_t ldy, const n
                     few_cell(bits, R, c, codes, q, 0);
                     for (int r = 0; r < R; r++) q[r] += columns;
                 }
-#pragma GCC unroll 4
+                LANE_UNROLL
                 for (int r = 0; r < R; r++) {
                     const __m256i zero = lane_start(w, sums[r * w->groups]);
                     for (int h = 0; h < 2; h++)
@@ -99,7 +99,7 @@ INLINE void few_rows(const int bits, const int R, float *y, int64_t ldy, const n
                                                    _mm256_madd_epi16(c[r][h], ones));
                 }
                 if (left) {
-#pragma GCC unroll 4
+                    LANE_UNROLL
                     for (int r = 0; r < R; r++)
                         for (int h = 0; h < 2; h++)
                             _mm256_storeu_si256((__m256i *)(parts[r] + 8 * h), t[r][h]);
@@ -107,7 +107,7 @@ INLINE void few_rows(const int bits, const int R, float *y, int64_t ldy, const n
                     continue;
                 }
                 const lane_pair v = lane_group(w, p, g);
-#pragma GCC unroll 4
+                LANE_UNROLL
                 for (int r = 0; r < R; r++)
                     for (int h = 0; h < 2; h++) {
                         float *at = y_all[r] + 8 * h;
@@ -116,7 +116,7 @@ INLINE void few_rows(const int bits, const int R, float *y, int64_t ldy, const n
                     }
             } while (left);
         }
-#pragma GCC unroll 4
+        LANE_UNROLL
         for (int r = 0; r < R; r++) lane_finish(y, ldy, rows, r, w, p, y_all[r]);
     }
 }

@@ -17,6 +17,13 @@ enum { LANE_AHEAD = 4096 }; /* bytes of codes to fetch ahead, a page */
 
 #define INLINE static inline __attribute__((always_inline))
 
+/* All turns of the loop that follows, at most eight, one after the other. */
+#ifdef __clang__
+#define LANE_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define LANE_UNROLL _Pragma("GCC unroll 8")
+#endif
+
 /* Scale and offset of 16 channels; channels 0-7 and 8-15. */
 typedef struct lane_pair {
     __m256 scale[2], offset[2];

@@ -93,12 +93,12 @@ INLINE void few_cell(const int R, __m256i t[4][2], const uint8_t *codes, const u
     __m256i low = lane_load(codes), high = lane_load(codes + 32);
     lane_fetch(codes, LANE_AHEAD);
     lane_keep_two(&low, &high);
-#pragma GCC unroll 2
+    LANE_UNROLL
     for (int j = 0; j < 2; j++) {
         __m256i a = j ? _mm256_srli_epi16(low, 8) : _mm256_and_si256(low, mask);
         __m256i b = j ? _mm256_srli_epi16(high, 8) : _mm256_and_si256(high, mask);
         lane_keep_two(&a, &b);
-#pragma GCC unroll 4
+        LANE_UNROLL
         for (int r = 0; r < R; r++) {
             const __m256i x = lane_four(q[r] + at + 4 * j);
             t[r][0] = _mm256_add_epi32(t[r][0], _mm256_madd_epi16(a, x));
@@ -120,12 +120,12 @@ INLINE void few_rows(const int R, float *y, int64_t ldy, const nib_rows_i8 *rows
         const int32_t *sums = rows->sums;
         for (int64_t g = 0; g < w->groups; g++, sums++) {
             __m256i t[4][2];
-#pragma GCC unroll 4
+            LANE_UNROLL
             for (int r = 0; r < R; r++) t[r][0] = t[r][1] = lane_start(w, sums[r * w->groups]);
             int64_t left = cells;
             for (; left >= 4; left -= 4, codes += 256) {
                 lane_keep_rows(R, q);
-#pragma GCC unroll 4
+                LANE_UNROLL
                 for (int i = 0; i < 4; i++) few_cell(R, t, codes + 64 * i, q, 8 * i);
                 for (int r = 0; r < R; r++) q[r] += 32;
             }
@@ -134,7 +134,7 @@ INLINE void few_rows(const int R, float *y, int64_t ldy, const nib_rows_i8 *rows
                 for (int r = 0; r < R; r++) q[r] += 8;
             }
             const lane_pair v = lane_group(w, p, g);
-#pragma GCC unroll 4
+            LANE_UNROLL
             for (int r = 0; r < R; r++)
                 for (int h = 0; h < 2; h++) {
                     float *at = y_all[r] + 8 * h;
@@ -142,7 +142,7 @@ INLINE void few_rows(const int R, float *y, int64_t ldy, const nib_rows_i8 *rows
                                                     sums[r * w->groups], _mm256_loadu_ps(at)));
                 }
         }
-#pragma GCC unroll 4
+        LANE_UNROLL
         for (int r = 0; r < R; r++) lane_finish(y, ldy, rows, r, w, p, y_all[r]);
     }
 }

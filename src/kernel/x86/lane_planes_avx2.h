@@ -36,11 +36,10 @@ INLINE __m256i lane_put_together(const int bits, lane_chunk at, const int j, con
 }
 
 INLINE void lane_unpack_chunks(const int bits, uint8_t *out, lane_chunk at, int64_t columns) {
-    for (; columns > 0; columns -= 32, at.four += 256, at.two += 128, at.one += 64)
-#pragma GCC unroll 8
-        for (int j = 0; j < 8; j++, out += 64)
-            for (int h = 0; h < 2; h++)
-                _mm256_storeu_si256((__m256i *)(out + 32 * h), lane_put_together(bits, at, j, h));
+    for (; columns > 0; columns -= 32, at.four += 256, at.two += 128, at.one += 64) LANE_UNROLL
+    for (int j = 0; j < 8; j++, out += 64)
+        for (int h = 0; h < 2; h++)
+            _mm256_storeu_si256((__m256i *)(out + 32 * h), lane_put_together(bits, at, j, h));
 }
 
 /* Columns [k, k + columns) as cells of one byte a code; k a multiple of 32. */
@@ -60,11 +59,11 @@ INLINE void lane_few_chunk(const int bits, const int R, __m256i t[4][2], lane_ch
     const int depth = lane_depth(bits) < 8 ? lane_depth(bits) : 8;
     const __m256i ones = _mm256_set1_epi16(1);
     __m256i c[4][2];
-#pragma GCC unroll 8
+    LANE_UNROLL
     for (int j = 0; j < 8; j++) {
         __m256i a = lane_put_together(bits, at, j, 0), b = lane_put_together(bits, at, j, 1);
         lane_keep_two(&a, &b);
-#pragma GCC unroll 4
+        LANE_UNROLL
         for (int r = 0; r < R; r++) {
             const __m256i x = lane_four(q[r] + 4 * j);
             const __m256i low = _mm256_maddubs_epi16(a, x), high = _mm256_maddubs_epi16(b, x);
@@ -73,7 +72,7 @@ INLINE void lane_few_chunk(const int bits, const int R, __m256i t[4][2], lane_ch
         }
         lane_keep(R, c);
         if ((j + 1) % depth) continue;
-#pragma GCC unroll 4
+        LANE_UNROLL
         for (int r = 0; r < R; r++)
             for (int h = 0; h < 2; h++)
                 t[r][h] = _mm256_add_epi32(t[r][h], _mm256_madd_epi16(c[r][h], ones));
@@ -90,7 +89,7 @@ INLINE void lane_few_of_planes(const int bits, const int R, float *y, int64_t ld
     const int32_t *sums = rows->sums;
     for (int64_t g = 0; g < w->groups; g++, sums++) {
         __m256i t[4][2];
-#pragma GCC unroll 4
+        LANE_UNROLL
         for (int r = 0; r < R; r++) t[r][0] = t[r][1] = lane_start(w, sums[r * w->groups]);
         for (int64_t left = w->G; left > 0; left -= 32) {
             for (int i = 0; i < 4 && bits & 4; i++) lane_fetch(at.four + 64 * i, LANE_AHEAD);
@@ -102,7 +101,7 @@ INLINE void lane_few_of_planes(const int bits, const int R, float *y, int64_t ld
             for (int r = 0; r < R; r++) q[r] += 32;
         }
         const lane_pair v = lane_group(w, panel, g);
-#pragma GCC unroll 4
+        LANE_UNROLL
         for (int r = 0; r < R; r++)
             for (int h = 0; h < 2; h++) {
                 float *to = y_all[r] + 8 * h;
@@ -110,7 +109,7 @@ INLINE void lane_few_of_planes(const int bits, const int R, float *y, int64_t ld
                                                 sums[r * w->groups], _mm256_loadu_ps(to)));
             }
     }
-#pragma GCC unroll 4
+    LANE_UNROLL
     for (int r = 0; r < R; r++) lane_finish(y, ldy, rows, r, w, panel, y_all[r]);
 }
 

@@ -21,7 +21,7 @@ INLINE void lane_cell(const lane_step step, const int ahead, const int R, const 
     __m256i low = lane_load(w), high = lane_load(w + 32);
     if (ahead) lane_fetch(w, ahead);
     lane_keep_two(&low, &high);
-#pragma GCC unroll 4
+    LANE_UNROLL
     for (int r = 0; r < R; r++) {
         const __m256i x = lane_four(q[r] + at);
         if (step == LANE_WIDE) {
@@ -49,7 +49,7 @@ INLINE void lane_two_cells(const int R, __m256i t[4][2], const uint8_t *w,
     __m256i next_low = lane_load(w + 64), next_high = lane_load(w + 96);
     lane_keep_two(&low, &high);
     lane_keep_two(&next_low, &next_high);
-#pragma GCC unroll 4
+    LANE_UNROLL
     for (int r = 0; r < R; r++) {
         const __m256i x = lane_four(q[r] + at), next = lane_four(q[r] + at + 4);
         const __m256i a =
@@ -68,7 +68,7 @@ INLINE void lane_cells(const lane_step step, const int ahead, const int R, __m25
     bool begin = step == LANE_DEEP;
     if (begin && cells >= 8) {
         lane_keep_rows(R, q);
-#pragma GCC unroll 8
+        LANE_UNROLL
         for (int j = 0; j < 8; j++) lane_cell(step, ahead, R, j == 0, c, *w + 64 * j, q, 4 * j);
         cells -= 8, *w += 512, begin = false;
         for (int r = 0; r < R; r++) q[r] += 32;
@@ -77,7 +77,7 @@ INLINE void lane_cells(const lane_step step, const int ahead, const int R, __m25
         for (int r = 0; r < R; r++) c[r][0] = c[r][1] = _mm256_setzero_si256();
     for (; cells >= 8; cells -= 8, *w += 512) {
         lane_keep_rows(R, q);
-#pragma GCC unroll 8
+        LANE_UNROLL
         for (int j = 0; j < 8; j++)
             if (step != LANE_PAIRS)
                 lane_cell(step, ahead, R, false, c, *w + 64 * j, q, 4 * j);
@@ -108,10 +108,10 @@ INLINE void lane_tile(const lane_step step, const int ahead, const int R, const 
             __m256i c[4][2], t[4][2];
             const int64_t run = left < depth ? left : depth;
             left -= run;
-#pragma GCC unroll 4
+            LANE_UNROLL
             for (int r = 0; r < 4; r++) c[r][0] = c[r][1] = _mm256_setzero_si256();
             lane_cells(step, ahead, R, c, &w, q, run);
-#pragma GCC unroll 4
+            LANE_UNROLL
             for (int r = 0; r < R; r++) {
                 const __m256i zero =
                     _mm256_mullo_epi32(_mm256_set1_epi32(sums[r * groups]), minus_mid);
@@ -122,7 +122,7 @@ INLINE void lane_tile(const lane_step step, const int ahead, const int R, const 
                 }
             }
             if (left || !b->ends) {
-#pragma GCC unroll 4
+                LANE_UNROLL
                 for (int r = 0; r < R; r++)
                     for (int h = 0; h < 2; h++)
                         _mm256_storeu_si256((__m256i *)(parts + r * NIB_PANEL + 8 * h), t[r][h]);
@@ -132,7 +132,7 @@ INLINE void lane_tile(const lane_step step, const int ahead, const int R, const 
             const lane_values *v = b->values + s;
             const __m256 scale[2] = {_mm256_loadu_ps(v->scale), _mm256_loadu_ps(v->scale + 8)};
             const __m256 offset[2] = {_mm256_loadu_ps(v->offset), _mm256_loadu_ps(v->offset + 8)};
-#pragma GCC unroll 4
+            LANE_UNROLL
             for (int r = 0; r < R; r++)
                 for (int h = 0; h < 2; h++) {
                     float *at = y + r * NIB_PANEL + 8 * h;
