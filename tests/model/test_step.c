@@ -3,6 +3,7 @@
 
 #include <nibble/nn.h>
 
+#include "base/mem.h"
 #include "golden_model.h"
 #include "tensor/context.h"
 
@@ -110,6 +111,42 @@ TEST(sessions_may_step_alone_and_together_in_any_turn) {
     nib_ctx_free(ctx);
 }
 
+TEST(a_token_allocates_nothing) {
+    static const nib_session_options how[] = {
+        {.compile = NIB_COMPILE_ALWAYS, .ignore_eos = true, .max_tokens = 120},
+        {.compile = NIB_COMPILE_ALWAYS,
+         .ignore_eos = true,
+         .max_tokens = 120,
+         .temperature = 0.8f,
+         .top_k = 8,
+         .top_p = 0.9f,
+         .repetition_penalty = 1.2f}};
+    static const char *const schemes[] = {NULL, "int8_weight_only", "qint4", "float8_weight_only",
+                                          "int8_dynamic_activation_int8_weight"};
+    for (size_t i = 0; i < sizeof schemes / sizeof *schemes; i++)
+        for (int h = 0; h < 2; h++) {
+            nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+            nib_config *config = schemes[i] ? nib_config_parse(schemes[i]) : NULL;
+            nib_model *model = nib_model_load(ctx, GOLDEN "mistral_window", NULL);
+            if (config)
+                CHECK_OK(nib_quantize(nib_model_root(model), config,
+                                      &(nib_select){.leave_unfit = true}));
+            nib_session *s = nib_session_new(ctx, model, &how[h]);
+            CHECK_MADE(s);
+            int32_t id;
+            CHECK_OK(nib_session_feed(s, (int32_t[]){5, 6, 7}, 3));
+            for (int k = 0; k < 70; k++) CHECK_OK(nib_session_next(s, &id));
+            nib_mem_fail_after(-1,
+                               false); /* counts from here on; neither history nor cache grows */
+            for (int k = 0; k < 40; k++) CHECK_OK(nib_session_next(s, &id));
+            CHECK_INT(nib_mem_fail_after(-1, false), 0);
+            nib_session_free(s);
+            nib_model_free(model);
+            nib_config_free(config);
+            nib_ctx_free(ctx);
+        }
+}
+
 static nib_status see_module(void *self, nib_module *module, nib_tensor **input) {
     (void)module;
     (void)input;
@@ -148,7 +185,8 @@ TEST(modes_see_a_compiled_step_op_by_op_and_those_on_modules_run_the_forward) {
     nib_ctx_free(ctx);
 }
 
-TESTS(RUNS(every_architecture_has_the_same_bits_compiled_until_its_last_position),
+TESTS(RUNS(a_token_allocates_nothing),
+      RUNS(every_architecture_has_the_same_bits_compiled_until_its_last_position),
       RUNS(every_scheme_has_the_same_bits_compiled_on_every_instruction_set),
       RUNS(sessions_may_step_alone_and_together_in_any_turn),
       RUNS(modes_see_a_compiled_step_op_by_op_and_those_on_modules_run_the_forward))
