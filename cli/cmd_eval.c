@@ -2,7 +2,7 @@
 #include "cli.h"
 
 static struct {
-    const char *perplexity, *hellaswag, *lambada, *protocol, *reference, *scheme, *activations;
+    const char *perplexity, *hellaswag, *lambada, *protocol, *reference, *scheme, *activations, *kv;
     int64_t context, limit;
 } o;
 
@@ -20,6 +20,7 @@ static const cli_option options[] = {
      false},
     {"activations", 0, "A", CLI_TEXT, &o.activations, "int8: quantize inputs too (as schemes say)",
      0, 0, false},
+    {"kv", 0, "KIND", CLI_TEXT, &o.kv, "the cache: float, int8, int4 or fp8 (float)", 0, 0, false},
     {"limit", 0, "N", CLI_INT, &o.limit, "first N questions only (all)", 1, 1e9, false},
     {0},
 };
@@ -85,7 +86,8 @@ static int run(cli *c) {
     nib_eval e = {.protocol = o.protocol,
                   .context = (int)o.context,
                   .reference = reference,
-                  .limit = o.limit};
+                  .limit = o.limit,
+                  .kv = o.kv};
     int code = CLI_OK;
     if (!model || (o.reference && !reference) ||
         nib_eval_file(ctx, model, tasks[task], files[task], &e) < NIB_OK)

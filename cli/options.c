@@ -254,7 +254,7 @@ void cli_print_help(const cli_verb *verb, FILE *out) {
         spelled(text, sizeof(text), o);
         fprintf(out, "  %-*s  %s\n", width, text, o->help);
     }
-    int column = fprintf(out, "%scommon:", verb->options ? "\n" : "");
+    int column = fprintf(out, "common:");
     for (const cli_option *o = common; !is_end(o); o++) {
         const int n = spelled(text, sizeof(text), o);
         const char *from = text + strspn(text, " ");

@@ -276,6 +276,8 @@ typedef struct nib_session_options {
     uint64_t    seed;
     bool        ignore_eos;
     nib_compile_when compile;          /* the step from token to token: see graph.h */
+    const char *kv;                    /* how the cache keeps keys and values: "float" (also NULL),
+                                          "int8", "int4", "fp8", or "int8_torchao" */
 } nib_session_options;
 nib_session *nib_session_new(nib_ctx *ctx, const nib_model *model, const nib_session_options *options);
 nib_status   nib_session_feed(nib_session *s, const int32_t *tokens, size_t n);
@@ -303,6 +305,8 @@ typedef struct nib_eval {
     double acc_norm_error;
     int64_t items;
     int64_t limit;                     /* in: this many items at most; 0: all */
+    const char *kv;                    /* in: the model's cache, as in nib_session_options; the
+                                          reference's is float */
 } nib_eval;
 nib_status  nib_eval_file(nib_ctx *ctx, const nib_model *model, const char *task, const char *file, nib_eval *eval);
 nib_status  nib_profile_begin(nib_ctx *ctx);

@@ -17,8 +17,11 @@
 #include "base/cpu.h"
 
 enum {
-    NIB_PANEL = 16,           /* channels that lie side by side in a packed weight */
-    NIB_ATTENTION_BLOCK = 64, /* tokens that one partial result of attention covers */
+    NIB_PANEL = 16,            /* channels that lie side by side in a packed weight */
+    NIB_ATTENTION_BLOCK = 64,  /* tokens that one partial result of attention covers */
+    NIB_ATTENTION_HEAD = 1024, /* the most columns of a head */
+    NIB_ATTENTION_ROWS = 32,   /* the most rows of a call */
+    NIB_KV_GROUP = 64,         /* columns of a head that share a scale in an i4 cache */
 };
 
 /* ---- weights in lanes ----
@@ -81,6 +84,33 @@ enum {
     NIB_LANE_ROWS = 8,          /* rows that lane_rows and dense_rows take at most */
     NIB_LANE_SCRATCH = 256 << 10,
 };
+
+/* ---- a cache of keys and values ----
+ * One part: NIB_ATTENTION_BLOCK tokens of one key head, from a multiple of 64 on. Tokens lie in
+ * lanes for keys and columns for values, four neighbours in the other direction side by side: the
+ * cell of W8 and W4 above, so that neither product needs a sum across lanes. dp is d filled up to
+ * a multiple of 16; kernel/kv_place.h says where an element lies.
+ *   f32  k, v [64][d] f32
+ *   f8   k [4][d][16 tokens], v [64][d], e4m3fn;      k_scale, v_scale [64] f32
+ *   i8   k [4][dp/4][16 tokens][4 d], v [dp/16][16][16 d][4 tokens], bytes c + 128; scales as f8
+ *   i4   k [4][dp/8][16 tokens][4], v [dp/16][8][16 d][4]: byte j = u[j] | u[j + 4] << 4;
+ *        value = scale * u - shift; k_scale, k_shift [4][groups][16], v_scale, v_shift
+ *        [groups][64] bf16, groups of NIB_KV_GROUP columns */
+typedef struct nib_kv_part {
+    const void *k, *v;
+    const void *k_scale, *k_shift, *v_scale, *v_shift; /* NULL where there is none */
+} nib_kv_part;
+
+/* Queries that share a key head: its query heads, of one or more positions. */
+typedef struct nib_attention_rows {
+    int64_t rows, d;            /* 1 .. NIB_ATTENTION_ROWS, 1 .. NIB_ATTENTION_HEAD */
+    const int32_t *first, *end; /* [rows] 0 <= first < end <= NIB_ATTENTION_BLOCK */
+    const float *q;             /* [rows, d]: caches of f32 and f8, */
+    float scale;                /* and what their scores are multiplied by */
+    const int16_t *code;        /* what attention_codes made: caches of i8 (one group) and i4 */
+    const int32_t *code_sum;
+    const float *factor;
+} nib_attention_rows;
 
 typedef struct nib_kernels {
     /* ---- widening and narrowing, n elements; base/halffloat.h value by value ---- */
@@ -216,13 +246,23 @@ typedef struct nib_kernels {
     void (*softmax_f32)(float *x, size_t n);
     /* Rotate pairs (x[i], x[i + half]) by the angle whose cos[i], sin[i] are given, in place. */
     void (*rope_f32)(float *x, const float *cos, const float *sin, size_t half);
-    /* One query against up to 64 tokens: the part of a softmax that these tokens are.
-     *   q [d]; k, v [tokens, d] rows ldk, ldv apart; 1 <= tokens <= NIB_ATTENTION_BLOCK
-     *   ->  out [d] = sum of p_t v_t, *max = the largest score, *sum = sum of p_t,
-     *       with score_t = dot(q, k_t) * scale and p_t = exp(score_t - *max) */
-    void (*attention_block_f32)(float *out, float *max, float *sum, const float *q, const float *k,
-                                int64_t ldk, const float *v, int64_t ldv, int64_t tokens, int64_t d,
-                                float scale);
+    /* ---- attention: query rows against the tokens of one part of a cache, see nib_kv_part ----
+     * Each row r attends to the tokens first[r] .. end[r] - 1 of the part, at least one:
+     *   ->  out [rows, d] = sum of p_t v_t, max [rows] = the largest score, sum [rows] = sum of
+     * p_t, with p_t = exp(score_t - max). Tokens that no row sees may hold anything. */
+    void (*attention_f32)(float *out, float *max, float *sum, const nib_attention_rows *rows,
+                          const nib_kv_part *part);
+    void (*attention_f8)(float *out, float *max, float *sum, const nib_attention_rows *rows,
+                         const nib_kv_part *part);
+    void (*attention_i8)(float *out, float *max, float *sum, const nib_attention_rows *rows,
+                         const nib_kv_part *part);
+    void (*attention_i4)(float *out, float *max, float *sum, const nib_attention_rows *rows,
+                         const nib_kv_part *part);
+    /* Queries for caches of integers: codes of 15 bits, their sums over groups of `group` columns
+     * (the last one may be shorter), and what turns a score in code units into one.
+     *   q [rows, d]  ->  code [rows, dp], sum [rows, ceil(d / group)], factor [rows] */
+    void (*attention_codes)(int16_t *code, int32_t *sum, float *factor, const float *q,
+                            int64_t rows, int64_t d, int64_t group, float scale);
     /* Fold the part (part_max, part_sum, part [d]) of the next block into (max, sum, out [d]),
      * which starts as (-inf, 0, zeros). After the last block the caller multiplies out by 1 / sum.
      */

@@ -145,8 +145,8 @@ nib_status nib_task_perplexity(nib_task *t) {
     w.scores = nib_mem_alloc_array(mem, (size_t)w.context, sizeof *w.scores);
     if (other) w.kl = nib_mem_alloc_array(mem, (size_t)w.count, sizeof *w.kl);
     status = w.ids && w.scores && (w.kl || !other) ? NIB_OK : nib_last_error()->status;
-    if (status >= NIB_OK) status = nib_scorer_open(t->ctx, t->model, &model);
-    if (status >= NIB_OK && other) status = nib_scorer_open(t->ctx, other, &reference);
+    if (status >= NIB_OK) status = nib_scorer_open(t->ctx, t->model, t->eval->kv, &model);
+    if (status >= NIB_OK && other) status = nib_scorer_open(t->ctx, other, NULL, &reference);
     if (status >= NIB_OK) status = score_text(t, &model, other ? &reference : NULL, &w);
     if (status >= NIB_OK) summarize(t, &w);
 done:

@@ -255,7 +255,7 @@ static nib_status run_lines(nib_task *t, const kind *k, sums *sum) {
     const size_t row = (size_t)t->model->hparams.vocab_size * sizeof(float);
     nib_scorer s = {0};
     float *last = nib_mem_alloc(mem, row);
-    nib_status status = last ? nib_scorer_open(t->ctx, t->model, &s) : nib_last_error()->status;
+    nib_status status = last ? nib_scorer_open(t->ctx, t->model, t->eval->kv, &s) : nib_last_error()->status;
     const char *end = t->text + t->size;
     for (const char *line = t->text; status >= NIB_OK && line < end;) {
         const char *stop = memchr(line, '\n', (size_t)(end - line));

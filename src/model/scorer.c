@@ -7,11 +7,13 @@
 #include "tensor/context.h"
 #include "tensor/tensor.h"
 
-nib_status nib_scorer_open(nib_ctx *ctx, const nib_model *model, nib_scorer *out) {
+nib_status nib_scorer_open(nib_ctx *ctx, const nib_model *model, const char *kv, nib_scorer *out) {
     const nib_hparams *h = &model->hparams;
     *out = (nib_scorer){.ctx = ctx, .model = model};
     NIB_TRY(nib_model_prepare(ctx, model));
-    return nib_kvcache_init(ctx, h->num_hidden_layers, h->num_key_value_heads, h->head_dim,
+    const nib_kv_kind *kind = nib_kv_kind_find(kv);
+    if (!kind) return nib_last_error()->status;
+    return nib_kvcache_init(ctx, kind, h->num_hidden_layers, h->num_key_value_heads, h->head_dim,
                             &out->cache);
 }
 

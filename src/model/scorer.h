@@ -10,7 +10,8 @@ typedef struct nib_scorer {
     nib_tensor *logits; /* of the latest step */
 } nib_scorer;
 
-nib_status nib_scorer_open(nib_ctx *ctx, const nib_model *model, nib_scorer *out);
+/* `kv` as in nib_session_options. */
+nib_status nib_scorer_open(nib_ctx *ctx, const nib_model *model, const char *kv, nib_scorer *out);
 void nib_scorer_close(nib_scorer *scorer); /* a zeroed struct is fine */
 
 /* Rows of one step, so that logits stay a few tens of megabytes at any vocabulary. */

@@ -79,9 +79,12 @@ nib_session *nib_session_new(nib_ctx *ctx, const nib_model *model,
     s->most = s->options.max_tokens ? s->options.max_tokens : nib_model_max_tokens(model);
     NIB_TRY_GOTO(make_sampler(s), fail);
     NIB_TRY_GOTO(nib_model_prepare(ctx, model), fail);
-    NIB_TRY_GOTO(
-        nib_kvcache_init(ctx, h->num_hidden_layers, h->num_key_value_heads, h->head_dim, &s->cache),
-        fail);
+    const nib_kv_kind *kind = nib_kv_kind_find(s->options.kv);
+    if (!kind) goto fail;
+    NIB_TRY_GOTO(nib_kvcache_init(ctx, kind, h->num_hidden_layers, h->num_key_value_heads,
+                                  h->head_dim, &s->cache),
+                 fail);
+    s->cache.most = s->most;
     return s;
 fail:
     nib_session_free(s);

@@ -1,19 +1,51 @@
-/* op_kv_append.c: rows of K or V go into a cache that keeps each key head's tokens together. */
+/* op_kv_append.c: rows of K or V go into a cache that keeps each key head's tokens together. They
+ * are rounded to the cache's codes one head of one token at a time, so what a token is rounded to
+ * depends on nothing but itself. */
+#include <float.h>
 #include <string.h>
 
 #include "base/error.h"
+#include "base/parallel.h"
+#include "kernel/kernel.h"
 #include "op/calls.h"
+#include "op/kv.h"
+#include "quant/codes.h"
+#include "quant/layout_part.h"
+#include "tensor/context.h"
+
+nib_status nib_kv_want(const nib_op *op, const char *what, const nib_tensor *t) {
+    if (!t->layout)
+        NIB_TRY(nib_op_want_dense_f32(op, what, t));
+    else if (!nib_kv_form_of(t->layout))
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "%s: %s is in layout %s, want a layout of a cache",
+                         op->name, what, t->layout->name);
+    char text[96];
+    if (t->shape.ndim != 3 || (t->layout && t->shape.dim[1] % NIB_ATTENTION_BLOCK))
+        return NIB_RAISE(NIB_E_SHAPE, "%s: %s is %s, want heads, tokens (%s) and columns", op->name,
+                         what, nib_shape_text(&t->shape, text, sizeof text),
+                         t->layout ? "in blocks of 64" : "any number");
+    return NIB_OK;
+}
+
+size_t nib_kv_part_step(const nib_tensor *t, int i) {
+    const int64_t d = t->shape.dim[2];
+    if (!t->layout) return (size_t)(NIB_ATTENTION_BLOCK * d) * sizeof(float);
+    const nib_kv_form *form = nib_kv_form_of(t->layout);
+    if (i == 0) return (size_t)nib_kv_block_bytes(form, d);
+    return (size_t)(NIB_ATTENTION_BLOCK * nib_kv_groups(form, d)) *
+           (form->scale_dtype == NIB_F32 ? 4 : 2);
+}
 
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
     (void)out;
     (void)dtype;
     const nib_tensor *cache = args->in[0], *rows = args->in[1];
     const int64_t start = args->attr[0].i;
-    NIB_TRY(nib_op_want_dense_f32(args->op, "cache", cache));
+    NIB_TRY(nib_kv_want(args->op, "cache", cache));
     NIB_TRY(nib_op_want_dense_f32(args->op, "rows", rows));
     char a[96], b[96];
-    if (cache->shape.ndim != 3 || rows->shape.ndim != 2 ||
-        rows->shape.dim[1] != cache->shape.dim[0] * cache->shape.dim[2])
+    if (rows->shape.ndim != 2 || rows->shape.dim[1] != cache->shape.dim[0] * cache->shape.dim[2] ||
+        (cache->layout && cache->shape.dim[2] > NIB_ATTENTION_HEAD))
         return NIB_RAISE(NIB_E_SHAPE, "kv_append: rows are %s but the cache is %s",
                          nib_shape_text(&rows->shape, a, sizeof a),
                          nib_shape_text(&cache->shape, b, sizeof b));
@@ -31,7 +63,7 @@ const nib_op nib_op_kv_append = {
     .schema = "nib::kv_append(Tensor(a!) cache, Tensor rows, SymInt start) -> ()",
 };
 
-static nib_status run(const nib_call_args *args) {
+static nib_status run_dense(const nib_call_args *args) {
     nib_tensor *cache = (nib_tensor *)(uintptr_t)args->in[0]; /* the schema says that it changes */
     const nib_tensor *rows = args->in[1];
     const int64_t Hk = cache->shape.dim[0], T = cache->shape.dim[1], d = cache->shape.dim[2];
@@ -45,10 +77,103 @@ static nib_status run(const nib_call_args *args) {
     return NIB_OK;
 }
 
+static bool is_dense(const nib_call_args *args) { return !args->in[0]->layout; }
+
 const nib_impl nib_impl_kv_append_f32 = {.op = &nib_op_kv_append,
                                          .device = "cpu",
                                          .layouts = "cache:dense f32, rows:dense f32",
-                                         .run = run};
+                                         .accepts = is_dense,
+                                         .run = run_dense};
+
+typedef struct append {
+    const nib_kernels *k;
+    const nib_kv_form *form;
+    const float *rows;
+    unsigned char *part[3];
+    size_t head[3]; /* bytes of a head in each part */
+    int64_t M, Hk, d, start;
+    nib_dtype math; /* scales are rounded to it */
+} append;
+
+static float at_least(float scale, float least) { return scale < least ? least : scale; }
+
+/* Codes of one token and head; -> scales and shifts of its groups. */
+static void encode(const append *a, const float *x, uint8_t *codes, float *scale, float *shift) {
+    const nib_kv_form *form = a->form;
+    const int64_t d = a->d, G = form->group ? form->group : d;
+    if (form->code == NIB_U4) {
+        for (int64_t i = 0; i < d; i += G, scale++, shift++) {
+            const int64_t n = d - i < G ? d - i : G;
+            float low, high;
+            a->k->minmax_f32(&low, &high, x + i, 1, n);
+            *scale = nib_round_to(at_least((high - low) / 15.0f, FLT_MIN), NIB_BF16);
+            low = nib_round_to(low, NIB_BF16);
+            *shift = -low;
+            a->k->quantize_divided(codes + i, x + i, 1, n, &low, scale, NULL, 0, 15, NIB_F32);
+        }
+        return;
+    }
+    float most;
+    a->k->absmax_f32(&most, x, 1, d);
+    if (form->code == NIB_I8) {
+        *scale = at_least(most / 127.0f, a->math == NIB_F32 ? FLT_MIN : 1e-5f);
+        const float inverse = 1.0f / *scale;
+        a->k->quantize_scaled(codes, x, 1, d, &inverse, NULL, -127, 127, NIB_F32);
+        *scale = nib_round_to(*scale, a->math);
+    } else {
+        *scale = at_least(most / 448.0f, FLT_MIN);
+        a->k->quantize_f8(codes, x, 1, d, scale, 448.0f, NIB_F8_E4M3FN, NIB_F32);
+    }
+}
+
+static void append_heads(void *user, int64_t begin, int64_t end) {
+    const append *a = user;
+    const int64_t groups = nib_kv_groups(a->form, a->d);
+    for (int64_t h = begin; h < end; h++) {
+        for (int64_t m = 0; m < a->M; m++) {
+            uint8_t codes[NIB_ATTENTION_HEAD];
+            float scale[NIB_ATTENTION_HEAD / NIB_KV_GROUP],
+                shift[NIB_ATTENTION_HEAD / NIB_KV_GROUP];
+            const int64_t t = a->start + m;
+            encode(a, a->rows + (m * a->Hk + h) * a->d, codes, scale, shift);
+            a->form->put(a->part[0] + (size_t)h * a->head[0], t, codes, a->d);
+            for (int64_t g = 0; g < groups; g++) {
+                const int64_t at = nib_kv_scale_at(a->form, t, g, groups);
+                const nib_dtype dtype = a->form->scale_dtype;
+                nib_part_store(dtype, a->part[1] + (size_t)h * a->head[1], at, scale + g, 1);
+                if (a->form->shifted)
+                    nib_part_store(dtype, a->part[2] + (size_t)h * a->head[2], at, shift + g, 1);
+            }
+        }
+    }
+}
+
+static nib_status run_quantized(const nib_call_args *args) {
+    const nib_tensor *cache = args->in[0], *rows = args->in[1];
+    append a = {.k = &args->ctx->kernels,
+                .form = nib_kv_form_of(cache->layout),
+                .rows = nib_tensor_data(rows),
+                .M = rows->shape.dim[0],
+                .Hk = cache->shape.dim[0],
+                .d = cache->shape.dim[2],
+                .start = args->attr[0].i,
+                .math = cache->desc.math};
+    for (int i = 0; i < cache->nparts; i++) {
+        if (cache->part[i]->constant)
+            return NIB_RAISE(NIB_E_ARGUMENT, "kv_append: the cache is read-only memory");
+        a.part[i] = (unsigned char *)(uintptr_t)nib_tensor_part(cache, i);
+        a.head[i] =
+            nib_kv_part_step(cache, i) * (size_t)(cache->shape.dim[1] / NIB_ATTENTION_BLOCK);
+    }
+    const int64_t few = 16; /* rows that are not worth waking a thread for */
+    nib_parallel_for(args->ctx->pool, a.Hk, a.M < few ? a.Hk : 1, append_heads, &a);
+    return NIB_OK;
+}
+
+const nib_impl nib_impl_kv_append_quantized = {.op = &nib_op_kv_append,
+                                               .device = "cpu",
+                                               .layouts = "cache:kv_*, rows:dense f32",
+                                               .run = run_quantized};
 
 nib_status nib_kv_append(nib_tensor *cache, const nib_tensor *rows, int64_t start) {
     if (!cache || !rows) return nib_last_error()->status;

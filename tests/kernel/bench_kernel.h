@@ -47,6 +47,49 @@ static inline int bench_order(const void *a, const void *b) {
                t_[0] * 1e3, (double)(bytes) / median_ * 1e-9, (double)(flops) / median_ * 1e-9);   \
     } while (0)
 
+typedef void attention_fn(float *out, float *max, float *sum, const nib_attention_rows *rows,
+                          const nib_kv_part *part);
+enum { BENCH_HEADS = 4, BENCH_D = 128, BENCH_PARTS = 128 };
+
+/* Parts of a key head one after the other, each `bytes` of keys, then of values. */
+static inline void bench_parts(const bench *b, attention_fn *attend, size_t bytes,
+                               const nib_attention_rows *rows, const float *scale) {
+    float max[BENCH_HEADS], sum[BENCH_HEADS];
+    const unsigned char *k = (const unsigned char *)b->w;
+    for (int p = 0; p < BENCH_PARTS; p++, k += 2 * bytes) {
+        const nib_kv_part part = {k, k + bytes, scale, scale, scale, scale};
+        attend(b->y, max, sum, rows, &part);
+    }
+}
+
+/* Four query heads of 128 columns against 8192 tokens, as a step of decoding does it. */
+static inline void bench_attention(const bench *b, const nib_kernels *ref) {
+    enum { HEADS = BENCH_HEADS, D = BENCH_D };
+    const nib_kernels *k = b->k;
+    const struct {
+        const char *name;
+        attention_fn *attend, *judge;
+        size_t bytes;
+    } slots[] = {
+        {"attention_f32, 4 x 8192 of 128", k->attention_f32, ref->attention_f32, 64 * D * 4},
+        {"attention_f8, 4 x 8192 of 128", k->attention_f8, ref->attention_f8, 64 * D},
+        {"attention_i8, 4 x 8192 of 128", k->attention_i8, ref->attention_i8, 64 * D},
+        {"attention_i4, 4 x 8192 of 128", k->attention_i4, ref->attention_i4, 32 * D}};
+    static const int32_t first[HEADS], end[HEADS] = {64, 64, 64, 64};
+    static int16_t code[HEADS * D];
+    static float scale[64];
+    int32_t sums[HEADS * 2];
+    float factor[HEADS];
+    for (int i = 0; i < 64; i++) scale[i] = 0.01f;
+    k->attention_codes(code, sums, factor, b->x, HEADS, D, NIB_KV_GROUP, 0.1f);
+    const nib_attention_rows rows = {HEADS, D, first, end, b->x, 0.1f, code, sums, factor};
+    for (int s = 0; s < 4; s++)
+        if (k == ref || slots[s].attend != slots[s].judge)
+            BENCH(slots[s].name, 2.0 * BENCH_PARTS * (double)slots[s].bytes,
+                  BENCH_PARTS * 64.0 * D * HEADS * 4,
+                  bench_parts(b, slots[s].attend, slots[s].bytes, &rows, scale));
+}
+
 static inline void bench_slots(const bench *b, const nib_kernels *ref) {
     const nib_kernels *k = b->k;
     const double n = BENCH_N, M = BENCH_ROWS, K = BENCH_K, N = BENCH_CHANNELS;
@@ -109,12 +152,7 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
     }
     IF(rms_norm_f32)
     BENCH("rms_norm_f32, 4096", 12 * K, 0, k->rms_norm_f32(b->y, b->x, b->w, BENCH_K, 1e-5f));
-    IF(attention_block_f32) {
-        float max, sum;
-        BENCH("attention_block_f32, 64 of 128", 64 * 128 * 8.0, 64 * 128 * 4.0,
-              k->attention_block_f32(b->y, &max, &sum, b->x, b->w, 128, b->w + 8192, 128, 64, 128,
-                                     0.1f));
-    }
+    bench_attention(b, ref);
     IF(pack_f32)
     BENCH("pack_f32, 16 of 4096", 16 * 8 * K, 0, k->pack_f32(b->y, b->x, BENCH_K, 16, BENCH_K));
     double ops;

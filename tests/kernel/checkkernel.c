@@ -3,13 +3,14 @@
  *
  * Ragged sizes, unaligned pointers, pages without access on both sides of every buffer, ugly
  * numbers. `checkkernel --bench NAME` times the slots that set NAME fills (`all` for every set). */
+#include "base/halffloat.h"
 #include "bench_kernel.h"
 #include "guarded.h"
 #include "kernel/kernel.h"
 
 static nib_kernels ref, got; /* the judges; the judges with one set installed over them */
 static const nib_kernel_set *now;
-static guarded in1, in2, in3, in4, out1, out2;
+static guarded in1, in2, in3, in4, in5, in6, in7, out1, out2;
 static uint64_t seed;
 
 static const size_t sizes[] = {0,  1,  2,  3,  7,  8,  9,  15, 16,  17,  23,  24,  25,   31,
@@ -367,34 +368,7 @@ static void check_norms(void **state_) {
     }
 }
 
-static void check_attention(void **state_) {
-    if (!CHANGED(attention_block_f32)) return;
-    for (int round = 0; round < 600; round++) {
-        const int64_t d = 1 + round % 130, tokens = 1 + (int64_t)(test_random(&seed) % 64);
-        const int64_t ldk = d + round % 3, ldv = d + round % 5;
-        const int kind = round % 3 ? 0 : round % 7;
-        float want[140], want_max, want_sum, max, sum;
-        const float *q = ugly(in1, (size_t)d, kind == 3 ? 0 : kind);
-        const float *k = ugly(in2, (size_t)((tokens - 1) * ldk + d), kind);
-        const float *v = ugly(in3, (size_t)((tokens - 1) * ldv + d), kind);
-        float *y = guarded_at_end(out1, (size_t)d * 4, 0);
-        ref.attention_block_f32(want, &want_max, &want_sum, q, k, ldk, v, ldv, tokens, d, 0.125f);
-        got.attention_block_f32(y, &max, &sum, q, k, ldk, v, ldv, tokens, d, 0.125f);
-        same_floats(state_, "attention_block_f32", y, want, (size_t)d, kind);
-        same_floats(state_, "attention_block_f32 max", &max, &want_max, 1, kind);
-        same_floats(state_, "attention_block_f32 sum", &sum, &want_sum, 1, kind);
-
-        const float part_max = want_max + test_uniform(&seed), part_sum = 3.0f;
-        const float *part = ugly(in1, (size_t)d, 0);
-        ref.attention_merge_f32(want, &want_max, &want_sum, part, part_max, part_sum, d);
-        got.attention_merge_f32(y, &max, &sum, part, part_max, part_sum, d);
-        same_floats(state_, "attention_merge_f32", y, want, (size_t)d, kind);
-        same_floats(state_, "attention_merge_f32 max", &max, &want_max, 1, kind);
-        same_floats(state_, "attention_merge_f32 sum", &sum, &want_sum, 1, kind);
-        CHECK(!guarded_spilled(out1, y, (size_t)d * 4));
-    }
-}
-
+#include "kernel/check_attention.h"
 #include "kernel/check_inputs.h"
 #include "kernel/check_lanes.h"
 #include "kernel/check_limits.h"
@@ -477,8 +451,9 @@ TEST(a_mask_lowers_the_machine) {
 
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "--bench") == 0) return bench_sets(argv[2]);
-    guarded *all[] = {&in1, &in2, &in3, &in4, &out1, &out2};
-    for (int i = 0; i < 6; i++) *all[i] = guarded_new(1 << 18);
+    guarded *all[] = {&in1, &in2, &in3, &in4, &in5, &in6, &in7, &out1, &out2};
+    enum { ALL = sizeof all / sizeof *all };
+    for (int i = 0; i < ALL; i++) *all[i] = guarded_new(1 << 18);
     const struct CMUnitTest tests[] = {
         RUNS(every_slot_has_a_judge),
         RUNS(every_set_of_this_machine_equals_the_judges_bit_for_bit),
@@ -486,6 +461,6 @@ int main(int argc, char **argv) {
         RUNS(a_mask_lowers_the_machine),
     };
     const int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    for (int i = 0; i < 6; i++) guarded_free(*all[i]);
+    for (int i = 0; i < ALL; i++) guarded_free(*all[i]);
     return failed;
 }

@@ -219,8 +219,14 @@ TEST(attention_in_blocks_is_softmax_over_all_tokens) {
     for (int i = 0; i < T * D; i++) keys[i] = test_uniform(&seed), values[i] = test_uniform(&seed);
     for (int t = 0; t < T; t += NIB_ATTENTION_BLOCK) {
         const int n = T - t < NIB_ATTENTION_BLOCK ? T - t : NIB_ATTENTION_BLOCK;
-        k.attention_block_f32(part, &part_max, &part_sum, q, keys + t * D, D, values + t * D, D, n,
-                              D, 0.3f);
+        k.attention_f32(part, &part_max, &part_sum,
+                        &(nib_attention_rows){.rows = 1,
+                                              .d = D,
+                                              .first = &(int32_t){0},
+                                              .end = &(int32_t){n},
+                                              .q = q,
+                                              .scale = 0.3f},
+                        &(nib_kv_part){.k = keys + t * D, .v = values + t * D});
         k.attention_merge_f32(out, &max, &sum, part, part_max, part_sum, D);
     }
     double total = 0, want[D] = {0};

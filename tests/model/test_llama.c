@@ -8,7 +8,7 @@
 static double largest_difference(void **state_, nib_ctx *ctx, const nib_model *model,
                                  const golden *g, double *largest) {
     nib_kvcache cache;
-    CHECK_OK(nib_kvcache_init(ctx, model->hparams.num_hidden_layers,
+    CHECK_OK(nib_kvcache_init(ctx, nib_kv_kind_find(NULL), model->hparams.num_hidden_layers,
                               model->hparams.num_key_value_heads, model->hparams.head_dim, &cache));
     CHECK_OK(nib_kvcache_reserve(&cache, (int64_t)g->nprompt, 0));
     const nib_segment segment = {&cache, 0, (int64_t)g->nprompt, (int64_t)g->nprompt};

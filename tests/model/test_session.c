@@ -26,12 +26,13 @@ typedef struct trace {
 } trace;
 
 /* Feed in pieces of `piece` tokens, then take NEW tokens; everything seen on the way. */
-static void converse(void **state_, nib_ctx *ctx, const nib_model *model, int piece, trace *out) {
+static void converse_with(void **state_, nib_ctx *ctx, const nib_model *model, const char *kv,
+                          int piece, trace *out) {
     int32_t prompt[LONG];
     long_prompt(prompt);
     memset(out, 0, sizeof *out);
     nib_session *s = nib_session_new(
-        ctx, model, &(nib_session_options){.ignore_eos = true, .max_tokens = LONG + NEW});
+        ctx, model, &(nib_session_options){.ignore_eos = true, .max_tokens = LONG + NEW, .kv = kv});
     CHECK_MADE(s);
     for (int i = 0; i < LONG; i += piece)
         CHECK_OK(nib_session_feed(s, prompt + i, (size_t)(LONG - i < piece ? LONG - i : piece)));
@@ -44,6 +45,10 @@ static void converse(void **state_, nib_ctx *ctx, const nib_model *model, int pi
         memcpy(out->logits[k], logits, sizeof out->logits[k]);
     }
     nib_session_free(s);
+}
+
+static void converse(void **state_, nib_ctx *ctx, const nib_model *model, int piece, trace *out) {
+    converse_with(state_, ctx, model, NULL, piece, out);
 }
 
 static nib_model *load(void **state_, nib_ctx *ctx, const char *name) {
@@ -67,6 +72,38 @@ TEST(logits_are_the_same_bits_for_any_cut_of_the_prompt) {
         }
         nib_model_free(model);
     }
+    nib_ctx_free(ctx);
+}
+
+static const char *const caches[] = {"int8", "int8_torchao", "int4", "fp8"};
+enum { CACHES = sizeof caches / sizeof *caches };
+
+TEST(a_quantized_cache_gives_the_same_bits_for_any_cut_and_any_threads_and_differs_from_float) {
+    for (int c = 0; c < SAMPLES; c += 3) /* a window is among them */
+        for (int kv = 0; kv < CACHES; kv++) {
+            trace whole, cut, floats;
+            for (int threads = 1; threads <= 3; threads++) {
+                nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = threads});
+                nib_model *model = load(state_, ctx, samples[c]);
+                static const int pieces[] = {LONG, 1, 67, 256};
+                converse_with(state_, ctx, model, caches[kv], pieces[threads],
+                              threads == 1 ? &whole : &cut);
+                if (threads > 1) CHECK_BYTES(&cut, &whole, sizeof whole);
+                converse(state_, ctx, model, LONG, &floats);
+                CHECK(memcmp(floats.logits, whole.logits, sizeof whole.logits) != 0);
+                nib_model_free(model);
+                nib_ctx_free(ctx);
+            }
+        }
+}
+
+TEST(a_cache_that_is_not_known_is_refused_by_name) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_model *model = load(state_, ctx, samples[0]);
+    CHECK(!nib_session_new(ctx, model, &(nib_session_options){.kv = "int3"}));
+    CHECK_INT(nib_last_error()->status, NIB_E_ARGUMENT);
+    CHECK(strstr(nib_last_error()->what, "int3"));
+    nib_model_free(model);
     nib_ctx_free(ctx);
 }
 
@@ -342,14 +379,17 @@ TEST(every_failed_system_call_over_load_and_two_tokens_is_reported_or_harmless) 
     }
 }
 
-TESTS(RUNS(quantized_weights_give_the_same_bits_on_any_threads_batch_and_cut),
-      RUNS(weights_that_are_no_numbers_end_a_session_with_a_clear_error),
-      RUNS(every_failed_system_call_over_load_and_two_tokens_is_reported_or_harmless),
-      RUNS(logits_are_the_same_bits_for_any_cut_of_the_prompt),
-      RUNS(logits_are_the_same_bits_for_any_number_of_threads),
-      RUNS(sessions_that_step_together_get_the_bits_they_get_alone),
-      RUNS(an_end_stops_a_session_and_more_input_goes_on),
-      RUNS(max_tokens_bounds_prompt_and_answer_together),
-      RUNS(bad_calls_are_refused_and_leave_the_session_usable),
-      RUNS(a_failed_session_refuses_calls_with_the_same_cause),
-      RUNS(every_failed_allocation_over_load_and_two_tokens_is_reported_and_leaks_nothing))
+TESTS(
+    RUNS(quantized_weights_give_the_same_bits_on_any_threads_batch_and_cut),
+    RUNS(weights_that_are_no_numbers_end_a_session_with_a_clear_error),
+    RUNS(every_failed_system_call_over_load_and_two_tokens_is_reported_or_harmless),
+    RUNS(logits_are_the_same_bits_for_any_cut_of_the_prompt),
+    RUNS(a_quantized_cache_gives_the_same_bits_for_any_cut_and_any_threads_and_differs_from_float),
+    RUNS(a_cache_that_is_not_known_is_refused_by_name),
+    RUNS(logits_are_the_same_bits_for_any_number_of_threads),
+    RUNS(sessions_that_step_together_get_the_bits_they_get_alone),
+    RUNS(an_end_stops_a_session_and_more_input_goes_on),
+    RUNS(max_tokens_bounds_prompt_and_answer_together),
+    RUNS(bad_calls_are_refused_and_leave_the_session_usable),
+    RUNS(a_failed_session_refuses_calls_with_the_same_cause),
+    RUNS(every_failed_allocation_over_load_and_two_tokens_is_reported_and_leaks_nothing))

@@ -1,6 +1,4 @@
-/* attention_neon.c: one query against a block of tokens; head elements in lanes. */
-#include <assert.h>
-
+/* attention_neon.c: queries against a part of a float cache; head elements in lanes. */
 #include "kernel/arm/float_neon.h"
 #include "kernel/kernel.h"
 
@@ -27,22 +25,27 @@ static void weighted_rows(float *out, const float *p, const float *v, int64_t ld
     }
 }
 
-static void attention_block_f32(float *out, float *max, float *sum, const float *q, const float *k,
-                                int64_t ldk, const float *v, int64_t ldv, int64_t tokens, int64_t d,
-                                float scale) {
-    assert(tokens >= 1);
-    assert(tokens <= NIB_ATTENTION_BLOCK);
-    float p[NIB_ATTENTION_BLOCK];
-    for (int64_t t = 0; t < tokens; t++) p[t] = neon_dot(q, k + t * ldk, (size_t)d) * scale;
-    const float most = neon_max(p, (size_t)tokens);
-    for (int64_t t = 0; t < tokens; t += 4) {
-        const size_t rest = (size_t)(tokens - t);
+/* One row; a weight of 0 for a token that is not seen changes no sum. */
+static void attend(float *out, float *max, float *sum, const float *q, const float *k,
+                   const float *v, int64_t d, int first, int end, float scale) {
+    float p[NIB_ATTENTION_BLOCK] = {0};
+    for (int t = first; t < end; t++) p[t] = neon_dot(q, k + t * d, (size_t)d) * scale;
+    const float most = neon_max(p + first, (size_t)(end - first));
+    for (int t = first; t < end; t += 4) {
+        const size_t rest = (size_t)(end - t);
         const float32x4_t below = vsubq_f32(neon_load_first(p + t, rest), vdupq_n_f32(most));
         neon_store_first(p + t, rest, neon_exp(below));
     }
-    weighted_rows(out, p, v, ldv, tokens, d);
+    weighted_rows(out, p + first, v + first * d, d, end - first, d);
     *max = most + 0.0f;
-    *sum = neon_sum(p, (size_t)tokens);
+    *sum = neon_sum(p, NIB_ATTENTION_BLOCK);
+}
+
+static void attention_f32(float *out, float *max, float *sum, const nib_attention_rows *a,
+                          const nib_kv_part *part) {
+    for (int64_t r = 0; r < a->rows; r++)
+        attend(out + r * a->d, &max[r], &sum[r], a->q + r * a->d, part->k, part->v, a->d,
+               a->first[r], a->end[r], a->scale);
 }
 
 static void attention_merge_f32(float *out, float *max, float *sum, const float *part,
@@ -60,7 +63,7 @@ static void attention_merge_f32(float *out, float *max, float *sum, const float 
 }
 
 static void install(nib_kernels *k) {
-    k->attention_block_f32 = attention_block_f32;
+    k->attention_f32 = attention_f32;
     k->attention_merge_f32 = attention_merge_f32;
 }
 const nib_kernel_set nib_kernels_attention_neon = {
