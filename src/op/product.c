@@ -481,7 +481,11 @@ nib_status nib_products(nib_ctx *ctx, const float *x, int64_t M, int64_t K,
     if (!memory) return nib_last_error()->status;
     quantize_inputs(ctx, &j, memory, rows_size);
     nib_scratch_over(ctx->pool, pieces, block, memory + inputs, &j.scratch);
-    nib_parallel_for(ctx->pool, pieces, 1, run_pieces, &j);
+    /* Few rows wait for memory, which is read fastest in long runs: a thread that takes every other
+     * piece begins anew each time. Four runs a thread still even out what delays one of them. */
+    const int64_t runs = 4 * nib_pool_threads(ctx->pool);
+    const int64_t grain = M <= NIB_LANE_ROWS && pieces > runs ? pieces / runs : 1;
+    nib_parallel_for(ctx->pool, pieces, grain, run_pieces, &j);
     return NIB_OK;
 }
 
