@@ -73,7 +73,7 @@ static void same_floats(void **state_, const char *slot, const float *a, const f
         FOR_SIZES(n) {                                                                             \
             const size_t gap = n % 3; /* odd addresses too */                                      \
             const void *x = place(in1, codes + 15000, n * 2, gap);                                 \
-            float *z = guarded_at_end(out1, n * 4, 0);                                             \
+            float *z = guarded_either(out1, n * 4);                                                \
             ref.slot(want, x, n);                                                                  \
             got.slot(z, x, n);                                                                     \
             same_floats(state_, #slot, z, want, n, 0);                                             \
@@ -94,7 +94,7 @@ static void check_conversions(void **state_) {
         ugly_fill(table, 256, 7, &seed);
         FOR_SIZES(n) {
             const uint8_t *x = (const uint8_t *)ugly(in1, (n + 3) / 4, 7);
-            float *y = guarded_at_end(out1, n * 4, 0);
+            float *y = guarded_either(out1, n * 4);
             ref.table_to_f32(want, x, n, table);
             got.table_to_f32(y, x, n, table);
             same_floats(state_, "table_to_f32", y, want, n, 0);
@@ -107,7 +107,7 @@ static void check_conversions(void **state_) {
 static void check_narrow_densely(void **state_) {
     enum { N = 1 << 16 };
     static float x[N];
-    static uint8_t want[N], y[N];
+    static uint8_t want[2 * N], y[2 * N];
     if (!CHANGED(f32_to_e4m3fn)) return;
     for (uint32_t sign = 0; sign < 2; sign++) {
         for (uint32_t top = 0x30; top < 0x48; top++) { /* 2^-31 .. 2^17, 16 bits of each */
@@ -126,6 +126,12 @@ static void check_narrow_densely(void **state_) {
             ref.f32_to_e4m3fnuz(want, x, N);
             got.f32_to_e4m3fnuz(y, x, N);
             CHECK_BYTES(y, want, N);
+            ref.f32_to_f16(want, x, N);
+            got.f32_to_f16(y, x, N);
+            CHECK_BYTES(y, want, 2 * N);
+            ref.f32_to_bf16(want, x, N);
+            got.f32_to_bf16(y, x, N);
+            CHECK_BYTES(y, want, 2 * N);
         }
     }
 }
@@ -167,7 +173,7 @@ static void check_gemm(void **state_) {
                 float want[40 * 16];
                 const int64_t ldw = K + 1;
                 const float *w = ugly(in1, n ? (size_t)((n - 1) * ldw + K) : 0, 6);
-                float *y = guarded_at_end(out1, (size_t)K * 64, 0);
+                float *y = guarded_either(out1, (size_t)K * 64);
                 ref.pack_f32(want, w, ldw, n, K);
                 got.pack_f32(y, w, ldw, n, K);
                 same_floats(state_, "pack_f32", y, want, (size_t)K * 16, (int)n);
@@ -192,11 +198,11 @@ static void check_reductions(void **state_) {
             const int64_t groups = 1 + G % 5;
             float want[5], low[5];
             const float *x = ugly(in1, (size_t)(groups * G), kind);
-            float *have = guarded_at_end(out1, (size_t)groups * 4, 0);
+            float *have = guarded_either(out1, (size_t)groups * 4);
             ref.absmax_f32(want, x, groups, G);
             got.absmax_f32(have, x, groups, G);
             same_floats(state_, "absmax_f32", have, want, (size_t)groups, kind);
-            float *high = guarded_at_end(out2, (size_t)groups * 4, 0);
+            float *high = guarded_either(out2, (size_t)groups * 4);
             got.minmax_f32(have, high, x, groups, G);
             ref.minmax_f32(low, want, x, groups, G);
             same_floats(state_, "minmax_f32 max", high, want, (size_t)groups, kind);
@@ -257,7 +263,7 @@ static void check_quantizing(void **state_) {
         const float *x = ugly(in1, n, kind), *f = place(in2, factor, (size_t)groups * 4, 0);
         const float *s = round % 5 ? place(in3, shift, (size_t)groups * 4, 0) : NULL;
         const int32_t *z = round % 7 ? place(in4, zero, (size_t)groups * 4, 0) : NULL;
-        uint8_t *q = guarded_at_end(out1, n, 0);
+        uint8_t *q = guarded_either(out1, n);
         ref.quantize_scaled(want, x, groups, G, f, z, range[0], range[1], math);
         got.quantize_scaled(q, x, groups, G, f, z, range[0], range[1], math);
         same_codes(state_, "quantize_scaled", q, want, n, kind, (int)math);
@@ -269,7 +275,7 @@ static void check_quantizing(void **state_) {
         same_codes(state_, "quantize_f8", q, want, n, kind, (int)math);
 
         float back[300];
-        float *y = guarded_at_end(out2, n * 4, 0);
+        float *y = guarded_either(out2, n * 4);
         ref.dequantize_scaled(back, q, groups, G, round % 2, f, z, math);
         got.dequantize_scaled(y, q, groups, G, round % 2, f, z, math);
         same_floats(state_, "dequantize_scaled", y, back, n, (int)math);
@@ -285,12 +291,12 @@ static void check_nibbles(void **state_) {
     FOR_SIZES(n) {
         uint8_t want[MOST];
         const uint8_t *codes = (const uint8_t *)ugly(in1, (n + 3) / 4, 7);
-        uint8_t *y = guarded_at_end(out1, (n + 1) / 2, 0);
+        uint8_t *y = guarded_either(out1, (n + 1) / 2);
         ref.pack_u4(want, codes, n);
         got.pack_u4(y, codes, n);
         same_codes(state_, "pack_u4", y, want, (n + 1) / 2, 0, 0);
         const uint8_t *bytes = place(in2, want, (n + 1) / 2, 0);
-        y = guarded_at_end(out1, n, 0);
+        y = guarded_either(out1, n);
         ref.unpack_u4(want, bytes, n);
         got.unpack_u4(y, bytes, n);
         same_codes(state_, "unpack_u4", y, want, n, 0, 0);
@@ -347,7 +353,7 @@ static void check_norms(void **state_) {
             float want[MOST];
             const float *x = ugly(in1, n, kind);
             const float *w = n % 3 ? ugly(in2, n, 0) : NULL, *b = n % 2 ? ugly(in3, n, 0) : NULL;
-            float *y = guarded_at_end(out1, n * 4, 0);
+            float *y = guarded_either(out1, n * 4);
             ref.rms_norm_f32(want, x, w, n, 1e-5f);
             got.rms_norm_f32(y, x, w, n, 1e-5f);
             same_floats(state_, "rms_norm_f32", y, want, n, kind);
@@ -369,6 +375,7 @@ static void check_norms(void **state_) {
 }
 
 #include "kernel/check_attention.h"
+#include "kernel/check_extremes.h"
 #include "kernel/check_inputs.h"
 #include "kernel/check_lanes.h"
 #include "kernel/check_limits.h"
@@ -400,6 +407,7 @@ static void judge_the_set(void **state_) {
     check_attention(state_);
     check_inputs(state_);
     check_lanes(state_);
+    check_extremes(state_);
     check_limits(state_);
 }
 

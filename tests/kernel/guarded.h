@@ -51,6 +51,12 @@ static inline void *guarded_at_start(guarded g, size_t size, size_t gap) {
     return guarded_place(g, gap, size);
 }
 
+/* At one guard or the other, by turns. */
+static inline void *guarded_either(guarded g, size_t size) {
+    static unsigned turn;
+    return turn++ % 3 ? guarded_at_end(g, size, 0) : guarded_at_start(g, size, 0);
+}
+
 /* Was a byte of the margins of [p, p + size) written? */
 static inline bool guarded_spilled(guarded g, const void *p, size_t size) {
     const size_t begin = (size_t)((const unsigned char *)p - g.data);
