@@ -95,6 +95,7 @@ static nib_status visit(void *user, const char *dotted, nib_module *module) {
     if (!layout) return NIB_OK;
     nib_tensor *made = prepared(p->ctx, weight, layout);
     if (!made) return nib_error_at(NULL, dotted, -1);
+    if (atomic_load(&weight->refs) == 1) return nib_module_set(module, "weight", made);
     const nib_status status =
         nib_module_walk_parameters(p->root, replace, &(replacing){weight, made});
     nib_tensor_free(made);
