@@ -36,6 +36,7 @@ X(limits_avx512vnni)
 X(inputs_avx512)
 X(lane_rows_avx512)
 X(lane_widen_avx512)
+X(lane_i8_avx512vnni)
 #endif
 #if defined(__aarch64__)
 X(convert_neon)

@@ -127,8 +127,8 @@ static void one_lane_widen(void **state_, const lane_case *c) {
 static void one_lane_i8(void **state_, const lane_case *c, int64_t M, bool zeros, int extreme) {
     float correction[256];
     static float want[1 << 14];
-    static float scale[64];
-    static int32_t zero[64], sums[64 * 64];
+    static float scale[256];
+    static int32_t zero[256], sums[64 * 64];
     static uint8_t scratch[NIB_LANE_SCRATCH] __attribute__((aligned(64)));
     const nib_lane_weight w = lane_weight(c, correction);
     const int64_t panels = (c->N + 15) / 16, first = panels > 2 ? 1 : 0, ldy = c->N;
@@ -241,6 +241,17 @@ static void check_lanes(void **state_) {
         lane_everywhere(state_, c, 9, turn++);
         c.K = 2048, c.G = 128;
         lane_everywhere(state_, c, 16, turn++);
+        c.K = 96, c.G = 32; /* more rows than any block of rows */
+        lane_everywhere(state_, c, 250, turn++);
+        c.N = 19;
+        c.K = c.G = 7001; /* a row too long for any cache, in one group, in large and small ones */
+        lane_everywhere(state_, c, 10, turn++);
+        c.K = 7168, c.G = 1024;
+        lane_everywhere(state_, c, 11, turn++);
+        c.G = 3584;
+        lane_everywhere(state_, c, 9, turn++);
+        c.K = 7008, c.G = 96;
+        lane_everywhere(state_, c, 9, turn++);
     }
     check_dense_rows(state_);
 }

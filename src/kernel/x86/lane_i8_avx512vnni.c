@@ -1,0 +1,159 @@
+/* lane_i8_avx512vnni.c: integer weights in lanes times 8-bit inputs: one row to eight here, which
+ * memory limits, so that weights are read once and opened in registers; more by tiles. */
+#include <string.h>
+
+#include "kernel/x86/lane_avx512vnni.h"
+#include "kernel/x86/lane_tile_avx512vnni.h"
+
+enum {
+    FEW = NIB_LANE_ROWS,
+    AHEAD = 8192, /* bytes: codes are one stream, which is asked for further ahead than the
+                     machine does by itself */
+};
+
+/* Few rows as the loop reads them, one stream of everything. */
+typedef struct few_rows {
+    const int8_t *q;      /* [ceil(K / 64)][rows][64] */
+    const int32_t *start; /* [groups][rows]: -mid times the sum of the group's codes */
+    const int32_t *sums;  /* [groups][rows] */
+} few_rows;
+
+/* Rows [0, rows) by one panel, 32 columns a step; `bits` and `rows` are constant. */
+INLINE void few(const int bits, const int rows, float *y, int64_t ldy, const nib_rows_i8 *x,
+                const few_rows *f, const nib_lane_weight *w, int64_t panel) {
+    const bool planes = bits != 8 && bits != 4 && bits != 2;
+    const int64_t groups = w->groups, steps = groups == 1 ? (w->K + 31) / 32 : w->G / 32;
+    const int64_t Kp = (w->K + 31) / 32 * 32, whole = w->K / 32;
+    const int64_t tail = w->panel_bytes - whole * bits * 64;
+    const uint8_t *codes = w->codes + panel * w->panel_bytes;
+    uint8_t last[512] __attribute__((aligned(64))); /* the step of a ragged end */
+    if (!planes && tail) memcpy(last, codes + whole * bits * 64, (size_t)tail);
+    __m512 v[FEW];
+    UNROLL
+    for (int r = 0; r < rows; r++) v[r] = _mm512_setzero_ps();
+    int64_t i = 0;
+    for (int64_t g = 0; g < groups; g++) {
+        __m512i acc[FEW];
+        UNROLL
+        for (int r = 0; r < rows; r++) acc[r] = _mm512_set1_epi32(f->start[g * rows + r]);
+        for (int64_t end = i + steps; i < end; i++) {
+            const int8_t *q = f->q + i / 2 * rows * 64 + i % 2 * 32;
+            const uint8_t *at = planes || i < whole ? codes + i * bits * 64 : last;
+            __m512i u[8];
+            if (planes) unit_codes(bits, codes, Kp, i * 32, u);
+            UNROLL
+            for (int j = 0; j < 8; j++) {
+                if (!planes && j % (8 / bits) == 0) cell_codes(bits, at + j * bits * 8, u + j);
+                if (j < bits)
+                    _mm_prefetch((const char *)codes + (i * bits + j) * 64 + AHEAD, _MM_HINT_T0);
+                UNROLL
+                for (int r = 0; r < rows; r++) {
+                    const four_codes *four = (const four_codes *)(q + r * 64 + j * 4);
+                    DOT_ALL(acc[r], u[j], *four);
+                }
+            }
+        }
+        const int64_t at = (panel * groups + g) * NIB_PANEL;
+        const __m512 scale = values_at(w->scale_dtype, w->scale, at);
+        UNROLL
+        for (int r = 0; r < rows; r++)
+            v[r] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(acc[r]), v[r]);
+        if (w->offset_kind == NIB_OFFSET_NONE) continue;
+        const __m512 offset = offset_at(w, at, scale);
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            const __m512i sum = _mm512_set1_epi32(f->sums[g * rows + r]);
+            v[r] = _mm512_fmadd_ps(offset, _mm512_cvtepi32_ps(sum), v[r]);
+        }
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++) finish_row(y + r * ldy, v[r], x, r, w, panel);
+}
+
+typedef void few_function(float *y, int64_t ldy, const nib_rows_i8 *x, const few_rows *f,
+                          const nib_lane_weight *w, int64_t panel, int64_t panels);
+
+/* Lay the rows out, then all panels; false when they do not fit the scratch. */
+static bool few_laid_out(few_function *of, float *y, int64_t ldy, const nib_rows_i8 *x, int64_t M,
+                         const nib_lane_weight *w, int64_t panel, int64_t panels, void *scratch) {
+    const int64_t lines = (w->K + 63) / 64, groups = w->groups;
+    const int64_t bytes = M * (4 * groups + (M > 1 ? 64 * lines + 4 * groups : 0));
+    if (bytes > NIB_LANE_SCRATCH) return false;
+    few_rows f = {.q = x->q, .start = scratch, .sums = x->sums};
+    int8_t *q = scratch;
+    if (M > 1) {
+        for (int64_t i = 0; i < lines; i++)
+            for (int64_t m = 0; m < M; m++)
+                memcpy(q + (i * M + m) * 64, x->q + m * x->ld + i * 64, 64);
+        int32_t *sums = (int32_t *)(void *)(q + lines * M * 64);
+        for (int64_t m = 0; m < M; m++)
+            for (int64_t g = 0; g < groups; g++) sums[g * M + m] = x->sums[m * groups + g];
+        f = (few_rows){.q = q, .sums = sums, .start = sums + groups * M};
+    }
+    int32_t *start = (int32_t *)f.start;
+    for (int64_t i = 0; i < M * groups; i++)
+        start[i] = (int32_t)(0u - (uint32_t)w->mid * (uint32_t)f.sums[i]);
+    of(y, ldy, x, &f, w, panel, panels);
+    return true;
+}
+
+static void rows_of(few_function *const of[], float *y, int64_t ldy, const nib_rows_i8 *x,
+                    int64_t M, const nib_lane_weight *w, int64_t panel, int64_t panels,
+                    void *scratch) {
+    if (M > 0 && M <= FEW && of[M - 1] &&
+        few_laid_out(of[M - 1], y, ldy, x, M, w, panel, panels, scratch))
+        return;
+    if (M > 0) many_rows(y, ldy, x, M, w, panel, panels, scratch);
+}
+
+#define FEW_OF(name, bits, rows)                                                                   \
+    static void few_##name##_##rows(float *y, int64_t ldy, const nib_rows_i8 *x,                   \
+                                    const few_rows *f, const nib_lane_weight *w, int64_t panel,    \
+                                    int64_t panels) {                                              \
+        for (int64_t p = panel; p < panel + panels; p++) few(bits, rows, y, ldy, x, f, w, p);      \
+    }
+#define FEW_OF_LANE(name, bits)                                                                    \
+    FEW_OF(name, bits, 1)                                                                          \
+    FEW_OF(name, bits, 2)                                                                          \
+    FEW_OF(name, bits, 3)                                                                          \
+    FEW_OF(name, bits, 4)                                                                          \
+    FEW_OF(name, bits, 5)                                                                          \
+    FEW_OF(name, bits, 6)                                                                          \
+    FEW_OF(name, bits, 7)                                                                          \
+    FEW_OF(name, bits, 8)                                                                          \
+    static void lane_##name(float *y, int64_t ldy, const nib_rows_i8 *x, int64_t M,                \
+                            const nib_lane_weight *w, int64_t panel, int64_t panels,               \
+                            void *scratch) {                                                       \
+        static few_function *const of[] = {few_##name##_1, few_##name##_2, few_##name##_3,         \
+                                           few_##name##_4, few_##name##_5, few_##name##_6,         \
+                                           few_##name##_7, few_##name##_8};                        \
+        rows_of(of, y, ldy, x, M, w, panel, panels, scratch);                                      \
+    }
+FEW_OF_LANE(w8, 8)
+FEW_OF_LANE(w4, 4)
+FEW_OF_LANE(w2, 2)
+
+FEW_OF(wx1, 1, 1)
+FEW_OF(wx3, 3, 1)
+FEW_OF(wx5, 5, 1)
+FEW_OF(wx6, 6, 1)
+FEW_OF(wx7, 7, 1)
+
+static void lane_wx(float *y, int64_t ldy, const nib_rows_i8 *x, int64_t M,
+                    const nib_lane_weight *w, int64_t panel, int64_t panels, void *scratch) {
+    static few_function *const one[] = {NULL, few_wx1_1, NULL,      few_wx3_1,
+                                        NULL, few_wx5_1, few_wx6_1, few_wx7_1};
+    few_function *const of[FEW] = {one[w->bits]};
+    rows_of(of, y, ldy, x, M, w, panel, panels, scratch);
+}
+
+static void install(nib_kernels *k) {
+    k->lane_i8[NIB_LANE_W8] = lane_w8;
+    k->lane_i8[NIB_LANE_W4] = lane_w4;
+    k->lane_i8[NIB_LANE_W2] = lane_w2;
+    k->lane_i8[NIB_LANE_WX] = lane_wx;
+}
+const nib_kernel_set nib_kernels_lane_i8_avx512vnni = {.name = "lane_i8_avx512vnni",
+                                                       .needs = NIB_CPU_AVX2 | NIB_CPU_AVX512 |
+                                                                NIB_CPU_AVX512VNNI,
+                                                       .install = install};
