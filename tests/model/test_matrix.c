@@ -1,6 +1,6 @@
 /* One answer for one question: logits of a whole model are the same bits for every instruction set
  * of this machine, number of threads, cut of the prompt, number of sessions beside it, eager and
- * compiled, for floats and for quantized weights. */
+ * compiled, for floats and for quantized weights and caches. */
 #include <nibble/nn.h>
 
 #include "base/cpu.h"
@@ -24,6 +24,7 @@ typedef struct trace {
 typedef struct way { /* of asking the same */
     int cut, mates;
     bool compiled;
+    const char *kv;
 } way;
 
 static void ask(void **state_, nib_ctx *ctx, const nib_model *model, way w, trace *out) {
@@ -84,13 +85,13 @@ static int levels_here(const char *found[]) {
 
 /* Each level with each number of threads, once; cuts, mates and compiling take turns over them. The
  * judge of all is plain C, eager, alone, the prompt in one piece. */
-static int compare_all(void **state_, const char *scheme) {
+static int compare_all(void **state_, const char *scheme, const char *kv) {
     static trace want, got;
     const char *level[COUNT(levels)];
     const int nlevels = levels_here(level);
     nib_ctx *ref = nib_ctx_new(&(nib_ctx_options){.threads = 2, .isa = "ref"});
     nib_model *judge = load(state_, ref, scheme);
-    ask(state_, ref, judge, (way){PROMPT, 0, false}, &want);
+    ask(state_, ref, judge, (way){PROMPT, 0, false, kv}, &want);
     nib_model_free(judge);
     nib_ctx_free(ref);
     int tried = 0;
@@ -98,15 +99,15 @@ static int compare_all(void **state_, const char *scheme) {
     for (int l = 0; l < nlevels; l++) {
         for (int t = 0; t < COUNT(threads); t++, turn++) {
             if (TEST_SANITIZED && turn % 5) continue;
-            const way w = {cuts[turn % COUNT(cuts)], mates[turn % COUNT(mates)], turn % 4 > 1};
+            const way w = {cuts[turn % COUNT(cuts)], mates[turn % COUNT(mates)], turn % 4 > 1, kv};
             nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = threads[t], .isa = level[l]});
             nib_model *model = load(state_, ctx, scheme);
             ask(state_, ctx, model, w, &got);
             if (memcmp(&got, &want, sizeof want) != 0)
-                FAIL_AT("%s on %s: %d threads, prompt in pieces of %d, %d sessions beside, %s: "
-                        "other bits than plain C",
-                        scheme ? scheme : "float", level[l], threads[t], w.cut, w.mates,
-                        w.compiled ? "compiled" : "eager");
+                FAIL_AT("%s, cache %s, on %s: %d threads, prompt in pieces of %d, %d sessions "
+                        "beside, %s: other bits than plain C",
+                        scheme ? scheme : "float", kv ? kv : "float", level[l], threads[t], w.cut,
+                        w.mates, w.compiled ? "compiled" : "eager");
             nib_model_free(model);
             nib_ctx_free(ctx);
             tried++;
@@ -116,7 +117,14 @@ static int compare_all(void **state_, const char *scheme) {
 }
 
 TEST(a_float_model_answers_with_the_same_bits_everywhere) {
-    print_message("%d ways\n", compare_all(state_, NULL));
+    print_message("%d ways\n", compare_all(state_, NULL, NULL));
+}
+
+TEST(a_quantized_cache_answers_with_the_same_bits_everywhere) {
+    static const char *const kinds[] = {"int8", "int4", "fp8", "int8_torchao"};
+    int tried = 0;
+    for (int i = 0; i < COUNT(kinds); i++) tried += compare_all(state_, NULL, kinds[i]);
+    print_message("%d ways\n", tried);
 }
 
 TEST(a_quantized_model_answers_with_the_same_bits_everywhere) {
@@ -132,10 +140,11 @@ TEST(a_quantized_model_answers_with_the_same_bits_everywhere) {
         nib_config *config = nib_config_parse(schemes[i]);
         if (!config) continue; /* a build without this scheme */
         nib_config_free(config);
-        tried += compare_all(state_, schemes[i]);
+        tried += compare_all(state_, schemes[i], NULL);
     }
     print_message("%d ways\n", tried);
 }
 
 TESTS(RUNS(a_float_model_answers_with_the_same_bits_everywhere),
+      RUNS(a_quantized_cache_answers_with_the_same_bits_everywhere),
       RUNS(a_quantized_model_answers_with_the_same_bits_everywhere))
