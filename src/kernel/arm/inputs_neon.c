@@ -1,0 +1,93 @@
+/* inputs_neon.c: a row is read twice: once for its range, once to make codes of it, when it lies in
+ * the first-level cache. */
+#include "kernel/arm/float_neon.h"
+#include "kernel/kernel.h"
+
+/* Least and greatest, 0 among them, and the largest magnitude as bits, which a NaN puts above those
+ * of infinity; NaN passed over by comparisons. */
+typedef struct range {
+    float32x4_t low, high;
+    uint32x4_t most;
+} range;
+
+static range range_none(void) { return (range){vdupq_n_f32(0), vdupq_n_f32(0), vdupq_n_u32(0)}; }
+
+static void range_add(range *r, float32x4_t x) {
+    const uint32x4_t magnitude = vreinterpretq_u32_f32(vabsq_f32(x));
+    r->most = vmaxq_u32(r->most, magnitude);
+    r->low = vbslq_f32(vcltq_f32(x, r->low), x, r->low);
+    r->high = vbslq_f32(vcgtq_f32(x, r->high), x, r->high);
+}
+
+/* Codes of a row whose range is known. */
+static void codes_by(int8_t *q, float *scale, int32_t *zero, const float *x, int64_t n,
+                     const range *r, int bits, float eps) {
+    const int qmax = (1 << (bits - 1)) - 1, qmin = -qmax - 1;
+    const float steps = (float)(qmax - qmin);
+    const bool nan = vmaxvq_u32(r->most) > 0x7f800000u;
+    const float low = nan ? NAN : vminvq_f32(r->low), high = nan ? NAN : vmaxvq_f32(r->high);
+    float s = zero ? (high - low) / steps : (-low > high ? -low : high) / (steps / 2);
+    if (s < eps) s = eps;
+    *scale = s;
+    int32_t z = 0;
+    if (zero) {
+        const float point = (float)qmin - rintf(low / s);
+        if (!isnan(point)) z = point > (float)qmax ? qmax : point < (float)qmin ? qmin : (int)point;
+        *zero = z;
+    }
+    const float32x4_t inverse = vdupq_n_f32(1.0f / s);
+    const float32x4_t least = vdupq_n_f32((float)(qmin - z)), most = vdupq_n_f32((float)(qmax - z));
+    for (int64_t i = 0; i < n; i += 4) {
+        const size_t rest = (size_t)(n - i);
+        const float32x4_t d = vmulq_f32(neon_load_first(x + i, rest), inverse);
+        const float32x4_t in_range = vminq_f32(vmaxq_f32(d, least), most);
+        const int32x4_t whole = vaddq_s32(vcvtnq_s32_f32(in_range), vdupq_n_s32(z));
+        const uint32x4_t code = vandq_u32(vreinterpretq_u32_s32(whole), vceqq_f32(d, d));
+        uint8_t bytes[16];
+        vst1q_u8(bytes, neon_low_bytes(code, code, code, code));
+        memcpy(q + i, bytes, rest < 4 ? rest : 4);
+    }
+}
+
+static void quantize_row_i8(int8_t *q, float *scale, int32_t *zero, const float *x, int64_t n,
+                            int bits, float eps) {
+    range r = range_none();
+    for (int64_t i = 0; i < n; i += 4) range_add(&r, neon_load_first(x + i, (size_t)(n - i)));
+    codes_by(q, scale, zero, x, n, &r, bits, eps);
+}
+
+static void rms_norm_quantize_i8(int8_t *q, float *scale, int32_t *zero, float *normed,
+                                 const float *x, const float *weight, int64_t n, float epsilon,
+                                 int bits, float eps) {
+    const float mean = neon_dot(x, x, (size_t)n) / (float)n;
+    const float32x4_t factor = vdupq_n_f32(1.0f / sqrtf(mean + epsilon));
+    range r = range_none();
+    for (int64_t i = 0; i < n; i += 4) {
+        const size_t rest = (size_t)(n - i);
+        float32x4_t y = vmulq_f32(neon_load_first(x + i, rest), factor);
+        if (weight) y = vmulq_f32(y, neon_load_first(weight + i, rest));
+        neon_store_first(normed + i, rest, y);
+        /* what is not there may be 0 * infinity */
+        range_add(&r, vbslq_f32(neon_first(rest), y, vdupq_n_f32(0)));
+    }
+    codes_by(q, scale, zero, normed, n, &r, bits, eps);
+}
+
+static void sums_i8(int32_t *sums, const int8_t *q, int64_t groups, int64_t G) {
+    for (int64_t g = 0; g < groups; g++, q += G) {
+        int32x4_t wide = vdupq_n_s32(0);
+        int64_t i = 0;
+        for (; i + 16 <= G; i += 16) wide = vpadalq_s16(wide, vpaddlq_s8(vld1q_s8(q + i)));
+        int32_t sum = vaddvq_s32(wide);
+        for (; i < G; i++) sum += q[i];
+        sums[g] = sum;
+    }
+}
+
+static void install(nib_kernels *k) {
+    k->quantize_row_i8 = quantize_row_i8;
+    k->rms_norm_quantize_i8 = rms_norm_quantize_i8;
+    k->sums_i8 = sums_i8;
+}
+const nib_kernel_set nib_kernels_inputs_neon = {
+    .name = "inputs_neon", .needs = NIB_CPU_NEON, .install = install};
