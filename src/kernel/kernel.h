@@ -18,6 +18,7 @@
 
 enum {
     NIB_PANEL = 16,            /* channels that lie side by side in a packed weight */
+    NIB_ROW_BLOCK = 48,        /* rows that pack_rows_f32 packs independently of others */
     NIB_ATTENTION_BLOCK = 64,  /* tokens that one partial result of attention covers */
     NIB_ATTENTION_HEAD = 1024, /* the most columns of a head */
     NIB_ATTENTION_ROWS = 32,   /* the most rows of a call */
@@ -134,6 +135,15 @@ typedef struct nib_kernels {
      *   y [M, N] rows ldy apart: only its N columns are touched. K = 0 gives zeros. */
     void (*gemm_f32)(float *y, int64_t ldy, const float *x, int64_t ldx, const float *panels,
                      int64_t panel_stride, int64_t M, int64_t N, int64_t K, bool accumulate);
+
+    /* The same for rows laid side by side once and then met by many panels.
+     *   x [M, K] rows ldx apart  ->  out, M * K floats in an order of the set's own; blocks of
+     *   NIB_ROW_BLOCK rows follow one another, so that each may be packed by itself */
+    void (*pack_rows_f32)(float *out, const float *x, int64_t ldx, int64_t M, int64_t K);
+    /* Columns [k, k + kc) of packed rows by panels that hold just these; y is started when k = 0,
+     * else continued. */
+    void (*gemm_rows_f32)(float *y, int64_t ldy, const float *rows, int64_t M, int64_t K, int64_t k,
+                          int64_t kc, const float *panels, int64_t panel_stride, int64_t N);
 
     /* ---- products with weights in lanes, for panels [panel, panel + panels) ----
      * y [M, N] rows ldy apart, y pointing at channel 0 of panel 0; only channels below N are

@@ -50,6 +50,7 @@ typedef struct target {
 typedef struct job {
     const nib_kernels *k;
     const float *x;
+    const float *rows; /* x as gemm_rows_f32 reads it; where M > NIB_LANE_ROWS meets float inputs */
     int64_t M, K;
     target targets[NIB_MAX_PRODUCTS];
     int count;
@@ -131,8 +132,8 @@ static void code_rows(const piece *s, const operand *o, int64_t n, int64_t chann
 /* y += x W^T over columns [k, k + kc) for f32 panels [panels][kc][16]. */
 static void multiply_panels(const piece *s, const float *panels, int64_t k, int64_t kc, float *y,
                             int64_t ldy) {
-    s->j->k->gemm_f32(y, ldy, s->j->x + k, s->j->K, panels, kc * NIB_PANEL, s->j->M, s->channels,
-                      kc, k > 0);
+    const job *j = s->j;
+    j->k->gemm_rows_f32(y, ldy, j->rows, j->M, j->K, k, kc, panels, kc * NIB_PANEL, s->channels);
 }
 
 static void piece_of_lanes(const piece *s, const operand *o, const nib_lane_weight *w,
@@ -172,9 +173,13 @@ static void piece_of_dense(const piece *s, const operand *o, float *y, int64_t l
         const int64_t kc = j->K - k < KC ? j->K - k : KC;
         for (int64_t p = 0; p < s->channels; p += NIB_PANEL) {
             const int64_t n = s->channels - p < NIB_PANEL ? s->channels - p : NIB_PANEL;
+            const char *w_p = w + (size_t)(p * ldw + k) * width;
+            if (o->t->dtype == NIB_F32) {
+                j->k->pack_f32(widened + p * kc, (const void *)w_p, ldw, n, kc);
+                continue;
+            }
             for (int64_t r = 0; r < n; r++)
-                nib_to_f32(o->t->dtype, rows + r * kc, w + (size_t)((p + r) * ldw + k) * width,
-                           (size_t)kc);
+                nib_to_f32(o->t->dtype, rows + r * kc, w_p + (size_t)(r * ldw) * width, (size_t)kc);
             j->k->pack_f32(widened + p * kc, rows, kc, n, kc);
         }
         multiply_panels(s, widened, k, kc, y, ldy);
@@ -228,7 +233,10 @@ static void piece_of_codes(const piece *s, const operand *o, float *y, int64_t l
         }
         code_rows(s, o, s->n + p, n, rows);
         j->k->pack_f32(widened, rows, j->K, n, j->K);
-        j->k->gemm_f32(y + p, ldy, j->x, j->K, widened, 0, j->M, n, j->K, false);
+        if (j->rows)
+            j->k->gemm_rows_f32(y + p, ldy, j->rows, j->M, j->K, 0, j->K, widened, 0, n);
+        else
+            j->k->gemm_f32(y + p, ldy, j->x, j->K, widened, 0, j->M, n, j->K, false);
     }
 }
 
@@ -454,6 +462,26 @@ static nib_status input_bytes(const job *j, size_t *rows_size, size_t *size) {
     return NIB_OK;
 }
 
+/* Are there many rows that meet a weight as floats? */
+static bool wants_rows(const job *j) {
+    for (int i = 0; i < j->count; i++) {
+        const target *t = &j->targets[i];
+        if (!t->w.integer || (t->up.t && !t->up.integer)) return j->M > NIB_LANE_ROWS;
+    }
+    return false;
+}
+
+typedef struct packing {
+    const job *j;
+    float *rows;
+} packing;
+
+static void pack_rows(void *user, int64_t begin, int64_t end) {
+    const packing *p = user;
+    const job *j = p->j;
+    j->k->pack_rows_f32(p->rows + begin * j->K, j->x + begin * j->K, j->K, end - begin, j->K);
+}
+
 nib_status nib_products(nib_ctx *ctx, const float *x, int64_t M, int64_t K,
                         const nib_product *products, int count) {
     assert(count <= NIB_MAX_PRODUCTS);
@@ -469,18 +497,25 @@ nib_status nib_products(nib_ctx *ctx, const float *x, int64_t M, int64_t K,
         if (t->p->up != NIB_NONE) NIB_TRY(operand_open(&t->up, t->p->up));
     }
     if (!M || !pieces) return NIB_OK;
-    size_t block, rows_size, inputs, blocks, whole;
+    size_t block, rows_size, inputs, blocks, whole, packed = 0;
     NIB_TRY(plan_scratch(&j, &block));
     NIB_TRY(input_bytes(&j, &rows_size, &inputs));
     blocks = nib_scratch_room(ctx->pool, pieces, block);
     if ((block && !blocks) || nib_align_size(inputs, NIB_MEM_ALIGN, &inputs) ||
-        nib_add_size(inputs, blocks, &whole))
+        (wants_rows(&j) && nib_mul_size((size_t)M, (size_t)K * sizeof *x, &packed)) ||
+        nib_align_size(packed, NIB_MEM_ALIGN, &packed) || nib_add_size(inputs, blocks, &whole) ||
+        nib_add_size(whole, packed, &whole))
         return NIB_RAISE(NIB_E_MEMORY, "linear: scratch for %lld rows of %lld columns overflows",
                          (long long)M, (long long)K);
     char *memory = nib_ctx_workspace(ctx, whole);
     if (!memory) return nib_last_error()->status;
     quantize_inputs(ctx, &j, memory, rows_size);
     nib_scratch_over(ctx->pool, pieces, block, memory + inputs, &j.scratch);
+    if (wants_rows(&j)) {
+        packing p = {.j = &j, .rows = (float *)(void *)(memory + inputs + blocks)};
+        if (K) nib_parallel_for(ctx->pool, M, NIB_ROW_BLOCK, pack_rows, &p);
+        j.rows = p.rows;
+    }
     /* Few rows wait for memory, which is read fastest in long runs: a thread that takes every other
      * piece begins anew each time. Four runs a thread still even out what delays one of them. */
     const int64_t runs = 4 * nib_pool_threads(ctx->pool);

@@ -183,6 +183,13 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
               k->gemm_f32(b->y, BENCH_CHANNELS, b->x, BENCH_K, b->w, stride, BENCH_ROWS,
                           BENCH_CHANNELS, BENCH_K, false));
     }
+    IF(gemm_rows_f32) {
+        BENCH("pack_rows_f32 512x4096", 8 * M * K, 0,
+              k->pack_rows_f32(b->y, b->x, BENCH_K, BENCH_ROWS, BENCH_K));
+        BENCH("gemm_rows_f32 512x64x256 (in L2)", 4 * (64 * 256 + M * 256 + M * 64),
+              2 * M * 64 * 256,
+              k->gemm_rows_f32(b->y, 64, b->x, BENCH_ROWS, 256, 0, 256, b->w, 256 * 16, 64));
+    }
 #undef IF
 }
 

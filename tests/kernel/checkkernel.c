@@ -152,6 +152,46 @@ static void one_gemm(void **state_, int64_t M, int64_t N, int64_t K, bool accumu
     CHECK(!guarded_spilled(out1, y, ys * 4));
 }
 
+/* K in one piece or in blocks of 64; rows packed a block at a time as the contract allows. */
+static void one_gemm_rows(void **state_, int64_t M, int64_t N, int64_t K, int64_t step, int kind) {
+    static float rows[1 << 16];
+    const int64_t ldx = K + 3, ldy = N + 2, panels = (N + 15) / 16;
+    const size_t xs = (size_t)((M - 1) * ldx + K), ys = (size_t)((M - 1) * ldy + N);
+    const float *x = ugly(in1, xs, kind), *before = ugly(in3, ys, kind);
+    float *y = place(out1, before, ys * 4, 0), *want = place(out2, before, ys * 4, 0);
+    const uint64_t start = seed;
+    for (int set = 0; set < 2; set++) {
+        const nib_kernels *k = set ? &got : &ref;
+        seed = start;
+        float *packed = set ? guarded_at_end(in4, (size_t)(M * K) * 4, 0) : rows;
+        for (int64_t m = 0; m < M; m += NIB_ROW_BLOCK)
+            k->pack_rows_f32(packed + m * K, x + m * ldx, ldx,
+                             M - m < NIB_ROW_BLOCK ? M - m : NIB_ROW_BLOCK, K);
+        for (int64_t at = 0; at < K || at == 0; at += step) {
+            const int64_t kc = K - at < step ? K - at : step, stride = kc * 16 + 16;
+            const float *w = ugly(in2, (size_t)((panels - 1) * stride + kc * 16), kind);
+            k->gemm_rows_f32(set ? y : want, ldy, packed, M, K, at, kc, w, stride, N);
+        }
+    }
+    const int64_t at = floats_differ(y, want, ys);
+    if (at >= 0)
+        DIFFERS(gemm_rows_f32, "M %d N %d K %d by %d, kind %d: y[%d, %d] is %a, want %a", (int)M,
+                (int)N, (int)K, (int)step, kind, (int)(at / ldy), (int)(at % ldy), (double)y[at],
+                (double)want[at]);
+    CHECK(!guarded_spilled(out1, y, ys * 4));
+}
+
+static void check_gemm_rows(void **state_) {
+    static const int64_t channels[] = {1, 15, 16, 17, 32, 33, 64, 80, 130};
+    if (!CHANGED(gemm_rows_f32)) return;
+    for (int64_t M = 1; M <= 26; M++)
+        for (int i = 0; i < 9; i++)
+            one_gemm_rows(state_, M, channels[i], (M * 9 + i) % 70, 64, (int)(M + i) % UGLY_KINDS);
+    for (int64_t K = 0; K <= 257; K++) one_gemm_rows(state_, 1 + K % 60, 33, K, 64, 0);
+    one_gemm_rows(state_, 97, 33, 259, 128, 6);
+    one_gemm_rows(state_, 100, 64, 300, 300, 6);
+}
+
 static void check_gemm(void **state_) {
     static const int64_t rows[] = {1, 2, 3, 4, 5, 6, 7, 11, 12, 13};
     static const int64_t channels[] = {1, 8, 15, 16, 17, 31, 32, 33, 64, 65, 80};
@@ -167,6 +207,7 @@ static void check_gemm(void **state_) {
         one_gemm(state_, 97, 33, 259, false, 6);
         one_gemm(state_, 6, 16, 1025, true, 6);
     }
+    check_gemm_rows(state_);
     if (CHANGED(pack_f32)) {
         for (int64_t n = 0; n <= 16; n++) {
             for (int64_t K = 0; K < 40; K++) {

@@ -6,6 +6,7 @@
  * 16 KiB) stays in L1 while the rows pass over it; sums wait in y between blocks, which rounds
  * nothing. */
 #include <arm_neon.h>
+#include <string.h>
 
 #include "kernel/kernel.h"
 
@@ -143,9 +144,20 @@ static void pack_f32(float *panel, const float *w, int64_t ldw, int64_t n, int64
             panel[k * NIB_PANEL + c] = c < n ? w[c * ldw + k] : 0.0f;
 }
 
+static void pack_rows_f32(float *out, const float *x, int64_t ldx, int64_t M, int64_t K) {
+    for (int64_t m = 0; m < M; m++) memcpy(out + m * K, x + m * ldx, (size_t)K * sizeof *x);
+}
+
+static void gemm_rows_f32(float *y, int64_t ldy, const float *rows, int64_t M, int64_t K, int64_t k,
+                          int64_t kc, const float *panels, int64_t panel_stride, int64_t N) {
+    gemm_f32(y, ldy, rows + k, K, panels, panel_stride, M, N, kc, k > 0);
+}
+
 static void install(nib_kernels *k) {
     k->pack_f32 = pack_f32;
     k->gemm_f32 = gemm_f32;
+    k->pack_rows_f32 = pack_rows_f32;
+    k->gemm_rows_f32 = gemm_rows_f32;
 }
 const nib_kernel_set nib_kernels_gemm_f32_neon = {
     .name = "gemm_f32_neon", .needs = NIB_CPU_NEON, .install = install};

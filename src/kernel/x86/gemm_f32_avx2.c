@@ -7,7 +7,7 @@
  * the rows (ROW_BLOCK * KC floats, 144 KiB on the stack, in L2) pass over it; sums wait in y
  * between blocks, which rounds nothing. */
 #include <immintrin.h>
-#include <math.h>
+#include <string.h>
 
 #include "kernel/kernel.h"
 
@@ -46,12 +46,12 @@ INLINE void tile(const int rows, const int panels, float *y, int64_t ldy, const 
 
 /* The same for a last panel of N < 16 channels, by way of a whole tile beside y. */
 INLINE void ragged_tile(const int rows, float *y, int64_t ldy, int64_t N, const float *x,
-                        int64_t ldx, const float *w, int64_t K, bool accumulate) {
+                        int64_t ldx, int64_t step, const float *w, int64_t K, bool accumulate) {
     float whole[ROWS * NIB_PANEL] = {0};
     if (accumulate)
         for (int m = 0; m < rows; m++)
             for (int64_t n = 0; n < N; n++) whole[m * NIB_PANEL + n] = y[m * ldy + n];
-    tile(rows, 1, whole, NIB_PANEL, x, ldx, 1, w, 0, K, accumulate);
+    tile(rows, 1, whole, NIB_PANEL, x, ldx, step, w, 0, K, accumulate);
     for (int m = 0; m < rows; m++)
         for (int64_t n = 0; n < N; n++) y[m * ldy + n] = whole[m * NIB_PANEL + n];
 }
@@ -67,7 +67,7 @@ INLINE void rows_by_panels(const int rows, const int panels, float *y, int64_t l
     for (; n + NIB_PANEL <= N; n += NIB_PANEL)
         tile(rows, 1, y + n, ldy, x, ldx, 1, w + n / NIB_PANEL * stride, stride, K, accumulate);
     if (n < N)
-        ragged_tile(rows, y + n, ldy, N - n, x, ldx, w + n / NIB_PANEL * stride, K, accumulate);
+        ragged_tile(rows, y + n, ldy, N - n, x, ldx, 1, w + n / NIB_PANEL * stride, K, accumulate);
 }
 
 static void few_rows(int64_t M, float *y, int64_t ldy, const float *x, int64_t ldx, const float *w,
@@ -140,6 +140,32 @@ static void gemm_f32(float *y, int64_t ldy, const float *x, int64_t ldx, const f
     } while (k < K);
 }
 
+/* Tiles of 6 rows, [K, 6] each, the rest as they are. */
+static void pack_rows_f32(float *out, const float *x, int64_t ldx, int64_t M, int64_t K) {
+    int64_t m = 0;
+    for (; m + ROWS <= M; m += ROWS) interleave(out + m * K, x + m * ldx, ldx, K);
+    for (; m < M; m++) memcpy(out + m * K, x + m * ldx, (size_t)K * sizeof *x);
+}
+
+static void gemm_rows_f32(float *y, int64_t ldy, const float *rows, int64_t M, int64_t K, int64_t k,
+                          int64_t kc, const float *panels, int64_t panel_stride, int64_t N) {
+    const int64_t whole = M / ROWS * ROWS;
+    for (int64_t n = 0; n < N; n += NIB_PANEL) {
+        const float *w_n = panels + n / NIB_PANEL * panel_stride;
+        const int64_t channels = N - n < NIB_PANEL ? N - n : NIB_PANEL;
+        for (int64_t m = 0; m < whole; m += ROWS) {
+            const float *x_m = rows + m * K + k * ROWS;
+            if (channels == NIB_PANEL)
+                tile(ROWS, 1, y + m * ldy + n, ldy, x_m, 1, ROWS, w_n, 0, kc, k > 0);
+            else
+                ragged_tile(ROWS, y + m * ldy + n, ldy, channels, x_m, 1, ROWS, w_n, kc, k > 0);
+        }
+    }
+    if (whole < M)
+        few_rows(M - whole, y + whole * ldy, ldy, rows + whole * K + k, K, panels, panel_stride, N,
+                 kc, k > 0);
+}
+
 /* Rows [8, K] to columns, eight k at a time; fewer than 16 rows leave zeros. */
 static void pack_f32(float *panel, const float *w, int64_t ldw, int64_t n, int64_t K) {
     int64_t k = 0;
@@ -181,6 +207,8 @@ static void pack_f32(float *panel, const float *w, int64_t ldw, int64_t n, int64
 static void install(nib_kernels *k) {
     k->pack_f32 = pack_f32;
     k->gemm_f32 = gemm_f32;
+    k->pack_rows_f32 = pack_rows_f32;
+    k->gemm_rows_f32 = gemm_rows_f32;
 }
 const nib_kernel_set nib_kernels_gemm_f32_avx2 = {
     .name = "gemm_f32_avx2", .needs = NIB_CPU_AVX2, .install = install};

@@ -38,27 +38,39 @@ INLINE __mmask16 lane_mask(const nib_lane_weight *w, int64_t panel) {
 
 /* ---- cells of 64 bytes ---- */
 
-/* What a cell holds, always a constant. E4M3, E4M3FNUZ and E5M2 are read as f16 with their bits in
- * the upper places, which is exact for denormals too, but off by a power of two (lane_factor), and
- * what E4M3 and E4M3FNUZ call NaN becomes a number: lane_odd finds those. */
-typedef enum lane_kind { INT8, INT4, INT2, E4M3, E4M3FNUZ, E5M2 } lane_kind;
+/* What a cell holds, always a constant. */
+typedef enum lane_kind { INT8, INT4, INT2, FLOAT8 } lane_kind;
 
 INLINE int lane_columns(const lane_kind kind) { return kind == INT4 ? 8 : kind == INT2 ? 16 : 4; }
-INLINE bool lane_is_float(const lane_kind kind) { return kind >= E4M3; }
-INLINE float lane_factor(const lane_kind kind) {
-    return kind == E4M3 ? 256.0f : kind == E4M3FNUZ ? 128.0f : 1.0f;
-}
 
 /* Constants that turn a code into c = u - mid. Four bits and fewer are looked up: a permutation
  * reads the low four bits of each dword and ignores the rest, so a shift is all it needs, and two
- * tables serve the two crumbs of a nibble. Bytes are put under the exponent of 2^23 or 2^15. */
+ * tables serve the two crumbs of a nibble. Bytes are put under the exponent of 2^23 or 2^15.
+ * A narrow float is read as f16 with its bits in the upper places, which is exact for denormals
+ * too, but off by a power of two, `factor`; where that makes a number of a NaN, lane_see finds it.
+ */
 typedef struct lane_codec {
     __m512 table[2];
     __m512i mask[2], magic[2];
+    __m128i shift;
+    float factor;
 } lane_codec;
 
-INLINE lane_codec lane_codec_of(const lane_kind kind, int mid) {
-    lane_codec d;
+INLINE lane_codec lane_codec_of(const lane_kind kind, const nib_lane_weight *w) {
+    const int mid = w->mid;
+    lane_codec d = {.factor = 1};
+    if (kind == FLOAT8) {
+        const bool e5m2 = w->code == NIB_F8_E5M2, fnuz = w->code == NIB_F8_E4M3FNUZ;
+        d.factor = e5m2 ? 1.0f : fnuz ? 128.0f : 256.0f;
+        d.shift = _mm_cvtsi32_si128(e5m2 ? 8 : 7);
+        d.mask[0] = _mm512_set1_epi16((short)(e5m2 ? 0xffff : 0xbfff));
+        /* (code | mask[1]) ^ magic[1] is ff where a NaN would become a number, only there */
+        d.mask[1] = _mm512_set1_epi8((char)(e5m2 ? 0xff : fnuz ? 0 : 0x80));
+        d.magic[1] = _mm512_set1_epi8((char)(e5m2 ? 0xff : fnuz ? 0x7f : 0));
+        d.magic[0] = d.magic[1];
+        d.table[0] = d.table[1] = _mm512_setzero_ps();
+        return d;
+    }
     if (kind == INT4 || kind == INT2) {
         const __m512i i = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
         const __m512i low = kind == INT4 ? i : _mm512_and_si512(i, _mm512_set1_epi32(3));
@@ -68,7 +80,7 @@ INLINE lane_codec lane_codec_of(const lane_kind kind, int mid) {
         d.mask[0] = d.mask[1] = d.magic[0] = d.magic[1] = i;
         return d;
     }
-    d.mask[0] = _mm512_set1_epi32(kind == INT8 ? 0xff : (int)0xbfffbfff);
+    d.mask[0] = _mm512_set1_epi32(0xff);
     d.mask[1] = _mm512_set1_epi32(0xff00);
     d.magic[0] = _mm512_set1_epi32((127 + 23) << 23);
     d.magic[1] = _mm512_set1_epi32((127 + 15) << 23);
@@ -80,13 +92,11 @@ INLINE lane_codec lane_codec_of(const lane_kind kind, int mid) {
 /* Column i of a cell, i a constant. Of integers its byte is i mod 4, its place there i / 4. */
 INLINE __m512 lane_column(const lane_kind kind, const lane_codec *d, const uint8_t *cell,
                           const int i) {
-    if (lane_is_float(kind)) {
+    if (kind == FLOAT8) {
         const __m256i two = _mm256_loadu_si256((const void *)(cell + i / 2 * 32)); /* columns */
-        __m512i half;
-        if (kind == E5M2)
-            half = _mm512_slli_epi16(_mm512_cvtepu8_epi16(two), 8);
-        else /* the sign ends in bit 15 and, unwanted, in 14 */
-            half = _mm512_and_si512(_mm512_slli_epi16(_mm512_cvtepi8_epi16(two), 7), d->mask[0]);
+        /* the sign ends in bit 15 and, where the shift is 7, unwanted in 14 */
+        const __m512i half =
+            _mm512_and_si512(_mm512_sll_epi16(_mm512_cvtepi8_epi16(two), d->shift), d->mask[0]);
         return _mm512_cvtph_ps(i % 2 ? _mm512_extracti64x4_epi64(half, 1)
                                      : _mm512_castsi512_si256(half));
     }
@@ -102,13 +112,11 @@ INLINE __m512 lane_column(const lane_kind kind, const lane_codec *d, const uint8
     return _mm512_permutexvar_ps(code, d->table[kind == INT2 && i / 4 % 2]);
 }
 
-/* Does a cell hold a NaN that lane_column makes a number? `seen` gathers what lane_is_odd reads:
- * the largest of the bytes that are ff where there is one. */
-INLINE __m512i lane_see(const lane_kind kind, __m512i seen, const uint8_t *cell) {
+/* Is there a NaN that lane_column makes a number in one of the cells that `seen` was shown? */
+INLINE __m512i lane_see(const lane_codec *d, __m512i seen, const uint8_t *cell) {
     const __m512i codes = _mm512_loadu_si512(cell);
-    const __m512i byte = kind == E4M3 ? _mm512_or_si512(codes, _mm512_set1_epi8((char)0x80))
-                                      : _mm512_xor_si512(codes, _mm512_set1_epi8(0x7f));
-    return kind == E5M2 ? seen : _mm512_max_epu8(seen, byte);
+    return _mm512_max_epu8(
+        seen, _mm512_ternarylogic_epi32(codes, d->mask[1], d->magic[1], 0x56)); /* (a | b) ^ c */
 }
 INLINE bool lane_is_odd(__m512i seen) {
     return _mm512_cmpeq_epi8_mask(seen, _mm512_set1_epi8(-1)) != 0;
@@ -139,7 +147,7 @@ INLINE __m512 lane_narrow(nib_dtype format, const uint8_t *codes) {
     return _mm512_mask_mov_ps(x, nan, _mm512_set1_ps(NAN));
 }
 
-/* May the scale be multiplied with lane_factor? Lanes where not; where it is NaN it may. */
+/* May the scale be multiplied with factor? Lanes where not; where it is NaN it may. */
 INLINE __mmask16 lane_too_large(__m512 scale) {
     return _mm512_cmp_ps_mask(_mm512_abs_ps(scale), _mm512_set1_ps(0x1p118f), _CMP_GT_OQ);
 }

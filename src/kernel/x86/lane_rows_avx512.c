@@ -25,12 +25,15 @@ static void odd_panel(float *y, int64_t ldy, const float *x, int64_t ldx, int64_
         _mm512_mask_storeu_ps(y + m * ldy + panel * NIB_PANEL, lane_mask(w, panel), acc[m]);
 }
 
-/* y of `panels` panels from `panel` on; those past `last` are computed as `last` and not stored. */
+/* y of `panels` panels from `panel` on and of `rows` rows; those past `last` and past M are
+ * computed as those, once more, and not stored. */
 INLINE void block(const lane_kind kind, const int rows, const int panels, float *y, int64_t ldy,
-                  const float *x, int64_t ldx, const nib_lane_weight *w, int64_t panel,
+                  const float *x, int64_t ldx, int64_t M, const nib_lane_weight *w, int64_t panel,
                   int64_t last) {
     const int columns = lane_columns(kind);
-    const lane_codec d = lane_codec_of(kind, w->mid);
+    const lane_codec d = lane_codec_of(kind, w);
+    const float *x_m[NIB_LANE_ROWS];
+    for (int m = 0; m < rows; m++) x_m[m] = x + (m < M ? m : M - 1) * ldx;
     const uint8_t *codes[MOST];
     __m512 acc[NIB_LANE_ROWS][MOST];
     __m512i seen = _mm512_setzero_si512(); /* of narrow floats */
@@ -43,9 +46,9 @@ INLINE void block(const lane_kind kind, const int rows, const int panels, float 
         lane_group at[MOST];
         for (int p = 0; p < panels; p++) {
             at[p] = lane_group_of(w, panel + p < last ? panel + p : last, g);
-            if (lane_is_float(kind)) {
+            if (kind == FLOAT8) {
                 odd |= lane_too_large(at[p].scale) != 0;
-                at[p].scale = _mm512_mul_ps(at[p].scale, _mm512_set1_ps(lane_factor(kind)));
+                at[p].scale = _mm512_mul_ps(at[p].scale, _mm512_set1_ps(d.factor));
             }
         }
         const int64_t end = (g + 1) * w->G;
@@ -62,7 +65,7 @@ INLINE void block(const lane_kind kind, const int rows, const int panels, float 
                 if (rows <= 4) /* more are bound by arithmetic */
                     _mm_prefetch((const char *)((uintptr_t)cell[p] + (uintptr_t)ahead),
                                  _MM_HINT_T0);
-                if (lane_is_float(kind)) seen = lane_see(kind, seen, cell[p]);
+                if (kind == FLOAT8) seen = lane_see(&d, seen, cell[p]);
             }
 #pragma GCC unroll 16
             for (int i = 0; i < columns; i++)
@@ -72,14 +75,13 @@ INLINE void block(const lane_kind kind, const int rows, const int panels, float 
                                                      at[p].offset);
 #pragma GCC unroll 8
                     for (int m = 0; m < rows; m++)
-                        acc[m][p] =
-                            _mm512_fmadd_ps(_mm512_set1_ps(x[m * ldx + k + i]), v, acc[m][p]);
+                        acc[m][p] = _mm512_fmadd_ps(_mm512_set1_ps(x_m[m][k + i]), v, acc[m][p]);
                 }
         }
         for (int p = 0; k < end && p < panels; p++) { /* part of a last cell */
             const uint8_t *cell = codes[p] + k / columns * 64;
             float rest[16][NIB_PANEL];
-            if (lane_is_float(kind)) seen = lane_see(kind, seen, cell);
+            if (kind == FLOAT8) seen = lane_see(&d, seen, cell);
 #pragma GCC unroll 16
             for (int i = 0; i < columns; i++)
                 _mm512_storeu_ps(rest[i], lane_column(kind, &d, cell, i));
@@ -87,65 +89,54 @@ INLINE void block(const lane_kind kind, const int rows, const int panels, float 
                 const __m512 v =
                     _mm512_fmadd_ps(at[p].scale, _mm512_loadu_ps(rest[i]), at[p].offset);
                 for (int m = 0; m < rows; m++)
-                    acc[m][p] = _mm512_fmadd_ps(_mm512_set1_ps(x[m * ldx + k + i]), v, acc[m][p]);
+                    acc[m][p] = _mm512_fmadd_ps(_mm512_set1_ps(x_m[m][k + i]), v, acc[m][p]);
             }
         }
     }
     for (int p = 0; p < panels && panel + p <= last; p++) {
-        if (lane_is_float(kind) && (odd || lane_is_odd(seen))) {
-            odd_panel(y, ldy, x, ldx, rows, w, panel + p);
+        if (kind == FLOAT8 && (odd || lane_is_odd(seen))) {
+            odd_panel(y, ldy, x, ldx, M, w, panel + p);
             continue;
         }
-        for (int m = 0; m < rows; m++)
+        for (int m = 0; m < rows && m < M; m++)
             _mm512_mask_storeu_ps(y + m * ldy + (panel + p) * NIB_PANEL, lane_mask(w, panel + p),
                                   acc[m][p]);
     }
 }
 
 #define ROWS(name, kind, rows, panels)                                                             \
-    static void name(float *y, int64_t ldy, const float *x, int64_t ldx, const nib_lane_weight *w, \
-                     int64_t panel, int64_t end) {                                                 \
+    static void name(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M,                \
+                     const nib_lane_weight *w, int64_t panel, int64_t end) {                       \
         for (; panel < end; panel += panels)                                                       \
-            block(kind, rows, panels, y, ldy, x, ldx, w, panel, end - 1);                          \
+            block(kind, rows, panels, y, ldy, x, ldx, M, w, panel, end - 1);                       \
     }
 #define LANE(name, kind)                                                                           \
     ROWS(name##_1, kind, 1, 4)                                                                     \
     ROWS(name##_2, kind, 2, 4)                                                                     \
-    ROWS(name##_3, kind, 3, 4)                                                                     \
     ROWS(name##_4, kind, 4, 4)                                                                     \
-    ROWS(name##_5, kind, 5, 3)                                                                     \
-    ROWS(name##_6, kind, 6, 3)                                                                     \
-    ROWS(name##_7, kind, 7, 2)                                                                     \
     ROWS(name##_8, kind, 8, 2)                                                                     \
     static void name(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M,                \
                      const nib_lane_weight *w, int64_t panel, int64_t panels) {                    \
-        static void (*const rows[])(float *, int64_t, const float *, int64_t,                      \
-                                    const nib_lane_weight *, int64_t, int64_t) = {                 \
-            name##_1, name##_2, name##_3, name##_4, name##_5, name##_6, name##_7, name##_8};       \
-        if (M > 0) rows[M - 1](y, ldy, x, ldx, w, panel, panel + panels);                          \
+        if (M == 1)                                                                                \
+            name##_1(y, ldy, x, ldx, M, w, panel, panel + panels);                                 \
+        else if (M == 2)                                                                           \
+            name##_2(y, ldy, x, ldx, M, w, panel, panel + panels);                                 \
+        else if (M > 0 && M <= 4)                                                                  \
+            name##_4(y, ldy, x, ldx, M, w, panel, panel + panels);                                 \
+        else if (M > 0)                                                                            \
+            name##_8(y, ldy, x, ldx, M, w, panel, panel + panels);                                 \
     }
 LANE(w8, INT8)
 LANE(w4, INT4)
 LANE(w2, INT2)
-LANE(e4m3, E4M3)
-LANE(e4m3fnuz, E4M3FNUZ)
-LANE(e5m2, E5M2)
+LANE(narrow, FLOAT8)
 
 static void f8(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M,
                const nib_lane_weight *w, int64_t panel, int64_t panels) {
-    switch (w->code) {
-    case NIB_F8_E4M3FN:
-        e4m3(y, ldy, x, ldx, M, w, panel, panels);
-        break;
-    case NIB_F8_E4M3FNUZ:
-        e4m3fnuz(y, ldy, x, ldx, M, w, panel, panels);
-        break;
-    case NIB_F8_E5M2:
-        e5m2(y, ldy, x, ldx, M, w, panel, panels);
-        break;
-    default:
+    if (w->code != NIB_F8_E5M2FNUZ)
+        narrow(y, ldy, x, ldx, M, w, panel, panels);
+    else
         for (int64_t p = panel; p < panel + panels; p++) odd_panel(y, ldy, x, ldx, M, w, p);
-    }
 }
 
 static void install(nib_kernels *k) {

@@ -15,22 +15,22 @@ static void one_by_one(float *out, const nib_lane_weight *w, int64_t panel, int6
 INLINE void widen(const lane_kind kind, float *out, const nib_lane_weight *w, int64_t panel,
                   int64_t k, int64_t kc) {
     const int columns = lane_columns(kind);
-    const lane_codec d = lane_codec_of(kind, w->mid);
+    const lane_codec d = lane_codec_of(kind, w);
     const uint8_t *codes = w->codes + panel * w->panel_bytes;
     const __mmask16 channels = lane_mask(w, panel);
     for (const int64_t stop = k + kc; k < stop;) {
         lane_group at = lane_group_of(w, panel, k / w->G);
         const int64_t group_end = (k / w->G + 1) * w->G, end = group_end < stop ? group_end : stop;
         bool odd = false;
-        if (lane_is_float(kind)) {
+        if (kind == FLOAT8) {
             odd = lane_too_large(at.scale) != 0;
-            at.scale = _mm512_mul_ps(at.scale, _mm512_set1_ps(lane_factor(kind)));
+            at.scale = _mm512_mul_ps(at.scale, _mm512_set1_ps(d.factor));
         }
         for (; k < end; k += columns) {
             const uint8_t *cell = codes + k / columns * 64;
             const int64_t left = end - k;
-            if (lane_is_float(kind) &&
-                (odd || lane_is_odd(lane_see(kind, _mm512_setzero_si512(), cell)))) {
+            if (kind == FLOAT8 &&
+                (odd || lane_is_odd(lane_see(&d, _mm512_setzero_si512(), cell)))) {
                 one_by_one(out, w, panel, k, left < columns ? left : columns);
                 out += columns * NIB_PANEL;
                 continue;
@@ -58,19 +58,10 @@ static void w2(float *out, const nib_lane_weight *w, int64_t panel, int64_t k, i
     widen(INT2, out, w, panel, k, kc);
 }
 static void f8(float *out, const nib_lane_weight *w, int64_t panel, int64_t k, int64_t kc) {
-    switch (w->code) {
-    case NIB_F8_E4M3FN:
-        widen(E4M3, out, w, panel, k, kc);
-        break;
-    case NIB_F8_E4M3FNUZ:
-        widen(E4M3FNUZ, out, w, panel, k, kc);
-        break;
-    case NIB_F8_E5M2:
-        widen(E5M2, out, w, panel, k, kc);
-        break;
-    default:
+    if (w->code != NIB_F8_E5M2FNUZ)
+        widen(FLOAT8, out, w, panel, k, kc);
+    else
         one_by_one(out, w, panel, k, kc);
-    }
 }
 
 static void install(nib_kernels *k) {
