@@ -20,8 +20,8 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { ROUNDS = 11, CASES = 4, WEIGHTS = 40 }; /* so many that no cache holds them */
-static const double slice = 0.4;               /* seconds of each case in a round */
+enum { ROUNDS = 5, CASES = 4, WEIGHTS = 40 }; /* so many that no cache holds them */
+static const double slice = 2.0;              /* seconds of each case in a round */
 
 static const char *const names[CASES] = {"1 thread", "2 threads", "1 thread, neighbour",
                                          "2 threads, neighbour"};
@@ -133,7 +133,7 @@ int main(int argc, char **argv) {
     for (int round = -1; round < ROUNDS; round++) { /* the first one warms up */
         for (int c = 0; c < CASES; c++) {
             atomic_store(busy, c >= 2);
-            rate(c % 2 ? &two : &one, 0.1); /* until the scheduler has settled */
+            rate(c % 2 ? &two : &one, 0.5); /* until the scheduler has settled */
             const double r = rate(c % 2 ? &two : &one, slice);
             if (round >= 0) got[c][round] = r;
         }

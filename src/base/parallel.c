@@ -20,8 +20,9 @@ enum { MOST_THREADS = 1024, SPIN_NS = 30000, SPINS_PER_LOOK = 64 };
 /* A worker whose core something else wants as well is put off it in the middle of a piece, often
  * for milliseconds, while the caller has nothing left to do but to wait. Where such stalls sum up
  * to more than an eighth of the time, the worker is better sent to rest for many times what it
- * cost: the caller alone is then faster than both. */
-enum { STALL_NS = 1000000, STALL_SHARE = 8, RESTS_PER_STALL = 32 };
+ * cost: the caller alone is then faster than both. Each time in a row it rests twice as long, up to
+ * half a second or so. */
+enum { STALL_NS = 1000000, STALL_SHARE = 8, RESTS_PER_STALL = 32, MOST_RESTS = 128 };
 
 typedef struct worker {
     _Alignas(64) pthread_t thread;
@@ -30,6 +31,7 @@ typedef struct worker {
     atomic_bool busy;            /* claims and runs pieces */
     _Atomic int64_t rests_until; /* ns; the caller's word to the worker */
     int64_t since, stalled;      /* ns: the caller counts stalls from when on, and their sum */
+    int rests;                   /* times its stalls, the next time */
     nib_pool *pool;
 } worker;
 
@@ -197,7 +199,7 @@ nib_pool *nib_pool_new(nib_mem *mem, int threads) {
     pthread_sigmask(SIG_SETMASK, &all, &old); /* workers inherit it; signals are the caller's */
     while (forks_counted && pool->started < pool->room) {
         worker *w = &pool->worker[pool->started];
-        *w = (worker){.pool = pool, .since = now_ns()};
+        *w = (worker){.pool = pool, .since = now_ns(), .rests = RESTS_PER_STALL};
         if (pthread_create(&w->thread, NULL, work, w) != 0) break;
         w->has_clock = pthread_getcpuclockid(w->thread, &w->clock) == 0;
         pool->started++;
@@ -265,10 +267,12 @@ static void sleep_until_done(nib_pool *pool) {
         w->stalled += stall(w, began, end, used[i]);
         if (w->stalled < STALL_NS) continue;
         if (w->stalled > (end - w->since) / STALL_SHARE) {
-            w->since = end + RESTS_PER_STALL * w->stalled;
+            w->since = end + w->rests * w->stalled;
+            w->rests = w->rests < MOST_RESTS ? 2 * w->rests : MOST_RESTS;
             atomic_store_explicit(&w->rests_until, w->since, memory_order_relaxed);
         } else {
             w->since = end;
+            w->rests = RESTS_PER_STALL;
         }
         w->stalled = 0;
     }
