@@ -11,6 +11,7 @@ static struct {
     const char *scheme, *format, *kv, *kernel, *activations, *rows, *threads;
     int64_t prompt, count, runs, columns;
     bool limits, compile, no_compile;
+    const char *tune;
 } o = {.format = "md", .prompt = 512, .rows = "1,4,512", .columns = 4096};
 
 static const cli_option options[] = {
@@ -25,6 +26,7 @@ static const cli_option options[] = {
      false},
     {"no-compile", 0, NULL, CLI_FLAG, &o.no_compile, "decode op by op", 0, 0, false},
     {"kv", 0, "KIND", CLI_TEXT, &o.kv, "the cache: float, int8, int4 or fp8 (float)", 0, 0, false},
+    {"tune", 0, "FILE", CLI_TEXT, &o.tune, "keep what a compiled step measures", 0, 0, false},
     {"format", 'f', "F", CLI_TEXT, &o.format, "md, csv or json (md)", 0, 0, false},
     {"threads", 't', "T", CLI_TEXT, &o.threads, "how many; of a kernel a list, 1,2", 0, 0, false},
     {"kernel", 0, "NAME", CLI_TEXT, &o.kernel, "time one operation instead: linear", 0, 0, false},
@@ -63,7 +65,8 @@ static nib_session *session(const bench *b, int64_t more) {
         &(nib_session_options){.ignore_eos = true,
                                .max_tokens = (int)(o.prompt + more),
                                .compile = cli_compile_when(o.compile, o.no_compile),
-                               .kv = o.kv});
+                               .kv = o.kv,
+                               .tune = o.tune});
 }
 
 /* Ids all over the vocabulary, the same ones each time. */

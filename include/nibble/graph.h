@@ -20,6 +20,9 @@ typedef struct nib_graph nib_graph;
 typedef struct nib_compile_options {   /* zero means default */
     size_t size;
     bool no_fusion;                    /* one node for each op that forward calls */
+    const char *tune;                  /* a file that keeps which nodes run faster on one thread than
+                                          on all, which the first runs measure; NULL: none. Whatever
+                                          it holds, and wherever it is from, the bits are the same */
 } nib_compile_options;
 
 /* Record what the module's forward calls for an input like x, and plan it. Nothing is computed: a

@@ -278,6 +278,8 @@ typedef struct nib_session_options {
     nib_compile_when compile;          /* the step from token to token: see graph.h */
     const char *kv;                    /* how the cache keeps keys and values: "float" (also NULL),
                                           "int8", "int4", "fp8", or "int8_torchao" */
+    const char *tune;                  /* a file that keeps what a compiled step measures, as in
+                                          graph.h; NULL: it measures in each session */
 } nib_session_options;
 nib_session *nib_session_new(nib_ctx *ctx, const nib_model *model, const nib_session_options *options);
 nib_status   nib_session_feed(nib_session *s, const int32_t *tokens, size_t n);

@@ -58,6 +58,14 @@ static uint32_t detect(void) {
     return found;
 }
 
+static void ask_name(char text[49]) {
+    uint32_t r[12] = {0};
+    for (uint32_t i = 0; i < 3; i++)
+        if (!__get_cpuid(0x80000002u + i, &r[4 * i], &r[4 * i + 1], &r[4 * i + 2], &r[4 * i + 3]))
+            return;
+    memcpy(text, r, sizeof r);
+}
+
 static int siblings_of_a_core(void) {
     uint32_t a, b, c, d;
     if (!__get_cpuid_count(0xb, 0, &a, &b, &c, &d) || (b & 0xffff) == 0) return 1;
@@ -71,9 +79,11 @@ static uint32_t detect(void) {
     return NIB_CPU_NEON | (has >> 20 & 1 ? NIB_CPU_DOTPROD : 0u) |
            (has2 >> 13 & 1 ? NIB_CPU_I8MM : 0u);
 }
+static void ask_name(char text[49]) { (void)text; }
 static int siblings_of_a_core(void) { return 1; }
 #else
 static uint32_t detect(void) { return 0; }
+static void ask_name(char text[49]) { (void)text; }
 static int siblings_of_a_core(void) { return 1; }
 #endif
 
@@ -119,4 +129,15 @@ int nib_cpu_cores(void) {
     if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return 1;
     const int cores = CPU_COUNT(&allowed) / siblings_of_a_core();
     return cores > 0 ? cores : 1;
+}
+
+void nib_cpu_name(char *name, size_t room) {
+    char text[49] = "";
+    ask_name(text);
+    size_t length = 0;
+    for (const char *p = text; *p && length + 1 < room; p++)
+        if (*p > ' ' || (*p == ' ' && length && name[length - 1] != ' ')) name[length++] = *p;
+    while (length && name[length - 1] == ' ') length--;
+    if (!length && room > 1) name[length++] = '?';
+    if (room) name[length] = '\0';
 }

@@ -29,4 +29,6 @@ const char *nib_cpu_level(uint32_t features);
 
 /* Cores that this process may run on, siblings of one core counted once; at least 1. */
 int nib_cpu_cores(void);
+/* What the maker calls this processor, without tabs or ends of lines; "?" where it does not say. */
+void nib_cpu_name(char *name, size_t room);
 #endif

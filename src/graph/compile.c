@@ -26,7 +26,9 @@ nib_graph *nib_compile(nib_module *module, nib_tensor *x, const nib_compile_opti
         return NIB_RAISE_NULL(NIB_E_ARGUMENT, "compiling wants a dense, contiguous input");
     call c = {module, x};
     nib_graph *g = nib_trace(x->ctx, &x, 1, NULL, 0, forward, &c);
-    if (g && (o.no_fusion || nib_graph_fuse(g) >= NIB_OK) && nib_graph_plan(g) >= NIB_OK) return g;
+    if (g && (o.no_fusion || nib_graph_fuse(g) >= NIB_OK) && nib_graph_plan(g) >= NIB_OK &&
+        nib_graph_tune(g, o.tune) >= NIB_OK)
+        return g;
     nib_graph_free(g);
     return NULL;
 }

@@ -21,6 +21,7 @@ void nib_graph_free(nib_graph *g) {
     for (int i = 0; i < g->nbuffers; i++) nib_storage_release(g->buffers[i].traced);
     for (int i = 0; i < g->ninputs; i++) nib_storage_release(g->inputs[i].traced);
     nib_storage_release(g->arena);
+    nib_mem_strfree(mem, g->tune_path);
     nib_mem_free(mem, g->nodes, (size_t)g->nodes_room * sizeof *g->nodes);
     nib_mem_free(mem, g->values, (size_t)g->values_room * sizeof *g->values);
     nib_mem_free(mem, g->buffers, (size_t)g->buffers_room * sizeof *g->buffers);
@@ -139,7 +140,7 @@ char *nib_graph_print(const nib_graph *g) {
             print_value(&text, g, node->in[k]);
             if (k + 1 < node->args.nin) nib_text_add(&text, ", ");
         }
-        nib_text_add(&text, ")\n");
+        nib_text_add(&text, node->alone ? ") on one thread\n" : ")\n");
     }
     nib_text_format(&text, "%d nodes, %zu bytes of results\n", g->nnodes, g->arena_size);
     char *out = text.failed ? NULL : nib_mem_strdup(NULL, text.data);

@@ -41,6 +41,8 @@ typedef struct nib_node {
     nib_call_args args;     /* complete when planned; symbols are filled in at each run */
     int in[NIB_MAX_INPUTS]; /* values, or NIB_ABSENT */
     int out[NIB_MAX_OUTPUTS];
+    bool tuned, alone;  /* is to be tuned; runs on the caller's thread alone */
+    int64_t best_ns[2]; /* on all threads; alone */
 } nib_node;
 
 typedef struct nib_follows { /* attribute `attr` of a node follows a symbol */
@@ -74,6 +76,8 @@ struct nib_graph {
     nib_storage *arena; /* every buffer; made by nib_graph_plan */
     bool ready;         /* every node has an implementation and fits its inputs */
     size_t arena_size;
+    int tune_runs;   /* so far; at NIB_TUNE_RUNS the choice is made */
+    char *tune_path; /* where to keep it; NULL: nowhere */
 };
 
 /* An empty graph; nib_graph_free gives it back in any state. */
@@ -114,6 +118,15 @@ nib_status nib_graph_fuse(nib_graph *g);
 /* ---- plan.c ---- */
 /* Choose implementations, place buffers, make the headers: everything that running needs. */
 nib_status nib_graph_plan(nib_graph *g);
+
+/* ---- tune.c ---- */
+/* Runs that are timed: blocks of NIB_TUNE_BLOCK on all threads and on one in turns. */
+enum { NIB_TUNE_BLOCK = 4, NIB_TUNE_RUNS = 16 };
+
+/* Take choices from the file, or have the next runs make them and write it. path NULL: no file.
+ * After nib_graph_plan. Only a lack of memory fails. */
+nib_status nib_graph_tune(nib_graph *g, const char *path);
+void nib_graph_tuned_run(nib_graph *g); /* one more timed run is over */
 
 /* ---- run.c ---- */
 /* Run all nodes with these inputs and symbols; *output is borrowed until the next run. */

@@ -28,6 +28,7 @@ struct nib_session {
     int64_t count, room, used;
     int64_t sampled;     /* draws so far: the counter of the random numbers */
     nib_sampler sampler; /* holds the logits */
+    char *tune;     /* copy of the option, or NULL */
     nib_step *step;      /* compiled when it is first needed; NULL before, and where it cannot be */
     bool has_logits, failed, not_compiled;
     bool ended; /* an end was sampled; feeding more goes on */
@@ -77,6 +78,11 @@ nib_session *nib_session_new(nib_ctx *ctx, const nib_model *model,
         memcpy(&s->options, options,
                options->size && options->size < sizeof *options ? options->size : sizeof *options);
     s->most = s->options.max_tokens ? s->options.max_tokens : nib_model_max_tokens(model);
+    if (s->options.tune) {
+        s->tune = nib_mem_strdup(&ctx->mem, s->options.tune);
+        if (!s->tune) goto fail;
+    }
+    s->options.tune = NULL; /* the caller's */
     NIB_TRY_GOTO(make_sampler(s), fail);
     NIB_TRY_GOTO(nib_model_prepare(ctx, model), fail);
     const nib_kv_kind *kind = nib_kv_kind_find(s->options.kv);
@@ -95,6 +101,7 @@ void nib_session_free(nib_session *s) {
     if (!s) return;
     nib_mem *mem = &s->ctx->mem;
     nib_step_free(s->step);
+    nib_mem_strfree(mem, s->tune);
     nib_sampler_free(&s->sampler);
     nib_kvcache_free(&s->cache);
     nib_mem_free(mem, s->history, (size_t)s->room * sizeof *s->history);
@@ -191,7 +198,7 @@ static nib_status compiled(nib_session *s, bool *yes) {
     if (s->options.compile == NIB_COMPILE_NEVER || s->not_compiled ||
         !nib_step_fits(s->ctx, s->model, s->used))
         return NIB_OK;
-    if (!s->step) s->step = nib_step_new(s->ctx, s->model, &s->cache, s->used);
+    if (!s->step) s->step = nib_step_new(s->ctx, s->model, &s->cache, s->used, s->tune);
     *yes = s->step != NULL;
     if (s->step) return NIB_OK;
     const nib_status status = nib_last_error()->status;

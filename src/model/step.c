@@ -61,7 +61,8 @@ static void look_at_cache(nib_step *step, const nib_kvcache *cache) {
     for (int64_t i = 0; i < 2 * cache->layers; i++) step->inputs[CACHE + i] = cache->keys[i];
 }
 
-nib_step *nib_step_new(nib_ctx *ctx, const nib_model *model, nib_kvcache *cache, int64_t position) {
+nib_step *nib_step_new(nib_ctx *ctx, const nib_model *model, nib_kvcache *cache, int64_t position,
+                       const char *tune) {
     const nib_shape one = {1, {1}};
     nib_step *step = nib_mem_alloc_zero(&ctx->mem, sizeof *step);
     if (!step) return NULL;
@@ -78,6 +79,7 @@ nib_step *nib_step_new(nib_ctx *ctx, const nib_model *model, nib_kvcache *cache,
     if (!step->graph) goto fail;
     NIB_TRY_GOTO(nib_graph_fuse(step->graph), fail);
     NIB_TRY_GOTO(nib_graph_plan(step->graph), fail);
+    NIB_TRY_GOTO(nib_graph_tune(step->graph, tune), fail);
     return step;
 fail:
     nib_step_free(step);

@@ -7,8 +7,10 @@
 typedef struct nib_step nib_step;
 
 /* Compile the step of a sequence whose cache has room for `position` >= 1 and holds what comes
- * before it. Caller owns. Fails: NIB_E_UNSUPPORTED for a model whose step cannot be compiled. */
-nib_step *nib_step_new(nib_ctx *ctx, const nib_model *model, nib_kvcache *cache, int64_t position);
+ * before it. `tune`: a file of measured choices, or NULL. Caller owns. Fails: NIB_E_UNSUPPORTED for
+ * a model whose step cannot be compiled. */
+nib_step *nib_step_new(nib_ctx *ctx, const nib_model *model, nib_kvcache *cache, int64_t position,
+                       const char *tune);
 void nib_step_free(nib_step *step); /* NULL is fine */
 
 /* False where the compiled step does not hold: modes that watch modules are pushed, or the

@@ -27,7 +27,8 @@ nib_ctx *nib_ctx_new(const nib_ctx_options *options) {
     ctx->progress = o.progress;
     uint32_t mask;
     if (nib_cpu_parse(o.isa ? o.isa : getenv("NIB_ISA"), &mask) < NIB_OK) goto fail;
-    nib_kernels_fill(&ctx->kernels, nib_cpu_features() & mask);
+    ctx->features = nib_cpu_features() & mask;
+    nib_kernels_fill(&ctx->kernels, ctx->features);
     ctx->pool = nib_pool_new(&ctx->mem, o.threads);
     if (!ctx->pool) goto fail;
     return ctx;

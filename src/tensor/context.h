@@ -19,6 +19,7 @@ struct nib_ctx {
     nib_mem mem;
     nib_pool *pool;
     nib_kernels kernels; /* for this machine, as far as the options allow */
+    uint32_t features;   /* NIB_CPU_* that they may use */
     uint64_t seed;
     void *user;
     void (*log)(void *user, int level, const char *message);
