@@ -10,7 +10,8 @@
 enum { PROMPT = 37 };
 
 /* Both kinds side by side from a prompt to `most` tokens: logits and tokens are the same bits. */
-static void race(void **state_, nib_ctx *ctx, const nib_model *model, int most, const char *what) {
+static void race(void **state_, nib_ctx *ctx, const nib_model *model, int most, const char *kv,
+                 const char *what) {
     nib_session *s[2];
     int32_t prompt[PROMPT], id[2];
     const int first = most / 2 < PROMPT ? most / 2 : PROMPT;
@@ -21,6 +22,7 @@ static void race(void **state_, nib_ctx *ctx, const nib_model *model, int most, 
             ctx, model,
             &(nib_session_options){.ignore_eos = true,
                                    .max_tokens = most,
+                                   .kv = kv,
                                    .compile = k ? NIB_COMPILE_ALWAYS : NIB_COMPILE_NEVER});
         CHECK_MADE(s[k]);
         CHECK_OK(nib_session_feed(s[k], prompt, (size_t)first));
@@ -44,7 +46,7 @@ TEST(every_architecture_has_the_same_bits_compiled_until_its_last_position) {
             nib_model *model = nib_model_load(ctx, folder, NULL);
             CHECK_MADE(model);
             const int64_t most = nib_model_max_tokens(model);
-            race(state_, ctx, model, most < 300 ? (int)most : 300, golden_cases[c]);
+            race(state_, ctx, model, most < 300 ? (int)most : 300, NULL, golden_cases[c]);
             nib_model_free(model);
             nib_ctx_free(ctx);
         }
@@ -64,7 +66,7 @@ TEST(every_scheme_has_the_same_bits_compiled_on_every_instruction_set) {
             CHECK_MADE(config);
             if (nib_quantize(nib_model_root(model), config, &(nib_select){.leave_unfit = true}) >=
                 NIB_OK) {
-                race(state_, ctx, model, 80, scheme);
+                race(state_, ctx, model, 80, NULL, scheme);
                 tried++;
             }
             nib_config_free(config);
@@ -74,6 +76,22 @@ TEST(every_scheme_has_the_same_bits_compiled_on_every_instruction_set) {
     }
     print_message("%d schemes on instruction sets\n", tried);
     CHECK(tried > 0);
+}
+
+TEST(every_kind_of_cache_has_the_same_bits_compiled) {
+    static const char *const kinds[] = {"float", "int8", "int4", "fp8", "int8_torchao"};
+    static const char *const models[] = {"llama_gqa_bf16", "mistral_window", "qwen3_qk_norm"};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        for (size_t c = 0; c < sizeof models / sizeof *models; c++) {
+            char folder[256];
+            snprintf(folder, sizeof folder, GOLDEN "%s", models[c]);
+            nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+            nib_model *model = nib_model_load(ctx, folder, NULL);
+            CHECK_MADE(model);
+            race(state_, ctx, model, 110, kinds[i], kinds[i]);
+            nib_model_free(model);
+            nib_ctx_free(ctx);
+        }
 }
 
 TEST(sessions_may_step_alone_and_together_in_any_turn) {
@@ -185,7 +203,7 @@ TEST(modes_see_a_compiled_step_op_by_op_and_those_on_modules_run_the_forward) {
     nib_ctx_free(ctx);
 }
 
-TESTS(RUNS(a_token_allocates_nothing),
+TESTS(RUNS(every_kind_of_cache_has_the_same_bits_compiled), RUNS(a_token_allocates_nothing),
       RUNS(every_architecture_has_the_same_bits_compiled_until_its_last_position),
       RUNS(every_scheme_has_the_same_bits_compiled_on_every_instruction_set),
       RUNS(sessions_may_step_alone_and_together_in_any_turn),
