@@ -85,7 +85,11 @@ void nib_quantize_rows(nib_ctx *ctx, const float *x, int64_t M, int64_t K, const
     const bool all = act->block.dim[0] == 0;
     if (all && M) choose_for_all(&job, M);
     nib_parallel_for(M > 1 ? ctx->pool : NULL, M, 1, all ? quantize_given : quantize_some, &job);
-    *rows = (nib_rows_i8){.q = job.q, .ld = ld, .scale = job.scale, .zero = job.zero};
+    *rows = (nib_rows_i8){.q = job.q,
+                          .ld = ld,
+                          .scale = job.scale,
+                          .zero = job.zero,
+                          .seven_bits = act->dtype == NIB_I7};
 }
 
 typedef struct sums_job {
