@@ -10,8 +10,16 @@ typedef struct lane_case {
     int64_t N, K, G;
     nib_dtype code, scale_dtype;
     nib_offset offset;
-    int extreme; /* codes: 0 random, 1 all least, 2 all greatest, 3 alternating, 4 all mid */
+    int extreme; /* codes: 0 random, 1 all least, 2 all greatest, 3 alternating, 4 near 128 */
 } lane_case;
+
+/* Eight cells of small codes, then eight with four of a channel that sum to 252 .. 256 above 128 or
+ * 256 .. 260 below: where 16 bits just hold their products with 128, or just not. */
+static uint8_t near_128(size_t i, uint8_t random) {
+    const size_t chunk = i / 512;
+    if (chunk % 2) return (uint8_t)(128 - 30 + random % 61);
+    return (uint8_t)(chunk % 4 ? 128 + 63 + random % 2 : 128 - 64 - random % 2);
+}
 
 static void lane_codes(uint8_t *codes, size_t size, const lane_case *c) {
     for (size_t i = 0; i < size; i++) {
@@ -19,6 +27,7 @@ static void lane_codes(uint8_t *codes, size_t size, const lane_case *c) {
         codes[i] = c->extreme == 1   ? 0
                    : c->extreme == 2 ? 0xff
                    : c->extreme == 3 ? (i / 4 % 2 ? 0xff : 0)
+                   : c->extreme == 4 ? near_128(i, random)
                                      : random;
         /* NaN of a narrow float now and then only: one makes a whole channel NaN. */
         if (c->lane == NIB_LANE_F8 && (codes[i] & 0x7c) == 0x7c && test_random(&seed) % 512)

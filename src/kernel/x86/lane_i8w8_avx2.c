@@ -3,7 +3,9 @@
  * An unsigned byte times a signed one, twice, does not fit vpmaddubsw, so codes and inputs are
  * widened to 16 bits and met by vpmaddwd: exact for all codes. A word of two codes (0, 1) gives
  * columns 0 by a mask and 1 by a shift, so a widened cell has columns (0, 2) then (1, 3), and so
- * have the inputs. Inputs within [-64, 64] fit vpmaddubsw as they are: 2 * 255 * 64 < 32768. */
+ * have the inputs. Inputs within [-64, 64] fit vpmaddubsw as they are: 2 * 255 * 64 < 32768; many
+ * rows of them go by lane_seven_avx2.h. */
+#include "kernel/x86/lane_seven_avx2.h"
 #include "kernel/x86/lane_tiles_avx2.h"
 
 enum {
@@ -172,15 +174,10 @@ static const uint8_t *as_they_are(uint8_t *space, const nib_lane_weight *w, int6
     return w->codes + panel * w->panel_bytes + k * NIB_PANEL;
 }
 
-static void seven_bits_rows(const lane_block *b, const uint8_t *q, int64_t ldq, const int32_t *sums,
-                            int64_t M, float *y, int32_t *parts) {
-    lane_block_rows(LANE_SINGLE, 0, b, q, ldq, sums, M, y, parts);
-}
 static void few_seven_bits_rows(const lane_block *b, const uint8_t *q, int64_t ldq,
                                 const int32_t *sums, int64_t M, float *y, int32_t *parts) {
     lane_block_rows(LANE_SINGLE, LANE_AHEAD, b, q, ldq, sums, M, y, parts);
 }
-static const lane_method seven_bits = {as_they_are, lane_groups, seven_bits_rows, lane_finish};
 static const lane_method few_seven_bits = {as_they_are, lane_groups, few_seven_bits_rows,
                                            lane_finish};
 
@@ -188,9 +185,12 @@ static void lane_i8_w8(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M
                        const nib_lane_weight *w, int64_t panel, int64_t panels, void *space) {
     const int64_t columns = (w->K + 3) / 4 * 4, ldq = columns * 2 + 64;
     if (M <= 0) return;
+    if (rows->seven_bits && M > 2 * LANE_FEW) {
+        seven_many_rows(y, ldy, rows, M, w, panel, panels, space);
+        return;
+    }
     if (rows->seven_bits) {
-        lane_many_rows(M <= 2 * LANE_FEW ? &few_seven_bits : &seven_bits, y, ldy, rows, M, w, panel,
-                       panels, space);
+        lane_many_rows(&few_seven_bits, y, ldy, rows, M, w, panel, panels, space);
         return;
     }
     if (M > 2 * LANE_FEW || M * ldq > FEW_BYTES) {

@@ -1,8 +1,8 @@
 /* lane_tiles_avx2.h: many rows of 8-bit inputs with weights in lanes, in tiles of 4 rows by 16
  * channels.
  * Codes are unpacked to a byte each, or to 16 bits. */
-#ifndef NIB_KERNEL_X86_LANE_FEWS_AVX2_H
-#define NIB_KERNEL_X86_LANE_FEWS_AVX2_H
+#ifndef NIB_KERNEL_X86_LANE_TILES_AVX2_H
+#define NIB_KERNEL_X86_LANE_TILES_AVX2_H
 #include "kernel/x86/lane_i8_avx2.h"
 
 /* How a tile multiplies four columns of 16 channels with a row. */
@@ -92,53 +92,62 @@ INLINE void lane_cells(const lane_step step, const int ahead, const int R, __m25
     }
 }
 
+/* R rows' sums t over segment s of a block, or over a run of it: onto what `parts` holds of the
+ * group if it has begun, and into y if it ends, else back into `parts`. */
+INLINE void lane_settle(const int R, const lane_block *b, int64_t s, int mid, bool begun, bool ends,
+                        __m256i t[4][2], const int32_t *sums, float *y, int32_t *parts) {
+    const __m256i minus_mid = _mm256_set1_epi32(-mid);
+    LANE_UNROLL
+    for (int r = 0; r < R; r++) {
+        const __m256i sum = _mm256_set1_epi32(sums[r * b->w->groups]);
+        const __m256i zero = _mm256_mullo_epi32(sum, minus_mid);
+        for (int h = 0; h < 2; h++)
+            t[r][h] =
+                _mm256_add_epi32(t[r][h], begun ? lane_load(parts + r * NIB_PANEL + 8 * h) : zero);
+    }
+    if (!ends) {
+        LANE_UNROLL
+        for (int r = 0; r < R; r++)
+            for (int h = 0; h < 2; h++)
+                _mm256_storeu_si256((__m256i *)(parts + r * NIB_PANEL + 8 * h), t[r][h]);
+        return;
+    }
+    const lane_values *v = b->values + s;
+    const __m256 scale[2] = {_mm256_loadu_ps(v->scale), _mm256_loadu_ps(v->scale + 8)};
+    const __m256 offset[2] = {_mm256_loadu_ps(v->offset), _mm256_loadu_ps(v->offset + 8)};
+    LANE_UNROLL
+    for (int r = 0; r < R; r++)
+        for (int h = 0; h < 2; h++) {
+            float *at = y + r * NIB_PANEL + 8 * h;
+            _mm256_storeu_ps(at, lane_flush(b->w, scale[h], offset[h], t[r][h],
+                                            sums[r * b->w->groups], _mm256_loadu_ps(at)));
+        }
+}
+
 /* R rows of a block: q at its first column, rows ldq bytes apart; sums at its first group. */
 INLINE void lane_tile(const lane_step step, const int ahead, const int R, const lane_block *b,
                       const uint8_t *q_0, int64_t ldq, const int32_t *sums, float *y,
                       int32_t *parts) {
-    const __m256i ones = _mm256_set1_epi16(1), minus_mid = _mm256_set1_epi32(-b->w->mid);
+    const __m256i ones = _mm256_set1_epi16(1);
     const int64_t depth = step == LANE_DEEP ? lane_depth(b->w->bits) : INT64_MAX;
-    const int64_t cells = step == LANE_WIDE ? 2 * b->cells : b->cells, groups = b->w->groups;
+    const int64_t cells = step == LANE_WIDE ? 2 * b->cells : b->cells;
     const uint8_t *w = b->codes, *q[4];
     for (int r = 0; r < 4; r++) q[r] = q_0 + (r < R ? r : 0) * ldq;
     for (int64_t s = 0; s < b->segments; s++, sums++) {
-        bool begun = !b->starts; /* the sum of this group, whose beginning is in `parts` */
+        bool begun = !b->starts;
         int64_t left = cells;
         do {
-            __m256i c[4][2], t[4][2];
+            __m256i c[4][2];
             const int64_t run = left < depth ? left : depth;
             left -= run;
             LANE_UNROLL
             for (int r = 0; r < 4; r++) c[r][0] = c[r][1] = _mm256_setzero_si256();
             lane_cells(step, ahead, R, c, &w, q, run);
             LANE_UNROLL
-            for (int r = 0; r < R; r++) {
-                const __m256i zero =
-                    _mm256_mullo_epi32(_mm256_set1_epi32(sums[r * groups]), minus_mid);
-                for (int h = 0; h < 2; h++) {
-                    t[r][h] = step == LANE_DEEP ? _mm256_madd_epi16(c[r][h], ones) : c[r][h];
-                    t[r][h] = _mm256_add_epi32(
-                        t[r][h], begun ? lane_load(parts + r * NIB_PANEL + 8 * h) : zero);
-                }
-            }
-            if (left || !b->ends) {
-                LANE_UNROLL
-                for (int r = 0; r < R; r++)
-                    for (int h = 0; h < 2; h++)
-                        _mm256_storeu_si256((__m256i *)(parts + r * NIB_PANEL + 8 * h), t[r][h]);
-                begun = true;
-                continue;
-            }
-            const lane_values *v = b->values + s;
-            const __m256 scale[2] = {_mm256_loadu_ps(v->scale), _mm256_loadu_ps(v->scale + 8)};
-            const __m256 offset[2] = {_mm256_loadu_ps(v->offset), _mm256_loadu_ps(v->offset + 8)};
-            LANE_UNROLL
-            for (int r = 0; r < R; r++)
-                for (int h = 0; h < 2; h++) {
-                    float *at = y + r * NIB_PANEL + 8 * h;
-                    _mm256_storeu_ps(at, lane_flush(b->w, scale[h], offset[h], t[r][h],
-                                                    sums[r * groups], _mm256_loadu_ps(at)));
-                }
+            for (int r = 0; r < R && step == LANE_DEEP; r++)
+                for (int h = 0; h < 2; h++) c[r][h] = _mm256_madd_epi16(c[r][h], ones);
+            lane_settle(R, b, s, b->w->mid, begun, b->ends && !left, c, sums, y, parts);
+            begun = true;
         } while (left);
     }
 }
