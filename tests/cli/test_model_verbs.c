@@ -133,6 +133,39 @@ TEST(a_scheme_quantizes_while_loading) {
     json_decref(coarse);
 }
 
+/* Never silently: whatever ran says what its linears multiplied with. */
+TEST(activations_are_quantized_where_asked_and_every_result_names_them) {
+#define SAY "generate models/kjv-llama -p And -n 1 --logits 1 -j -q --scheme "
+    static const struct {
+        const char *words, *activations;
+    } runs[] = {
+        {SAY "int8_weight_only", "float"},
+        {SAY "int8_weight_only --activations int8", "int8"},
+        {SAY "int8_dynamic_activation_int8_weight", "int8"},
+        {SAY "8da4w", "int8"},
+        {SAY "qint4 --activations int8", "int8"},
+        {"eval tests/golden/eval/with_bos --lambada tests/golden/eval/lambada.jsonl --limit 1 -s "
+         "qint2 --activations int8 -j -q",
+         "int8"},
+        {"bench models/kjv-llama -p 8 -n 2 -r 1 -s intx_weight_only:bits=3 --activations int8 "
+         "-j -q",
+         "int8"},
+        {"bench models/kjv-llama -p 8 -n 2 -r 1 -j -q", "float"},
+    };
+    double logit[3] = {0};
+    for (size_t i = 0; i < sizeof runs / sizeof *runs; i++) {
+        json_t *got = nibble_json(state_, runs[i].words);
+        CHECK_TEXT(json_string_value(json_object_get(got, "activations")), runs[i].activations);
+        if (i < 3)
+            logit[i] = json_number_value(
+                json_array_get(json_array_get(json_object_get(got, "logits"), 0), 1));
+        json_decref(got);
+    }
+    CHECK(logit[0] != logit[1]);
+    CHECK(logit[1] == logit[2]);
+#undef SAY
+}
+
 TEST(eval_prints_the_fields_of_each_task) {
     json_t *all = json_load_file("tests/golden/eval/expected.json", 0, NULL);
     json_t *got = nibble_json(
@@ -219,6 +252,9 @@ TEST(mistakes_end_with_their_documented_code) {
         {"generate models/kjv-llama -p a --greedy --temperature 1", 2},
         {"generate models/kjv-llama -p a -n 3 --scheme int4", 2},
         {"generate models/kjv-llama --ids 5000 -n 1", 2},
+        {"generate models/kjv-llama -p a -n 1 --activations int8", 2},
+        {"generate models/kjv-llama -p a -n 1 -s int8_weight_only --activations int4", 2},
+        {"generate models/kjv-llama -p a -n 1 -s float8_weight_only --activations int8", 1},
         {"generate models/nowhere -p a", 1},
         {"eval models/kjv-llama", 2},
         {"eval models/kjv-llama --perplexity a --lambada b", 2},
@@ -246,6 +282,7 @@ TESTS(RUNS(generate_says_what_transformers_says_of_the_embedded_model),
       RUNS(text_streams_to_stdout_and_equals_the_text_of_json),
       RUNS(raw_adds_no_special_tokens_and_ids_stand_for_a_text),
       RUNS(a_profile_tells_where_the_time_went), RUNS(a_scheme_quantizes_while_loading),
+      RUNS(activations_are_quantized_where_asked_and_every_result_names_them),
       RUNS(eval_prints_the_fields_of_each_task), RUNS(bench_prints_markdown_csv_and_json),
       RUNS(bench_measures_a_kernel_and_the_machine_beside_it),
       RUNS(mistakes_end_with_their_documented_code))

@@ -632,7 +632,7 @@ def quanto_weights(model):
 def quanto_f32(p):
     """scale * code (- shift) as their dequantize() has it, but in f32."""
     from optimum.quanto.tensor.grouped import ungroup
-    if hasattr(p, "weight_qbits_tensor"):  # packed for TinyGemm
+    if not hasattr(p, "_scale"):  # packed for TinyGemm
         p = p.weight_qbits_tensor()
     data = p._data.unpack() if hasattr(p._data, "unpack") else p._data
     out = p._scale.float() * data.float()
