@@ -239,7 +239,7 @@ typedef struct nib_kernels {
     void (*exp_f32)(float *out, const float *x, size_t n);
     void (*tanh_f32)(float *out, const float *x, size_t n);
     void (*sigmoid_f32)(float *out, const float *x, size_t n);
-    void (*silu_f32)(float *out, const float *x, size_t n); /* x * sigmoid(x) */
+    void (*silu_f32)(float *out, const float *x, size_t n);      /* x * sigmoid(x) */
     void (*gelu_f32)(float *out, const float *x, size_t n);      /* by erf */
     void (*gelu_tanh_f32)(float *out, const float *x, size_t n); /* by tanh */
     /* silu(gate) * up; out may be either */
