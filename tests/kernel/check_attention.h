@@ -24,13 +24,15 @@ static const void *some_scales(guarded g, size_t n, size_t bytes, bool any_sign,
     return place(g, narrow, n * 2, 0);
 }
 
-static const void *some_codes(guarded g, size_t n, int kind) {
+static const void *some_codes(guarded g, size_t n, int kind, bool f8) {
     static uint8_t codes[64 * HEAD_MOST];
     for (size_t i = 0; i < n; i++)
         codes[i] = kind == 1   ? 0
                    : kind == 2 ? 255
                    : kind == 3 ? (uint8_t)(i % 2 ? 255 : 0)
                                : (uint8_t)test_random(&seed);
+    for (size_t i = 0; i < n && f8; i++)
+        if ((codes[i] & 0x7f) == 0x7f) codes[i] ^= 1; /* a NaN */
     return place(g, codes, n, n % 3);
 }
 
@@ -89,8 +91,8 @@ static void one_attention(void **state_, const attention_slots *s, int64_t rows,
         part.k = ugly(in2, bytes / 4, k_kind);
         part.v = ugly(in3, bytes / 4, kind);
     } else {
-        part.k = some_codes(in2, bytes, kind);
-        part.v = some_codes(in3, bytes, (kind + 1) % UGLY_KINDS);
+        part.k = some_codes(in2, bytes, kind, s->bits == 8 && !s->codes);
+        part.v = some_codes(in3, bytes, (kind + 1) % UGLY_KINDS, s->bits == 8 && !s->codes);
     }
     if (scales) {
         part.k_scale = some_scales(in4, scales, s->scale_bytes, false, k_kind);

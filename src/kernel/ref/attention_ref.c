@@ -39,6 +39,11 @@ static void attention_f32(float *out, float *max, float *sum, const nib_attentio
     }
 }
 
+/* A code of e4m3fn as the f16 of the same bits, further left: 256 times smaller. */
+static float half_of(uint8_t code) {
+    return nib_f16_to_f32((uint16_t)((code & 0x80) << 8 | (code & 0x7f) << 7));
+}
+
 static void attention_f8(float *out, float *max, float *sum, const nib_attention_rows *a,
                          const nib_kv_part *part) {
     const uint8_t *k = part->k, *v = part->v;
@@ -48,15 +53,14 @@ static void attention_f8(float *out, float *max, float *sum, const nib_attention
         for (int t = a->first[r]; t < a->end[r]; t++) {
             acc = 0;
             for (int64_t i = 0; i < a->d; i++)
-                acc =
-                    fmaf(a->q[r * a->d + i], nib_f8_e4m3fn_to_f32(k[nib_kv_k8f(t, i, a->d)]), acc);
-            p[t] = acc * k_scale[t] * a->scale;
+                acc = fmaf(a->q[r * a->d + i], half_of(k[nib_kv_k8f(t, i, a->d)]), acc);
+            p[t] = acc * k_scale[t] * (a->scale * 256);
         }
         weigh(p, a->first[r], a->end[r], &max[r], &sum[r]);
         for (int64_t i = 0; i < a->d; i++) {
             out[i] = 0;
             for (int t = a->first[r]; t < a->end[r]; t++)
-                out[i] = fmaf(p[t] * v_scale[t], nib_f8_e4m3fn_to_f32(v[t * a->d + i]), out[i]);
+                out[i] = fmaf(p[t] * v_scale[t] * 256, half_of(v[t * a->d + i]), out[i]);
         }
     }
 }

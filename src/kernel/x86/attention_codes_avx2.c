@@ -1,7 +1,8 @@
-/* attention_codes_avx2.c: queries against a part of a cache of integers. Tokens (keys) and columns
- * (values) are the lanes. Without a byte product that is exact for 15-bit codes, the four bytes of
- * a lane are widened to two pairs of 16 bits, (0, 2) and (1, 3), by a mask and a shift; codes are
- * laid out in that order, and pmaddwd multiplies and adds a pair. */
+/* attention_codes_avx2.c: queries against a part of a cache of integers or of fp8. Tokens (keys)
+ * and columns (values) are the lanes. Without a byte product that is exact for 15-bit codes, the
+ * four bytes of a lane are widened to two pairs of 16 bits, (0, 2) and (1, 3), by a mask and a
+ * shift; codes are laid out in that order, and pmaddwd multiplies and adds a pair. A code of e4m3fn
+ * becomes an f16 by shifting, 256 times smaller, and so a float. */
 #include <string.h>
 
 #include "kernel/kernel.h"
@@ -261,6 +262,94 @@ INLINE void rows_i4(float *out, float *max, float *sum, const nib_attention_rows
     }
 }
 
+/* 16 codes of e4m3fn, 256 times smaller. */
+INLINE void halves_of(__m256 out[2], const uint8_t *codes) {
+    const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)codes));
+    const __m256i half =
+        _mm256_and_si256(_mm256_slli_epi16(wide, 7), _mm256_set1_epi16((short)0xbfff));
+    out[0] = _mm256_cvtph_ps(_mm256_castsi256_si128(half));
+    out[1] = _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1));
+}
+
+/* sums[r] += x[r * ld] times n rows of 16 codes that lie `step` bytes apart. */
+INLINE void product_f8(__m256 sums[R_MOST][2], const int R, const uint8_t *codes, int64_t step,
+                       const float *x, int64_t ld, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        __m256 h[2];
+        halves_of(h, codes + i * step);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            const __m256 by = _mm256_broadcast_ss(x + r * ld + i);
+            sums[r][0] = _mm256_fmadd_ps(by, h[0], sums[r][0]);
+            sums[r][1] = _mm256_fmadd_ps(by, h[1], sums[r][1]);
+        }
+    }
+}
+
+/* Rows that see the same tokens. */
+INLINE void rows_f8(float *out, float *max, float *sum, const nib_attention_rows *a, int64_t row,
+                    const int R, const nib_kv_part *part) {
+    const int64_t d = a->d;
+    const int first = a->first[row], end = a->end[row];
+    const uint8_t *k = part->k, *v = (const uint8_t *)part->v + first * d;
+    float p[R_MOST][BLOCK];
+    __m256 sums[R_MOST][2];
+    for (int t = 0; t < BLOCK; t += 16) {
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
+        product_f8(sums, R, k + t * d, 16, a->q + row * d, d, d);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 2
+            for (int half = 0; half < 2; half++) {
+                const __m256 s = _mm256_loadu_ps((const float *)part->k_scale + t + 8 * half);
+                _mm256_storeu_ps(
+                    p[r] + t + 8 * half,
+                    _mm256_mul_ps(_mm256_mul_ps(sums[r][half], s), _mm256_set1_ps(a->scale * 256)));
+            }
+    }
+    for (int r = 0; r < R; r++) {
+        weigh(p[r], first, end, &max[row + r], &sum[row + r]);
+        for (int t = 0; t < BLOCK; t += 8) {
+            const __m256 s = _mm256_loadu_ps((const float *)part->v_scale + t);
+            const __m256 w = _mm256_mul_ps(_mm256_loadu_ps(p[r] + t), s);
+            _mm256_storeu_ps(p[r] + t, _mm256_mul_ps(w, _mm256_set1_ps(256)));
+        }
+    }
+    for (int64_t i = 0; i < d; i += 16) {
+        uint8_t last[BLOCK * 16]; /* the columns of a tail, filled up */
+        const int64_t n = d - i < 16 ? d - i : 16;
+        memset(last, 0, n < 16 ? sizeof last : 0);
+        for (int t = 0; n < 16 && t < end - first; t++)
+            memcpy(last + t * 16, v + t * d + i, (size_t)n);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = _mm256_setzero_ps();
+        product_f8(sums, R, n < 16 ? last : v + i, n < 16 ? 16 : d, p[0] + first, BLOCK,
+                   end - first);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            float *y = out + (row + r) * d + i;
+            avx2_store_first(y, (size_t)n, sums[r][0]);
+            if (n > 8) avx2_store_first(y + 8, (size_t)(n - 8), sums[r][1]);
+        }
+    }
+}
+
+static void attention_f8(float *out, float *max, float *sum, const nib_attention_rows *a,
+                         const nib_kv_part *part) {
+    for (int64_t r = 0; r < a->rows;) {
+        int64_t n = 1;
+        while (n < 4 && r + n < a->rows && a->first[r + n] == a->first[r] &&
+               a->end[r + n] == a->end[r])
+            n++;
+        if (n == 4) rows_f8(out, max, sum, a, r, 4, part);
+        if (n == 3) rows_f8(out, max, sum, a, r, 3, part);
+        if (n == 2) rows_f8(out, max, sum, a, r, 2, part);
+        if (n == 1) rows_f8(out, max, sum, a, r, 1, part);
+        r += n;
+    }
+}
+
 #define KERNEL(name)                                                                               \
     static void attention_##name(float *out, float *max, float *sum, const nib_attention_rows *a,  \
                                  const nib_kv_part *part) {                                        \
@@ -276,6 +365,7 @@ KERNEL(i4)
 static void install(nib_kernels *k) {
     k->attention_i8 = attention_i8;
     k->attention_i4 = attention_i4;
+    k->attention_f8 = attention_f8;
 }
 const nib_kernel_set nib_kernels_attention_codes_avx2 = {
     .name = "attention_codes_avx2", .needs = NIB_CPU_AVX2, .install = install};
