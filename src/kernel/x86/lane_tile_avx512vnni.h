@@ -172,11 +172,16 @@ static void unpack_any(uint8_t *out, const uint8_t *panel, int bits, int64_t Kp,
 /* What every panel meets alike: for rows [row, row + rows), groups from `group` on. */
 static void lay_out_sums(tile_scratch *s, const nib_rows_i8 *x, int64_t row, int64_t rows, int mid,
                          int64_t all_groups, int64_t group, int64_t groups) {
-    for (int64_t m = 0; m < rows; m++) {
+    const __m256i factor = _mm256_set1_epi32(-mid);
+    for (int64_t m = 0; m < rows; m += 8) {
+        const __m256i lane = _mm256_min_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
+                                              _mm256_set1_epi32((int)least(rows - m, 8) - 1));
+        const __m256i apart = _mm256_mullo_epi32(lane, _mm256_set1_epi32((int)all_groups));
         const int32_t *sums = x->sums + (row + m) * all_groups + group;
         for (int64_t g = 0; g < groups; g++) {
-            s->start[g][m] = (int32_t)(0u - (uint32_t)mid * (uint32_t)sums[g]);
-            s->sums[g][m] = (float)sums[g];
+            const __m256i sum = _mm256_i32gather_epi32(sums + g, apart, 4);
+            _mm256_store_si256((void *)(s->start[g] + m), _mm256_mullo_epi32(sum, factor));
+            _mm256_store_ps(s->sums[g] + m, _mm256_cvtepi32_ps(sum));
         }
     }
 }
