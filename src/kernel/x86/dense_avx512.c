@@ -1,20 +1,16 @@
 /* dense_avx512.c: few rows by f32, f16 or bf16 weights where they lie, row-major.
  *
  * Sixteen channels by 64 bytes are loaded and transposed in registers, so that lanes are channels
- * and a result is one chain over k. A chain alone would wait for its own fma, so two panels are
- * under way at a time. Rows of a weight are often a power of two apart: what is fetched ahead goes
- * to L2, since sixteen such lines do not fit one set of L1. */
+ * and a result is one chain over k. Transposing the next block fills the time that a chain waits
+ * for its own fma. Rows of a weight are often a power of two apart: what is fetched ahead goes to
+ * L2, since sixteen such lines do not fit one set of L1, and more rows at a time were slower. */
 #include <immintrin.h>
 
 #include "kernel/kernel.h"
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { PANELS = 2, AHEAD = 1024 /* bytes of each row */ };
-
-typedef struct rows16 {
-    const char *row[NIB_PANEL];
-} rows16;
+enum { AHEAD = 1024 /* bytes of each row */ };
 
 /* r[i] = dword i of the sixteen rows that r held. */
 INLINE void transpose(__m512i r[16]) {
@@ -88,12 +84,12 @@ INLINE __m512 column(const nib_dtype dtype, const __m512i r[16], const int i) {
                                      : _mm512_castsi512_si256(two));
 }
 
-INLINE void load(const nib_dtype dtype, __m512i r[16], const rows16 *w, int64_t byte,
+INLINE void load(const nib_dtype dtype, __m512i r[16], const char *const row[16], int64_t byte,
                  __mmask64 bytes) {
 #pragma GCC unroll 16
     for (int i = 0; i < 16; i++)
-        r[i] = bytes == ~(__mmask64)0 ? _mm512_loadu_si512(w->row[i] + byte)
-                                      : _mm512_maskz_loadu_epi8(bytes, w->row[i] + byte);
+        r[i] = bytes == ~(__mmask64)0 ? _mm512_loadu_si512(row[i] + byte)
+                                      : _mm512_maskz_loadu_epi8(bytes, row[i] + byte);
     if (dtype == NIB_F16)
         transpose_words(r);
     else
@@ -105,60 +101,48 @@ INLINE void block(const nib_dtype dtype, const int rows, float *y, int64_t ldy, 
     const float *x_m[NIB_LANE_ROWS];
     for (int m = 0; m < rows; m++) x_m[m] = x + (m < M ? m : M - 1) * ldx;
     const int width = dtype == NIB_F32 ? 4 : 2, columns = 64 / width;
-    rows16 at[PANELS];
-    __m512 acc[PANELS][NIB_LANE_ROWS];
-    for (int p = 0; p < PANELS; p++) {
-        for (int64_t i = 0; i < NIB_PANEL; i++) { /* missing channels: the last one again */
-            const int64_t n = p * NIB_PANEL + i;
-            at[p].row[i] = w + (n < N ? n : N - 1) * row_bytes;
-        }
-        for (int m = 0; m < rows; m++) acc[p][m] = _mm512_setzero_ps();
-    }
-    const int panels = N > NIB_PANEL ? PANELS : 1;
+    const char *row[NIB_PANEL];
+    for (int64_t n = 0; n < NIB_PANEL; n++) /* missing channels: the last one again */
+        row[n] = w + (n < N ? n : N - 1) * row_bytes;
+    __m512 acc[NIB_LANE_ROWS];
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; m++) acc[m] = _mm512_setzero_ps();
     __m512i r[16];
     int64_t k = 0;
-    for (; k + columns <= K; k += columns)
-        for (int p = 0; p < panels; p++) {
-            for (int i = 0; i < NIB_PANEL; i++)
-                _mm_prefetch(
-                    (const char *)((uintptr_t)at[p].row[i] + (uintptr_t)(k * width) + AHEAD),
-                    _MM_HINT_T1);
-            load(dtype, r, &at[p], k * width, ~(__mmask64)0);
-            __m512 sum[NIB_LANE_ROWS];
-#pragma GCC unroll 8
-            for (int m = 0; m < rows; m++) sum[m] = acc[p][m];
+    for (; k + columns <= K; k += columns) {
+        for (int n = 0; n < NIB_PANEL; n++)
+            _mm_prefetch((const char *)((uintptr_t)row[n] + (uintptr_t)(k * width) + AHEAD),
+                         _MM_HINT_T1);
+        load(dtype, r, row, k * width, ~(__mmask64)0);
 #pragma GCC unroll 32
-            for (int i = 0; i < columns; i++) {
-                const __m512 v = column(dtype, r, i);
+        for (int i = 0; i < columns; i++) {
+            const __m512 v = column(dtype, r, i);
 #pragma GCC unroll 8
-                for (int m = 0; m < rows; m++)
-                    sum[m] = _mm512_fmadd_ps(_mm512_set1_ps(x_m[m][k + i]), v, sum[m]);
-            }
-#pragma GCC unroll 8
-            for (int m = 0; m < rows; m++) acc[p][m] = sum[m];
+            for (int m = 0; m < rows; m++)
+                acc[m] = _mm512_fmadd_ps(_mm512_set1_ps(x_m[m][k + i]), v, acc[m]);
         }
-    for (int p = 0; k < K && p < panels; p++) {
+    }
+    if (k < K) {
         float rest[32][NIB_PANEL];
-        load(dtype, r, &at[p], k * width, ((__mmask64)1 << ((K - k) * width)) - 1);
+        load(dtype, r, row, k * width, ((__mmask64)1 << ((K - k) * width)) - 1);
 #pragma GCC unroll 32
         for (int i = 0; i < columns; i++) _mm512_storeu_ps(rest[i], column(dtype, r, i));
         for (int i = 0; i < K - k; i++)
+#pragma GCC unroll 8
             for (int m = 0; m < rows; m++)
-                acc[p][m] = _mm512_fmadd_ps(_mm512_set1_ps(x_m[m][k + i]), _mm512_loadu_ps(rest[i]),
-                                            acc[p][m]);
+                acc[m] = _mm512_fmadd_ps(_mm512_set1_ps(x_m[m][k + i]), _mm512_loadu_ps(rest[i]),
+                                         acc[m]);
     }
-    for (int p = 0; p < panels; p++) {
-        const int64_t left = N - p * NIB_PANEL;
-        const __mmask16 channels = (__mmask16)(left < NIB_PANEL ? (1 << left) - 1 : 0xffff);
-        for (int m = 0; m < rows && m < M; m++)
-            _mm512_mask_storeu_ps(y + m * ldy + p * NIB_PANEL, channels, acc[p][m]);
-    }
+    const __mmask16 channels = (__mmask16)(N < NIB_PANEL ? (1 << N) - 1 : 0xffff);
+#pragma GCC unroll 8
+    for (int m = 0; m < rows; m++)
+        if (m < M) _mm512_mask_storeu_ps(y + m * ldy, channels, acc[m]);
 }
 
 INLINE void all(const nib_dtype dtype, const int rows, float *y, int64_t ldy, const float *x,
                 int64_t ldx, int64_t M, const void *w, int64_t ldw, int64_t N, int64_t K) {
     const int64_t bytes = ldw * (dtype == NIB_F32 ? 4 : 2);
-    for (int64_t n = 0; n < N; n += PANELS * NIB_PANEL)
+    for (int64_t n = 0; n < N; n += NIB_PANEL)
         block(dtype, rows, y + n, ldy, x, ldx, M, (const char *)w + n * bytes, bytes, N - n, K);
 }
 
