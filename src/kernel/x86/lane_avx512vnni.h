@@ -8,8 +8,8 @@
 #define INLINE static inline __attribute__((always_inline))
 #ifdef __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")
-#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define UNROLL /* gcc warns of loops that it has dissolved before it reads what is said of them */
+#elif defined(__SANITIZE_ADDRESS__)
+#define UNROLL /* gcc warns of loops that were dissolved before it came to them */
 #else
 #define UNROLL _Pragma("GCC unroll 16")
 #endif

@@ -20,9 +20,8 @@ enum { LANE_AHEAD = 4096 }; /* bytes of codes to fetch ahead, a page */
 /* All turns of the loop that follows, at most eight, one after the other. */
 #ifdef __clang__
 #define LANE_UNROLL _Pragma("clang loop unroll(full)")
-#elif defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define LANE_UNROLL    /* gcc warns of loops that it has dissolved before it reads what is said of \
-                          them */
+#elif defined(__SANITIZE_ADDRESS__)
+#define LANE_UNROLL /* gcc warns of loops that were dissolved before it came to them */
 #else
 #define LANE_UNROLL _Pragma("GCC unroll 8")
 #endif
