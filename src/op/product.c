@@ -20,6 +20,7 @@
 enum {
     PIECE = 4,                 /* panels that a thread takes at once */
     WIDTH = PIECE * NIB_PANEL, /* their channels */
+    MANY_ROWS_GRAIN = 4,       /* pieces in a row for many rows of inputs: still even work */
     KC = 256,                  /* columns that are widened at once: a piece of them fits L2 */
     MAX_WEIGHTS = 2 * NIB_MAX_PRODUCTS,
 };
@@ -328,12 +329,22 @@ static void put_row(const nib_kernels *k, const nib_product *p, int64_t at, cons
         memcpy((float *)p->y + at, from, n * sizeof *from);
 }
 
+static piece piece_at(const job *j, const target *t, int64_t index, int64_t count, char *scratch) {
+    piece s = {.j = j, .scratch = scratch, .n = index * WIDTH, .channels = count * WIDTH};
+    if (s.channels > t->N - s.n) s.channels = t->N - s.n;
+    return s;
+}
+
+/* Pieces that a kernel may take in one call, so that it lays the rows out once. */
+static bool goes_at_once(const target *t) {
+    return t->w.how == LANES && t->w.integer && !goes_beside(t->p);
+}
+
 static void run_piece(const job *j, const target *t, int64_t index, char *scratch) {
-    piece s = {.j = j, .scratch = scratch, .n = index * WIDTH};
-    s.channels = t->N - s.n < WIDTH ? t->N - s.n : WIDTH;
+    const piece s = piece_at(j, t, index, 1, scratch);
     if (!goes_beside(t->p)) {
         float *y = t->p->y;
-        multiply(&s, &t->w, y, t->N);
+        if (!goes_at_once(t)) multiply(&s, &t->w, y, t->N);
         finish(&s, t, y + s.n, t->N);
         return;
     }
@@ -348,11 +359,17 @@ static void run_pieces(void *user, int64_t begin, int64_t end) {
     job *j = user;
     int block;
     char *scratch = nib_scratch_take(&j->scratch, &block);
-    for (int64_t i = begin; i < end; i++) {
+    for (int64_t i = begin; i < end;) {
         const target *t = j->targets;
         int64_t index = i;
         while (index >= t->pieces) index -= t++->pieces;
-        run_piece(j, t, index, scratch);
+        const int64_t count = t->pieces - index < end - i ? t->pieces - index : end - i;
+        if (goes_at_once(t)) {
+            const piece s = piece_at(j, t, index, count, scratch);
+            multiply(&s, &t->w, t->p->y, t->N);
+        }
+        for (int64_t k = 0; k < count; k++) run_piece(j, t, index + k, scratch);
+        i += count;
     }
     nib_scratch_give(&j->scratch, block);
 }
@@ -519,7 +536,8 @@ nib_status nib_products(nib_ctx *ctx, const float *x, int64_t M, int64_t K,
     /* Few rows wait for memory, which is read fastest in long runs: a thread that takes every other
      * piece begins anew each time. Four runs a thread still even out what delays one of them. */
     const int64_t runs = 4 * nib_pool_threads(ctx->pool);
-    const int64_t grain = M <= NIB_LANE_ROWS && pieces > runs ? pieces / runs : 1;
+    int64_t grain = pieces > runs ? pieces / runs : 1;
+    if (M > NIB_LANE_ROWS && grain > MANY_ROWS_GRAIN) grain = MANY_ROWS_GRAIN;
     nib_parallel_for(ctx->pool, pieces, grain, run_pieces, &j);
     return NIB_OK;
 }
