@@ -190,6 +190,50 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
               2 * M * 64 * 256,
               k->gemm_rows_f32(b->y, 64, b->x, BENCH_ROWS, 256, 0, 256, b->w, 256 * 16, 64));
     }
+    static const struct {
+        const char *label;
+        nib_lane lane;
+        int bits;
+    } lanes[] = {{"W8", NIB_LANE_W8, 8},
+                 {"W4, groups of 64", NIB_LANE_W4, 4},
+                 {"W2, groups of 64", NIB_LANE_W2, 2},
+                 {"3 bits, groups of 64", NIB_LANE_WX, 3},
+                 {"e4m3fn, NaN among them", NIB_LANE_F8, 8}};
+    for (size_t i = 0; i < sizeof lanes / sizeof lanes[0]; i++) {
+        const nib_lane lane = lanes[i].lane;
+        if (k->lane_rows[lane] == ref->lane_rows[lane]) continue;
+        const int bits = lanes[i].bits;
+        const int64_t G = bits == 8 ? BENCH_K : 64, codes = (int64_t)BENCH_CHANNELS * BENCH_K;
+        const nib_lane_weight w = {.lane = lane,
+                                   .bits = bits,
+                                   .mid = lane == NIB_LANE_F8 ? 0 : 1 << (bits - 1),
+                                   .code = NIB_F8_E4M3FN,
+                                   .N = BENCH_CHANNELS,
+                                   .K = BENCH_K,
+                                   .G = G,
+                                   .groups = BENCH_K / G,
+                                   .codes = (const uint8_t *)b->w,
+                                   .panel_bytes = (int64_t)BENCH_K * NIB_PANEL * bits / 8,
+                                   .scale = b->x,
+                                   .scale_dtype = NIB_F32};
+        const double bytes = (double)codes * bits / 8 + (double)(codes / G) * 4;
+        for (int64_t rows = 1; rows <= NIB_LANE_ROWS; rows *= 2) {
+            char label[64];
+            snprintf(label, sizeof label, "lane_rows %s, %d rows", lanes[i].label, (int)rows);
+            BENCH(label, bytes, 2.0 * (double)rows * (double)codes,
+                  k->lane_rows[lane](b->y, BENCH_CHANNELS, b->x, BENCH_K, rows, &w, 0,
+                                     BENCH_CHANNELS / NIB_PANEL));
+        }
+    }
+    IF(dense_rows) {
+        if (all) return;
+        BENCH("dense_rows f32 1x4096x4096", 4 * N * K, 2 * N * K,
+              k->dense_rows(b->y, BENCH_CHANNELS, b->x, BENCH_K, 1, b->w, NIB_F32, BENCH_K,
+                            BENCH_CHANNELS, BENCH_K));
+        BENCH("dense_rows bf16 1x4096x4096", 2 * N * K, 2 * N * K,
+              k->dense_rows(b->y, BENCH_CHANNELS, b->x, BENCH_K, 1, b->w, NIB_BF16, BENCH_K,
+                            BENCH_CHANNELS, BENCH_K));
+    }
 #undef IF
 }
 
