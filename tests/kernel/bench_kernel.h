@@ -90,6 +90,12 @@ static inline void bench_attention(const bench *b, const nib_kernels *ref) {
                   bench_parts(b, slots[s].attend, slots[s].bytes, &rows, scale));
 }
 
+static inline void bench_merges(const bench *b) {
+    float max = 0, sum = 1;
+    for (int i = 0; i < 1000; i++)
+        b->k->attention_merge_f32(b->y, &max, &sum, b->x, 0.5f, 2.0f, BENCH_D);
+}
+
 static inline void bench_slots(const bench *b, const nib_kernels *ref) {
     const nib_kernels *k = b->k;
     const double n = BENCH_N, M = BENCH_ROWS, K = BENCH_K, N = BENCH_CHANNELS;
@@ -153,6 +159,8 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
     IF(rms_norm_f32)
     BENCH("rms_norm_f32, 4096", 12 * K, 0, k->rms_norm_f32(b->y, b->x, b->w, BENCH_K, 1e-5f));
     bench_attention(b, ref);
+    IF(attention_merge_f32)
+    BENCH("attention_merge_f32, 1000 of 128", 1000 * 12.0 * BENCH_D, 0, bench_merges(b));
     IF(pack_f32)
     BENCH("pack_f32, 16 of 4096", 16 * 8 * K, 0, k->pack_f32(b->y, b->x, BENCH_K, 16, BENCH_K));
     double ops;
