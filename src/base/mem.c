@@ -31,7 +31,7 @@ static bool injected_failure(void) {
     return at >= 0 && (now == at || (now > at && atomic_load(&fail_forever)));
 }
 
-void *nib_mem_alloc(nib_mem *mem, size_t size) {
+static void *alloc(nib_mem *mem, size_t size, bool lasting) {
     nib_mem *m = seam(mem);
     if (injected_failure()) return NIB_RAISE_NULL(NIB_E_MEMORY, "no memory for %zu bytes", size);
     const size_t used = atomic_fetch_add(&m->used, size) + size;
@@ -49,7 +49,7 @@ void *nib_mem_alloc(nib_mem *mem, size_t size) {
     } else {
         /* Weights and caches are read from end to end: fewer, larger pages spare address
          * lookups. Advice only: a system without them gives plain pages. */
-        const bool huge = size >= 2 * HUGE_PAGE;
+        const bool huge = lasting && size >= 2 * HUGE_PAGE;
         const size_t align = huge ? HUGE_PAGE : NIB_MEM_ALIGN;
         const size_t whole = (size + align) & ~(align - 1);
         ptr = whole > size ? aligned_alloc(align, whole) : NULL;
@@ -64,6 +64,9 @@ void *nib_mem_alloc(nib_mem *mem, size_t size) {
     }
     return ptr;
 }
+
+void *nib_mem_alloc(nib_mem *mem, size_t size) { return alloc(mem, size, true); }
+void *nib_mem_alloc_brief(nib_mem *mem, size_t size) { return alloc(mem, size, false); }
 
 void *nib_mem_alloc_zero(nib_mem *mem, size_t size) {
     void *ptr = nib_mem_alloc(mem, size);

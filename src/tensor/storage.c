@@ -2,10 +2,10 @@
 
 #include "base/file.h"
 
-nib_storage *nib_storage_new(nib_mem *mem, size_t size) {
+static nib_storage *make(nib_mem *mem, size_t size, bool brief) {
     nib_storage *s = nib_mem_alloc_zero(mem, sizeof *s);
     if (!s) return NULL;
-    s->data = nib_mem_alloc(mem, size);
+    s->data = brief ? nib_mem_alloc_brief(mem, size) : nib_mem_alloc(mem, size);
     if (!s->data) {
         nib_mem_free(mem, s, sizeof *s);
         return NULL;
@@ -15,6 +15,9 @@ nib_storage *nib_storage_new(nib_mem *mem, size_t size) {
     atomic_init(&s->refs, 1);
     return s;
 }
+
+nib_storage *nib_storage_new(nib_mem *mem, size_t size) { return make(mem, size, false); }
+nib_storage *nib_storage_brief(nib_mem *mem, size_t size) { return make(mem, size, true); }
 
 nib_storage *nib_storage_lend(nib_mem *mem, const void *data, size_t size,
                               void (*release)(void *user), void *user) {

@@ -18,7 +18,8 @@ typedef struct nib_storage {
     int64_t version; /* counts mutations, for views that a tape has recorded */
 } nib_storage;
 
-nib_storage *nib_storage_new(nib_mem *mem, size_t size); /* uninitialised */
+nib_storage *nib_storage_new(nib_mem *mem, size_t size);   /* uninitialised */
+nib_storage *nib_storage_brief(nib_mem *mem, size_t size); /* for what soon goes: results */
 
 /* Bytes of somebody else, such as a mapped file. On failure `release` is not called. */
 nib_storage *nib_storage_lend(nib_mem *mem, const void *data, size_t size,

@@ -64,7 +64,7 @@ nib_tensor *nib_tensor_new(nib_ctx *ctx, nib_dtype dtype, nib_shape shape) {
     if (!shape_valid(dtype, &shape, &count, &bytes))
         return NIB_RAISE_NULL(NIB_E_SHAPE, "shape %s is not valid",
                               nib_shape_text(&shape, text, sizeof text));
-    nib_storage *storage = nib_storage_new(&ctx->mem, bytes);
+    nib_storage *storage = nib_storage_brief(&ctx->mem, bytes);
     if (!storage) return NULL;
     nib_tensor *t = nib_tensor_over(ctx, dtype, shape, storage, 0);
     nib_storage_release(storage);
