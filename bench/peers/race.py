@@ -137,7 +137,9 @@ class Racer:
         self.library, self.kind, self.threads = library, kind, threads
         self.name = f"{library} {kind}"
         first, last = libraries.command[library]
-        environment = dict(os.environ, OPENBLAS_CORETYPE=os.environ.get("OPENBLAS_CORETYPE", "SkylakeX"))
+        environment = dict(os.environ)
+        if " avx512f" in open("/proc/cpuinfo").read():  # older ones do not know newer processors
+            environment["OPENBLAS_CORETYPE"] = "SkylakeX"
         if threads:
             environment["OMP_NUM_THREADS"] = str(threads)
         self.errors = tempfile.TemporaryFile("w+")
