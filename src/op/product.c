@@ -121,12 +121,8 @@ static void code_rows(const piece *s, const operand *o, int64_t n, int64_t chann
         for (int64_t k = 0; k < d->cols; k++) {
             const int64_t i = r * d->cols + k;
             const int64_t b = ((n + r) / d->block_rows - first) * blocks + k / d->block_cols;
-            const float z = c.zero ? c.zero[b] : 0;
-            const float offset = d->zero_kind == NIB_ZERO_NONE    ? -0.0f
-                                 : d->zero_kind == NIB_ZERO_MID   ? z
-                                 : d->zero_kind == NIB_ZERO_SHIFT ? -z
-                                                                  : -(c.scale[b] * z);
-            out[i] = fmaf(c.scale[b], nib_code_value(&c, i) - (float)mid, offset);
+            const float value = nib_code_value(&c, i) - (float)mid;
+            out[i] = fmaf(c.scale[b], value, nib_codes_offset(&c, b));
         }
 }
 
@@ -210,10 +206,7 @@ static void codes_by_codes(const piece *s, const operand *o, int64_t n, int64_t 
                 sum = fmaf(c.scale[b], (float)t, sum);
                 correction = fmaf(c.scale[b], (float)of_c, correction);
                 if (d->zero_kind == NIB_ZERO_NONE) continue;
-                const float z = c.zero[b], offset = d->zero_kind == NIB_ZERO_MID ? z
-                                                    : d->zero_kind == NIB_ZERO_SHIFT
-                                                        ? -z
-                                                        : -(c.scale[b] * z);
+                const float offset = nib_codes_offset(&c, b);
                 sum = fmaf(offset, (float)of_q, sum);
                 correction = fmaf(offset, (float)(end - g * G), correction);
             }

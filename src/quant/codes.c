@@ -182,6 +182,19 @@ float nib_code_value(const nib_codes *c, int64_t i) {
     return nib_qdesc_signed(&c->desc) ? (float)(int8_t)q : (float)q;
 }
 
+float nib_codes_offset(const nib_codes *c, int64_t block) {
+    switch (c->desc.zero_kind) {
+    case NIB_ZERO_POINT:
+        return -(c->scale[block] * c->zero[block]);
+    case NIB_ZERO_SHIFT:
+        return -c->zero[block];
+    case NIB_ZERO_MID:
+        return c->zero[block];
+    default:
+        return -0.0f;
+    }
+}
+
 /* w = s (q - z): torchao converts both to the weight's dtype, where they are exact. */
 static void run_point(const nib_codes *c, const uint8_t *q, int64_t n, int64_t block, float *out) {
     const int32_t zero = c->zero ? (int32_t)c->zero[block] : 0;

@@ -54,6 +54,10 @@ void nib_codes_dequantize(const nib_codes *codes, float *out);
 /* What code i (row-major) stands for before scale and zero: the integer, or the narrow float. */
 float nib_code_value(const nib_codes *codes, int64_t i);
 
+/* What is added to scale * code in a product, for the codes of one block: docs/numerics.md,
+ * "Quantized weights". */
+float nib_codes_offset(const nib_codes *codes, int64_t block);
+
 /* A value rounded to a float dtype (f32, f16, bf16), or as it is for another. A NaN stays one. */
 static inline float nib_round_to(float x, nib_dtype dtype) {
     if (dtype == NIB_BF16) return nib_bf16_to_f32(nib_f32_to_bf16(x));

@@ -263,12 +263,7 @@ static float correction_of(const nib_codes *c, int64_t row) {
         else
             for (int64_t k = 0; k < G; k++) codes += q[g * G + k];
         sum = fmaf(c->scale[block], (float)(codes + shift * (int32_t)G), sum);
-        if (d->zero_kind == NIB_ZERO_NONE) continue;
-        const float z = c->zero[block];
-        const float offset = d->zero_kind == NIB_ZERO_MID     ? z
-                             : d->zero_kind == NIB_ZERO_SHIFT ? -z
-                                                              : -(c->scale[block] * z);
-        sum = fmaf(offset, (float)G, sum);
+        if (d->zero_kind != NIB_ZERO_NONE) sum = fmaf(nib_codes_offset(c, block), (float)G, sum);
     }
     return sum;
 }

@@ -1,6 +1,7 @@
 /* int8_dynamic_activation_int4_weight ("8da4w"): torchao's Int8DynamicActivationIntxWeightConfig
  * with weight_dtype=int4. Weights are codes of quant/intx.c; the input of a linear is quantized to
  * 8 bits with a zero point when it is there, each token for itself, and integers are multiplied. */
+#include "base/error.h"
 #include "quant/block.h"
 #include "quant/intx.h"
 #include "quant/qparams.h"
@@ -54,13 +55,13 @@ static nib_status check(const nib_config *c) {
 static nib_status plan(const nib_config *c, const nib_site *site, nib_qdesc *weight, nib_act *in,
                        nib_act *out) {
     const nib_intx o = options(c);
-    const nib_status status = nib_intx_plan(&o, site, weight);
-    *out = (nib_act){0};
+    *in = *out = (nib_act){0};
+    NIB_TRY(nib_intx_plan(&o, site, weight));
     *in = (nib_act){.when = NIB_ACT_DYNAMIC,
                     .dtype = NIB_I8,
                     .block = {2, {1, weight->cols}},
                     .eps = nib_qrule_eps(NIB_F32, o.eps)};
-    return status;
+    return NIB_OK;
 }
 
 static nib_status quantize(const nib_config *c, const nib_stats *stats, const nib_tensor *rows,
