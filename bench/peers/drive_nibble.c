@@ -119,18 +119,28 @@ static int64_t drive_batch(drive *d, int64_t M) {
         const double rate = nib_limits_measure(limits, ctx[now], (nib_limit)M);
         return (int64_t)(rate * (drive_now() - began));
     }
-    static nib_tensor *x[MOST_THREADS + 1];
-    static int64_t rows[MOST_THREADS + 1];
-    if (rows[now] != M) {
+    /* Made once for each number of rows, in the round that no one counts: filling 512 rows takes as
+     * long as half a product. */
+    static struct inputs {
+        int threads;
+        int64_t rows;
+        nib_tensor *x;
+    } made[64];
+    static int count;
+    int at = 0;
+    while (at < count && (made[at].threads != now || made[at].rows != M)) at++;
+    if (at == count) {
+        if (count == sizeof made / sizeof *made) drive_fail("too many kinds of inputs");
+        made[count++] = (struct inputs){now, M, NULL};
         float *data = drive_alloc((size_t)(M * d->K) * 4, 0);
         drive_fill(data, (size_t)(M * d->K), 1);
-        nib_tensor_free(x[now]);
-        x[now] = nib_tensor_wrap(ctx[now], NIB_F32, (nib_shape){2, {M, d->K}}, data, free, data);
-        rows[now] = M;
+        made[at].x =
+            nib_tensor_wrap(ctx[now], NIB_F32, (nib_shape){2, {M, d->K}}, data, free, data);
+        or_fail(made[at].x != NULL);
     }
     const size_t mark = nib_scope_begin(ctx[now]);
     const int64_t i = M <= DRIVE_ROTATED ? next++ % d->copies : 0;
-    or_fail(nib_module_forward(linear[i], x[now]) != NULL);
+    or_fail(nib_module_forward(linear[i], made[at].x) != NULL);
     nib_scope_end(ctx[now], mark);
     return 1;
 }
