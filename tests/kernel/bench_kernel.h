@@ -20,6 +20,9 @@ typedef struct bench {
     const nib_kernels *k;
     float *x, *w, *y;
     uint8_t *q;
+    uint8_t *codes;        /* of weights; no NaN as narrow floats */
+    int8_t *eight, *seven; /* codes of inputs, [BENCH_ROWS] rows BENCH_K + 64 apart */
+    int32_t *sums;         /* of inputs: any will do */
 } bench;
 
 static inline double bench_seconds(void) {
@@ -43,7 +46,7 @@ static inline int bench_order(const void *a, const void *b) {
         }                                                                                          \
         qsort(t_, BENCH_RUNS, sizeof(double), bench_order);                                        \
         const double median_ = t_[BENCH_RUNS / 2];                                                 \
-        printf("  %-34s %9.3f ms (best %9.3f) %7.2f GB/s %7.1f GFLOP/s\n", label, median_ * 1e3,   \
+        printf("  %-42s %9.3f ms (best %9.3f) %7.2f GB/s %7.1f GFLOP/s\n", label, median_ * 1e3,   \
                t_[0] * 1e3, (double)(bytes) / median_ * 1e-9, (double)(flops) / median_ * 1e-9);   \
     } while (0)
 
@@ -94,6 +97,84 @@ static inline void bench_merges(const bench *b) {
     float max = 0, sum = 1;
     for (int i = 0; i < 1000; i++)
         b->k->attention_merge_f32(b->y, &max, &sum, b->x, 0.5f, 2.0f, BENCH_D);
+}
+
+/* ---- weights in lanes: random codes, scales in f32 ---- */
+
+static const struct bench_lane {
+    const char *label;
+    nib_lane lane;
+    int bits;
+    int64_t G; /* 0: a scale a channel */
+    bool seven_bits;
+} bench_lane_kinds[] = {
+    {"W8", NIB_LANE_W8, 8, 0, false},
+    {"W8, inputs of 7 bits", NIB_LANE_W8, 8, 0, true},
+    {"W4, groups of 64", NIB_LANE_W4, 4, 64, false},
+    {"W4, groups of 128", NIB_LANE_W4, 4, 128, false},
+    {"W2, groups of 64", NIB_LANE_W2, 2, 64, false},
+    {"1 bit, groups of 64", NIB_LANE_WX, 1, 64, false},
+    {"3 bits, groups of 64", NIB_LANE_WX, 3, 64, false},
+    {"5 bits, groups of 64", NIB_LANE_WX, 5, 64, false},
+    {"6 bits, groups of 64", NIB_LANE_WX, 6, 64, false},
+    {"7 bits, groups of 64", NIB_LANE_WX, 7, 64, false},
+    {"e4m3fn", NIB_LANE_F8, 8, 0, false},
+    {"e4m3fn, NaN among them", NIB_LANE_F8, 8, 0, false},
+};
+
+static inline void bench_lane(const bench *b, const nib_kernels *ref, const struct bench_lane *of,
+                              bool nan) {
+    const nib_kernels *k = b->k;
+    const nib_lane lane = of->lane;
+    const int64_t G = of->G ? of->G : BENCH_K, codes = (int64_t)BENCH_CHANNELS * BENCH_K;
+    const int64_t panels = BENCH_CHANNELS / NIB_PANEL;
+    const nib_lane_weight w = {.lane = lane,
+                               .bits = of->bits,
+                               .mid = lane == NIB_LANE_F8 ? 0 : 1 << (of->bits - 1),
+                               .code = NIB_F8_E4M3FN,
+                               .N = BENCH_CHANNELS,
+                               .K = BENCH_K,
+                               .G = G,
+                               .groups = BENCH_K / G,
+                               .codes = nan ? (const uint8_t *)b->w : b->codes,
+                               .panel_bytes = (int64_t)BENCH_K * NIB_PANEL * of->bits / 8,
+                               .scale = b->x,
+                               .scale_dtype = NIB_F32};
+    const double bytes = (double)codes * of->bits / 8 + (double)(codes / G) * 4;
+    char label[64];
+    for (int64_t M = 1; M <= NIB_LANE_ROWS && !of->seven_bits; M *= 2) {
+        if (k->lane_rows[lane] == ref->lane_rows[lane]) break;
+        snprintf(label, sizeof label, "lane_rows %s, M = %d", of->label, (int)M);
+        BENCH(label, bytes, 2.0 * (double)M * (double)codes,
+              k->lane_rows[lane](b->y, BENCH_CHANNELS, b->x, BENCH_K, M, &w, 0, panels));
+    }
+    if (k->lane_widen[lane] != ref->lane_widen[lane] && !of->seven_bits) {
+        enum { KC = 256 };
+        snprintf(label, sizeof label, "lane_widen %s, 16 of %d", of->label, KC);
+        BENCH(label, KC * NIB_PANEL * (4 + of->bits / 8.0), 0,
+              k->lane_widen[lane](b->y, &w, 0, 0, KC));
+    }
+    if (lane == NIB_LANE_F8 || k->lane_i8[lane] == ref->lane_i8[lane]) return;
+    static uint8_t scratch[NIB_LANE_SCRATCH] __attribute__((aligned(64)));
+    static float scale[BENCH_ROWS];
+    const int64_t ld = BENCH_K + 64;
+    const nib_rows_i8 rows = {.q = of->seven_bits ? b->seven : b->eight,
+                              .ld = ld,
+                              .scale = scale,
+                              .sums = b->sums,
+                              .seven_bits = of->seven_bits};
+    static const int64_t some[] = {1, 4, 8, BENCH_ROWS};
+    for (int i = 0; i < 4; i++) {
+        snprintf(label, sizeof label, "lane_i8 %s, M = %d", of->label, (int)some[i]);
+        BENCH(label, bytes, 2.0 * (double)some[i] * (double)codes,
+              k->lane_i8[lane](b->y, BENCH_CHANNELS, &rows, some[i], &w, 0, panels, scratch));
+    }
+}
+
+static inline void bench_lanes(const bench *b, const nib_kernels *ref) {
+    const size_t kinds = sizeof bench_lane_kinds / sizeof *bench_lane_kinds;
+    if (b->k == ref) return; /* the judges would take minutes */
+    for (size_t i = 0; i < kinds; i++) bench_lane(b, ref, &bench_lane_kinds[i], i + 1 == kinds);
 }
 
 static inline void bench_slots(const bench *b, const nib_kernels *ref) {
@@ -198,41 +279,7 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
               2 * M * 64 * 256,
               k->gemm_rows_f32(b->y, 64, b->x, BENCH_ROWS, 256, 0, 256, b->w, 256 * 16, 64));
     }
-    static const struct {
-        const char *label;
-        nib_lane lane;
-        int bits;
-    } lanes[] = {{"W8", NIB_LANE_W8, 8},
-                 {"W4, groups of 64", NIB_LANE_W4, 4},
-                 {"W2, groups of 64", NIB_LANE_W2, 2},
-                 {"3 bits, groups of 64", NIB_LANE_WX, 3},
-                 {"e4m3fn, NaN among them", NIB_LANE_F8, 8}};
-    for (size_t i = 0; i < sizeof lanes / sizeof lanes[0]; i++) {
-        const nib_lane lane = lanes[i].lane;
-        if (k->lane_rows[lane] == ref->lane_rows[lane]) continue;
-        const int bits = lanes[i].bits;
-        const int64_t G = bits == 8 ? BENCH_K : 64, codes = (int64_t)BENCH_CHANNELS * BENCH_K;
-        const nib_lane_weight w = {.lane = lane,
-                                   .bits = bits,
-                                   .mid = lane == NIB_LANE_F8 ? 0 : 1 << (bits - 1),
-                                   .code = NIB_F8_E4M3FN,
-                                   .N = BENCH_CHANNELS,
-                                   .K = BENCH_K,
-                                   .G = G,
-                                   .groups = BENCH_K / G,
-                                   .codes = (const uint8_t *)b->w,
-                                   .panel_bytes = (int64_t)BENCH_K * NIB_PANEL * bits / 8,
-                                   .scale = b->x,
-                                   .scale_dtype = NIB_F32};
-        const double bytes = (double)codes * bits / 8 + (double)(codes / G) * 4;
-        for (int64_t rows = 1; rows <= NIB_LANE_ROWS; rows *= 2) {
-            char label[64];
-            snprintf(label, sizeof label, "lane_rows %s, %d rows", lanes[i].label, (int)rows);
-            BENCH(label, bytes, 2.0 * (double)rows * (double)codes,
-                  k->lane_rows[lane](b->y, BENCH_CHANNELS, b->x, BENCH_K, rows, &w, 0,
-                                     BENCH_CHANNELS / NIB_PANEL));
-        }
-    }
+    bench_lanes(b, ref);
     IF(dense_rows) {
         if (all) return;
         BENCH("dense_rows f32 1x4096x4096", 4 * N * K, 2 * N * K,
@@ -247,16 +294,28 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
 
 static inline int bench_sets(const char *name) {
     const size_t big = (size_t)BENCH_CHANNELS * BENCH_K;
-    bench b = {
-        .x = malloc(big), .w = aligned_alloc(64, big * 4), .y = malloc(big), .q = malloc(BENCH_N)};
+    const size_t inputs = (size_t)BENCH_ROWS * (BENCH_K + 64);
+    bench b = {.x = malloc(big),
+               .w = aligned_alloc(64, big * 4),
+               .y = malloc(big),
+               .q = malloc(BENCH_N),
+               .codes = aligned_alloc(64, big),
+               .eight = aligned_alloc(64, inputs),
+               .seven = aligned_alloc(64, inputs),
+               .sums = calloc(inputs, sizeof *b.sums)};
     nib_kernels ref, some;
     nib_kernels_fill(&ref, 0);
     int found = 0;
-    if (!b.x || !b.w || !b.y || !b.q) return 1;
+    if (!b.x || !b.w || !b.y || !b.q || !b.codes || !b.eight || !b.seven || !b.sums) return 1;
     uint64_t seed = 1;
     for (size_t i = 0; i < big / 4; i++) b.x[i] = test_uniform(&seed), b.y[i] = 0;
     for (size_t i = 0; i < big; i++) b.w[i] = b.x[i % (big / 4)];
     memset(b.q, 77, BENCH_N);
+    for (size_t i = 0; i < big; i++) b.codes[i] = (uint8_t)(test_random(&seed) >> 9) & 0xbf;
+    for (size_t i = 0; i < inputs; i++) {
+        b.eight[i] = (int8_t)(test_random(&seed) >> 9);
+        b.seven[i] = (int8_t)(b.eight[i] / 2);
+    }
     printf("machine level %s; own CPU time, one thread, %d runs\n",
            nib_cpu_level(nib_cpu_features()), BENCH_RUNS);
     for (size_t i = 0; nib_kernel_set_at(i); i++) {
@@ -274,6 +333,7 @@ static inline int bench_sets(const char *name) {
     }
     if (!found) fprintf(stderr, "no set named %s runs here\n", name);
     free(b.x), free(b.w), free(b.y), free(b.q);
+    free(b.codes), free(b.eight), free(b.seven), free(b.sums);
     return !found;
 }
 #endif
