@@ -3,6 +3,7 @@
  *   silu_mul(linear(x, G), linear(x, U))   ->  linear_silu_mul
  *   add(r, linear(x, W))                   ->  linear_add
  *   linear(x, A), linear(x, B), ...        ->  linear_many
+ *   rms_norm whose readers want codes      ->  rms_norm_quantize
  *
  * A result that vanishes must have had no other reader, and no view of it may have one. A product
  * that moves to where another node of its group stands must find the same input there: weights are
@@ -11,9 +12,11 @@
 #include <assert.h>
 #include <string.h>
 
+#include "base/checked.h"
 #include "base/error.h"
 #include "graph/node.h"
 #include "op/calls.h"
+#include "op/product.h"
 #include "tensor/context.h"
 
 typedef struct fusing {
@@ -101,6 +104,78 @@ static void join_residual(fusing *f, int at) {
     become(f, at, &nib_op_linear_add, in, 4);
 }
 
+/* Where the weights of an op that may take codes for its input begin and end; 0: of another op. */
+static int weights_of(const nib_node *n) {
+    const nib_op *op = n->args.op;
+    if (op == &nib_op_linear || op == &nib_op_linear_add) return 1;
+    if (op == &nib_op_linear_silu_mul) return 2;
+    return op == &nib_op_linear_many ? (n->args.nin - 1) / 2 : 0;
+}
+
+static bool same_rows(const nib_rows_kind *a, const nib_rows_kind *b) {
+    return a->K == b->K && a->group == b->group && a->bits == b->bits && a->eps == b->eps &&
+           a->symmetric == b->symmetric;
+}
+
+/* Does this node read `value` as nothing but the input of a product whose weights want one kind of
+ * rows, that of the readers before it? */
+static bool wants_codes(const fusing *f, int node, int value, nib_rows_kind *kind, bool *known) {
+    const nib_node *n = &f->g->nodes[node];
+    const int weights = weights_of(n);
+    if (!weights || n->in[0] != value) return false;
+    for (int k = 1; k < n->args.nin; k++) {
+        if (n->in[k] == value) return false;
+        if (k > weights) continue;
+        nib_rows_kind own;
+        const nib_value *w = &f->g->values[n->in[k]];
+        if (w->kind != NIB_VALUE_CONSTANT || !nib_product_wants(w->tensor, &own) ||
+            (*known && !same_rows(kind, &own)))
+            return false;
+        *kind = own;
+        *known = true;
+    }
+    return true;
+}
+
+/* The result of a norm becomes codes, where all that read it make these of it anyway. */
+static void join_norm(fusing *f, int at) {
+    nib_graph *g = f->g;
+    nib_node *n = &g->nodes[at];
+    if (f->gone[at] || n->args.op != &nib_op_rms_norm) return;
+    nib_value *v = &g->values[n->out[0]];
+    nib_rows_kind kind = {0};
+    bool known = false;
+    int readers = 0;
+    for (int i = at + 1; i < g->nnodes; i++) {
+        bool reads = false;
+        for (int k = 0; !f->gone[i] && k < g->nodes[i].args.nin; k++)
+            reads |= g->nodes[i].in[k] == n->out[0];
+        if (reads && !wants_codes(f, i, n->out[0], &kind, &known)) return;
+        readers += reads;
+    }
+    const int last = v->shape.ndim - 1;
+    if (!known || readers != f->reads[v->of] || !kind.K || kind.K != v->shape.dim[last]) return;
+    nib_value made = *v;
+    size_t size = 1;
+    made.dtype = NIB_I8;
+    made.shape.dim[last] = nib_rows_width(&kind);
+    for (int i = last; i >= 0; i--) {
+        made.stride[i] = (int64_t)size;
+        if (nib_mul_size(size, (size_t)made.shape.dim[i], &size)) return;
+    }
+    *v = made;
+    g->buffers[v->of].size = size;
+    const int in[] = {n->in[0], n->in[1]};
+    const double eps = n->args.attr[1].d;
+    become(f, at, &nib_op_rms_norm_quantize, in, 2);
+    n->args.nattr = nib_rms_norm_quantize_attrs(eps, &kind, n->args.attr);
+    for (int i = at + 1; i < g->nnodes; i++) { /* only ops of the compiler read codes */
+        nib_node *r = &g->nodes[i];
+        if (!f->gone[i] && r->args.op == &nib_op_linear && r->in[0] == n->out[0])
+            become(f, i, &nib_op_linear_many, (const int[]){r->in[0], r->in[1], r->in[2]}, 3);
+    }
+}
+
 /* Linears of one input join the first of them: what they read is there by then. */
 static void join_linears(fusing *f, int at) {
     nib_graph *g = f->g;
@@ -123,7 +198,8 @@ static void join_linears(fusing *f, int at) {
 }
 
 nib_status nib_graph_fuse(nib_graph *g) {
-    static void (*const joins[])(fusing *, int) = {join_gate_and_up, join_residual, join_linears};
+    static void (*const joins[])(fusing *, int) = {join_gate_and_up, join_residual, join_linears,
+                                                   join_norm};
     nib_mem *mem = &g->ctx->mem;
     const size_t nodes = (size_t)g->nnodes, buffers = (size_t)g->nbuffers;
     fusing f = {.g = g};

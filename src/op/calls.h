@@ -5,6 +5,7 @@
 #ifndef NIB_OP_CALLS_H
 #define NIB_OP_CALLS_H
 #include "op/op.h"
+#include "op/quantize_rows.h"
 
 /* Rows of a weight: out[m, :] = weight[indices[m], :].
  *   weight [V, D] dense or quantized, indices [M] i32  ->  [M, D] f32 */
@@ -29,7 +30,9 @@ nib_tensor *nib_silu_mul(const nib_tensor *gate, const nib_tensor *up);
  * biases [N] or NIB_NONE.
  *   linear_many      x [..., K], weights [Ni, K]  ->  out[i] [..., Ni], i < count
  *   linear_silu_mul  silu(x G^T + gate_bias) * (x U^T + up_bias)
- *   linear_add       residual + (x W^T + bias), residual of the product's shape */
+ *   linear_add       residual + (x W^T + bias), residual of the product's shape
+ * Where all its weights want one kind of rows, x may be what rms_norm_quantize gives: a norm's rows
+ * as these codes and no more, I8 [..., nib_rows_width(kind)] of x [..., kind->K] f32. */
 enum { NIB_MOST_LINEARS = 3 };
 nib_status nib_linear_many(const nib_tensor *x, const nib_tensor *const weights[],
                            const nib_tensor *const biases[], int count, nib_tensor *out[]);
@@ -37,6 +40,9 @@ nib_tensor *nib_linear_silu_mul(const nib_tensor *x, const nib_tensor *gate, con
                                 const nib_tensor *gate_bias, const nib_tensor *up_bias);
 nib_tensor *nib_linear_add(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
                            const nib_tensor *residual);
+nib_tensor *nib_rms_norm_quantize(const nib_tensor *x, const nib_tensor *weight, double eps,
+                                  const nib_rows_kind *kind);
+int nib_rms_norm_quantize_attrs(double eps, const nib_rows_kind *kind, nib_attr attr[]); /* count */
 
 /* Cosine and sine of position * inv_freq[j], times `scale`: what nib_rope turns by.
  *   positions [M] i32, inv_freq [d/2] f32  ->  [M, 2, d/2] f32, cosines first */

@@ -6,6 +6,7 @@
 
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
     *dtype = NIB_F32;
+    NIB_TRY(nib_op_want_dense_f32(args->op, "input", args->in[0]));
     return nib_product_shape(args->op, args->in[0], args->in[1], args->in[2], out);
 }
 
@@ -25,8 +26,7 @@ static nib_status run(const nib_call_args *args) {
                                  .up = NIB_NONE,
                                  .up_bias = NIB_NONE,
                                  .y = nib_tensor_data_mut(args->out[0])};
-    return nib_products(args->ctx, nib_tensor_data(x), nib_product_rows(x), w->shape.dim[1],
-                        &product, 1);
+    return nib_products(args->ctx, x, &product, 1);
 }
 
 const nib_impl nib_impl_linear_any = {.op = &nib_op_linear,

@@ -38,8 +38,7 @@ static nib_status run(const nib_call_args *args) {
                                  .up_bias = NIB_NONE,
                                  .residual = nib_tensor_data(args->in[RESIDUAL]),
                                  .y = nib_tensor_data_mut(args->out[0])};
-    return nib_products(args->ctx, nib_tensor_data(x), nib_product_rows(x),
-                        args->in[WEIGHT]->shape.dim[1], &product, 1);
+    return nib_products(args->ctx, x, &product, 1);
 }
 
 const nib_impl nib_impl_linear_add_any = {.op = &nib_op_linear_add,

@@ -46,8 +46,7 @@ static nib_status run(const nib_call_args *args) {
                                     .up = NIB_NONE,
                                     .up_bias = NIB_NONE,
                                     .y = nib_tensor_data_mut(args->out[i])};
-    return nib_products(args->ctx, nib_tensor_data(x), nib_product_rows(x),
-                        args->in[1]->shape.dim[1], products, n);
+    return nib_products(args->ctx, x, products, n);
 }
 
 const nib_impl nib_impl_linear_many_any = {.op = &nib_op_linear_many,

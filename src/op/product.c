@@ -93,6 +93,18 @@ static int64_t group_columns(const nib_qdesc *d) {
     return d->block_cols < d->cols ? d->block_cols : d->cols;
 }
 
+bool nib_product_wants(const nib_tensor *w, nib_rows_kind *kind) {
+    if (!w->layout || w->act.when != NIB_ACT_DYNAMIC || !nib_qdesc_integer(&w->desc) ||
+        w->act.block.dim[0] == 0)
+        return false;
+    *kind = (nib_rows_kind){.K = w->desc.cols,
+                            .group = group_columns(&w->desc),
+                            .bits = w->act.dtype == NIB_I7 ? 7 : 8,
+                            .symmetric = w->act.symmetric,
+                            .eps = w->act.eps};
+    return true;
+}
+
 /* ---- a piece: up to WIDTH channels of one weight for all rows ---- */
 
 typedef struct piece {
@@ -453,6 +465,21 @@ static void quantize_inputs(nib_ctx *ctx, job *j, char *memory, size_t rows_size
     }
 }
 
+/* Inputs that came as codes: all operands read the same. */
+static nib_status take_rows(job *j, const nib_tensor *x) {
+    for (int i = 0; i < 2 * j->count; i++) {
+        operand *o = i % 2 ? &j->targets[i / 2].up : &j->targets[i / 2].w;
+        nib_rows_kind kind;
+        if (!o->t) continue;
+        if (!nib_product_wants(o->t, &kind))
+            return NIB_RAISE(NIB_E_UNSUPPORTED, "linear: a weight wants floats, not codes");
+        void *memory = (void *)(uintptr_t)nib_tensor_data(x); /* only read */
+        const nib_rows_made made = nib_rows_within(&kind, j->M, memory);
+        o->rows = nib_rows_read(&kind, &made);
+    }
+    return NIB_OK;
+}
+
 /* Bytes for all codes and sums of inputs; an upper bound. */
 static nib_status input_bytes(const job *j, size_t *rows_size, size_t *size) {
     *size = 0;
@@ -492,10 +519,12 @@ static void pack_rows(void *user, int64_t begin, int64_t end) {
     j->k->pack_rows_f32(p->rows + begin * j->K, j->x + begin * j->K, j->K, end - begin, j->K);
 }
 
-nib_status nib_products(nib_ctx *ctx, const float *x, int64_t M, int64_t K,
-                        const nib_product *products, int count) {
-    assert(count <= NIB_MAX_PRODUCTS);
-    job j = {.k = &ctx->kernels, .x = x, .M = M, .K = K, .count = count};
+nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *products, int count) {
+    assert(count >= 1 && count <= NIB_MAX_PRODUCTS);
+    const int64_t M = nib_product_rows(x), K = products[0].weight->shape.dim[1];
+    const bool coded = x->dtype == NIB_I8;
+    job j = {.k = &ctx->kernels, .M = M, .K = K, .count = count};
+    if (!coded) j.x = nib_tensor_data(x);
     int64_t pieces = 0;
     for (int i = 0; i < count; i++) {
         target *t = &j.targets[i];
@@ -507,19 +536,22 @@ nib_status nib_products(nib_ctx *ctx, const float *x, int64_t M, int64_t K,
         if (t->p->up != NIB_NONE) NIB_TRY(operand_open(&t->up, t->p->up));
     }
     if (!M || !pieces) return NIB_OK;
-    size_t block, rows_size, inputs, blocks, whole, packed = 0;
+    size_t block, rows_size = 0, inputs = 0, blocks, whole, packed = 0;
     NIB_TRY(plan_scratch(&j, &block));
-    NIB_TRY(input_bytes(&j, &rows_size, &inputs));
+    if (coded)
+        NIB_TRY(take_rows(&j, x));
+    else
+        NIB_TRY(input_bytes(&j, &rows_size, &inputs));
     blocks = nib_scratch_room(ctx->pool, pieces, block);
     if ((block && !blocks) || nib_align_size(inputs, NIB_MEM_ALIGN, &inputs) ||
-        (wants_rows(&j) && nib_mul_size((size_t)M, (size_t)K * sizeof *x, &packed)) ||
+        (wants_rows(&j) && nib_mul_size((size_t)M, (size_t)K * sizeof *j.x, &packed)) ||
         nib_align_size(packed, NIB_MEM_ALIGN, &packed) || nib_add_size(inputs, blocks, &whole) ||
         nib_add_size(whole, packed, &whole))
         return NIB_RAISE(NIB_E_MEMORY, "linear: scratch for %lld rows of %lld columns overflows",
                          (long long)M, (long long)K);
     char *memory = nib_ctx_workspace(ctx, whole);
     if (!memory) return nib_last_error()->status;
-    quantize_inputs(ctx, &j, memory, rows_size);
+    if (!coded) quantize_inputs(ctx, &j, memory, rows_size);
     nib_scratch_over(ctx->pool, pieces, block, memory + inputs, &j.scratch);
     if (wants_rows(&j)) {
         packing p = {.j = &j, .rows = (float *)(void *)(memory + inputs + blocks)};
@@ -537,10 +569,14 @@ nib_status nib_products(nib_ctx *ctx, const float *x, int64_t M, int64_t K,
 
 nib_status nib_product_shape(const nib_op *op, const nib_tensor *x, const nib_tensor *w,
                              const nib_tensor *bias, nib_shape *out) {
-    NIB_TRY(nib_op_want_dense_f32(op, "input", x));
+    nib_rows_kind kind;
+    const bool coded =
+        x->dtype == NIB_I8 && !x->layout && nib_tensor_contiguous(x) && nib_product_wants(w, &kind);
+    if (!coded) NIB_TRY(nib_op_want_dense_f32(op, "input", x));
     char text[96], other[96];
     const int last = x->shape.ndim - 1;
-    if (last < 0 || w->shape.ndim != 2 || x->shape.dim[last] != w->shape.dim[1])
+    if (last < 0 || w->shape.ndim != 2 ||
+        x->shape.dim[last] != (coded ? nib_rows_width(&kind) : w->shape.dim[1]))
         return NIB_RAISE(NIB_E_SHAPE, "%s: input is %s but weight is %s", op->name,
                          nib_shape_text(&x->shape, text, sizeof text),
                          nib_shape_text(&w->shape, other, sizeof other));

@@ -6,7 +6,7 @@
  * Legend: M rows, N channels of a weight, K columns. */
 #ifndef NIB_OP_PRODUCT_H
 #define NIB_OP_PRODUCT_H
-#include <nibble/extend.h>
+#include "op/quantize_rows.h"
 
 typedef enum nib_activation {
     NIB_IDENTITY = 0,
@@ -30,13 +30,17 @@ typedef struct nib_product {
 
 enum { NIB_MAX_PRODUCTS = 4 };
 
-/* All products of x [M, K] contiguous, in one parallel loop; inputs are quantized once for all
- * weights that want them so. Memory: the workspace of the context. */
-nib_status nib_products(nib_ctx *ctx, const float *x, int64_t M, int64_t K,
-                        const nib_product *products, int count);
+/* All products of x [..., K] dense f32, contiguous, in one parallel loop; inputs are quantized once
+ * for all weights that want them so. Or x are rows that were quantized before, I8 as in
+ * quantize_rows.h, of the one kind that all the weights want. Memory: the workspace of the context.
+ */
+nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *products, int count);
 
-/* The checks and the shape that ops made of products share: y of x [..., K] and weight [N, K] with
- * bias [N] or NIB_NONE is [..., N]. */
+/* The rows that a weight wants; false: it wants floats, or one scale for all rows. */
+bool nib_product_wants(const nib_tensor *weight, nib_rows_kind *kind);
+
+/* The checks and the shape that ops made of products share: y of x [..., K], or rows for K columns
+ * that were quantized before, and weight [N, K] with bias [N] or NIB_NONE is [..., N]. */
 nib_status nib_product_shape(const nib_op *op, const nib_tensor *x, const nib_tensor *weight,
                              const nib_tensor *bias, nib_shape *out);
 int64_t nib_product_rows(const nib_tensor *x); /* M */

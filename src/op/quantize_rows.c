@@ -15,6 +15,39 @@ static int64_t row_bytes(int64_t K) {
     return ld % SET == 0 && ld ? ld + LINE : ld;
 }
 
+static int64_t lines(int64_t bytes) { return (bytes + LINE - 1) / LINE * LINE; }
+
+static int64_t groups_of(const nib_rows_kind *kind) {
+    return kind->group && kind->K % kind->group == 0 ? kind->K / kind->group : 0;
+}
+
+/* A row's own share and, for scale and zero, a line each: so any number of rows has room. */
+int64_t nib_rows_width(const nib_rows_kind *kind) {
+    const int64_t sums = groups_of(kind) * (int64_t)sizeof(int32_t);
+    return row_bytes(kind->K) + 2 * LINE + lines(sums);
+}
+
+nib_rows_made nib_rows_within(const nib_rows_kind *kind, int64_t M, void *memory) {
+    const int64_t ld = row_bytes(kind->K), values = lines(M * (int64_t)sizeof(float));
+    char *after = (char *)memory + M * ld;
+    return (nib_rows_made){
+        .q = memory,
+        .ld = ld,
+        .scale = (float *)(void *)after,
+        .zero = kind->symmetric ? NULL : (int32_t *)(void *)(after + values),
+        .sums = groups_of(kind) ? (int32_t *)(void *)(after + 2 * values) : NULL,
+    };
+}
+
+nib_rows_i8 nib_rows_read(const nib_rows_kind *kind, const nib_rows_made *made) {
+    return (nib_rows_i8){.q = made->q,
+                         .ld = made->ld,
+                         .scale = made->scale,
+                         .zero = made->zero,
+                         .sums = made->sums,
+                         .seven_bits = kind->bits == 7};
+}
+
 size_t nib_quantize_rows_size(int64_t M, int64_t K) {
     size_t codes, whole;
     if (nib_mul_size((size_t)M, (size_t)row_bytes(K), &codes) ||
@@ -26,21 +59,21 @@ size_t nib_quantize_rows_size(int64_t M, int64_t K) {
 typedef struct rows_job {
     const nib_kernels *k;
     const float *x;
-    const nib_act *act;
-    int bits;
-    int64_t K, ld;
-    int8_t *q;
-    float *scale;
-    int32_t *zero; /* NULL: symmetric */
+    nib_rows_kind kind;
+    nib_rows_made to;
 } rows_job;
+
+static void end_row(const rows_job *j, int8_t *q) {
+    memset(q + j->kind.K, 0, (size_t)(j->to.ld - j->kind.K));
+}
 
 static void quantize_some(void *user, int64_t begin, int64_t end) {
     const rows_job *j = user;
     for (int64_t m = begin; m < end; m++) {
-        int8_t *q = j->q + m * j->ld;
-        j->k->quantize_row_i8(q, &j->scale[m], j->zero ? &j->zero[m] : NULL, j->x + m * j->K, j->K,
-                              j->bits, j->act->eps);
-        memset(q + j->K, 0, (size_t)(j->ld - j->K));
+        int8_t *q = j->to.q + m * j->to.ld;
+        j->k->quantize_row_i8(q, &j->to.scale[m], j->to.zero ? &j->to.zero[m] : NULL,
+                              j->x + m * j->kind.K, j->kind.K, j->kind.bits, j->kind.eps);
+        end_row(j, q);
     }
 }
 
@@ -48,48 +81,39 @@ static void quantize_some(void *user, int64_t begin, int64_t end) {
 static void choose_for_all(const rows_job *j, int64_t M) {
     float ends[2] = {0, 0};
     int8_t unused[2];
-    if (j->K > 0) j->k->minmax_f32(&ends[0], &ends[1], j->x, 1, M * j->K);
-    j->k->quantize_row_i8(unused, j->scale, j->zero, ends, 2, j->bits, j->act->eps);
+    if (j->kind.K > 0) j->k->minmax_f32(&ends[0], &ends[1], j->x, 1, M * j->kind.K);
+    j->k->quantize_row_i8(unused, j->to.scale, j->to.zero, ends, 2, j->kind.bits, j->kind.eps);
     for (int64_t m = 1; m < M; m++) {
-        j->scale[m] = j->scale[0];
-        if (j->zero) j->zero[m] = j->zero[0];
+        j->to.scale[m] = j->to.scale[0];
+        if (j->to.zero) j->to.zero[m] = j->to.zero[0];
     }
 }
 
 static void quantize_given(void *user, int64_t begin, int64_t end) {
     const rows_job *j = user;
-    const int qmax = (1 << (j->bits - 1)) - 1;
-    const float inverse = 1.0f / j->scale[0];
+    const int qmax = (1 << (j->kind.bits - 1)) - 1;
+    const float inverse = 1.0f / j->to.scale[0];
     for (int64_t m = begin; m < end; m++) {
-        int8_t *q = j->q + m * j->ld;
-        j->k->quantize_scaled((uint8_t *)q, j->x + m * j->K, 1, j->K, &inverse, j->zero, -qmax - 1,
-                              qmax, NIB_F32);
-        memset(q + j->K, 0, (size_t)(j->ld - j->K));
+        int8_t *q = j->to.q + m * j->to.ld;
+        j->k->quantize_scaled((uint8_t *)q, j->x + m * j->kind.K, 1, j->kind.K, &inverse,
+                              j->to.zero, -qmax - 1, qmax, NIB_F32);
+        end_row(j, q);
     }
 }
 
 void nib_quantize_rows(nib_ctx *ctx, const float *x, int64_t M, int64_t K, const nib_act *act,
                        void *memory, nib_rows_i8 *rows) {
-    const int64_t ld = row_bytes(K);
-    const size_t values = ((size_t)M * sizeof(float) + LINE - 1) / LINE * LINE;
-    char *after = (char *)memory + M * ld;
     rows_job job = {.k = &ctx->kernels,
                     .x = x,
-                    .act = act,
-                    .bits = act->dtype == NIB_I7 ? 7 : 8,
-                    .K = K,
-                    .ld = ld,
-                    .q = memory,
-                    .scale = (float *)(void *)after,
-                    .zero = act->symmetric ? NULL : (int32_t *)(void *)(after + values)};
+                    .kind = {.K = K,
+                             .bits = act->dtype == NIB_I7 ? 7 : 8,
+                             .symmetric = act->symmetric,
+                             .eps = act->eps}};
+    job.to = nib_rows_within(&job.kind, M, memory);
     const bool all = act->block.dim[0] == 0;
     if (all && M) choose_for_all(&job, M);
     nib_parallel_for(M > 1 ? ctx->pool : NULL, M, 1, all ? quantize_given : quantize_some, &job);
-    *rows = (nib_rows_i8){.q = job.q,
-                          .ld = ld,
-                          .scale = job.scale,
-                          .zero = job.zero,
-                          .seven_bits = act->dtype == NIB_I7};
+    *rows = nib_rows_read(&job.kind, &job.to);
 }
 
 typedef struct sums_job {

@@ -5,6 +5,29 @@
 
 #include "kernel/kernel.h"
 
+/* How a weight wants its inputs: what is the same for two weights serves both. */
+typedef struct nib_rows_kind {
+    int64_t K,
+        group;      /* columns, and those that share a sum: K % group == 0, or there are no sums */
+    int bits;       /* of a code: 8 or 7 */
+    bool symmetric; /* no zeros */
+    float eps;      /* the smallest scale */
+} nib_rows_kind;
+
+/* Rows that are to be made: nib_rows_i8 with places to write to. */
+typedef struct nib_rows_made {
+    int8_t *q; /* [M] rows of ld bytes */
+    int64_t ld;
+    float *scale;         /* [M] */
+    int32_t *zero, *sums; /* [M] and [M, K / group]; NULL: none */
+} nib_rows_made;
+
+/* Rows that one op makes and another reads are an I8 tensor [..., nib_rows_width]: first all codes,
+ * then scales, zeros and sums, each from a multiple of 64 bytes on. */
+int64_t nib_rows_width(const nib_rows_kind *kind);
+nib_rows_made nib_rows_within(const nib_rows_kind *kind, int64_t M, void *memory);
+nib_rows_i8 nib_rows_read(const nib_rows_kind *kind, const nib_rows_made *made);
+
 /* Bytes that the codes, scales and zeros of M rows of K take; 0: overflow. 64-byte aligned parts.
  */
 size_t nib_quantize_rows_size(int64_t M, int64_t K);

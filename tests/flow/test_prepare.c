@@ -158,7 +158,7 @@ TEST(what_follows_a_product_gives_the_bits_of_the_ops_by_themselves) {
                 {w[1], b[1], NIB_IDENTITY, NIB_NONE, NIB_NONE, own, own, NIB_F32},
                 {w[1], b[1], NIB_RELU, NIB_NONE, NIB_NONE, NULL, relu, NIB_F32},
             };
-            CHECK_OK(nib_products(ctx, nib_tensor_data(x), M, K, products, 4));
+            CHECK_OK(nib_products(ctx, x, products, 4));
             static float want[12 * 83];
             ctx->kernels.silu_mul_f32(want, g, u, (size_t)(M * N));
             CHECK_INT(memcmp(gated, want, (size_t)(M * N) * 4), 0);
@@ -175,7 +175,7 @@ TEST(what_follows_a_product_gives_the_bits_of_the_ops_by_themselves) {
             for (int a = 0; a < 3; a++) {
                 const nib_product one = {w[0],     b[0], activations[a], NIB_NONE,
                                          NIB_NONE, NULL, narrow,         NIB_BF16};
-                CHECK_OK(nib_products(ctx, nib_tensor_data(x), M, K, &one, 1));
+                CHECK_OK(nib_products(ctx, x, &one, 1));
                 functions[a](want, g, (size_t)(M * N));
                 kernels->f32_to_bf16(wanted, want, (size_t)(M * N));
                 CHECK_INT(memcmp(narrow, wanted, (size_t)(M * N) * 2), 0);

@@ -2,12 +2,14 @@
  */
 #include "graph/node.h"
 
+#include <math.h>
 #include <nibble/nn.h>
 
 #include "base/error.h"
 #include "base/mem.h"
 #include "op/calls.h"
 #include "op/mode.h"
+#include "op/product.h"
 #include "tensor/context.h"
 #include "test.h"
 
@@ -262,6 +264,117 @@ TEST(linears_of_one_input_become_one_and_read_results_stay) {
     }
 }
 
+/* A block, and what reads a norm besides: nothing, its floats, or weights that want other codes. */
+static nib_tensor *normed_forward(nib_module *m, nib_tensor *x) {
+    nib_tensor *n = nib_module_forward(nib_module_child(m, "norm"), x);
+    nib_tensor *y = nib_silu_mul(nib_module_forward(nib_module_child(m, "gate"), n),
+                                 nib_module_forward(nib_module_child(m, "up"), n));
+    y = nib_module_forward(nib_module_child(m, "down"), y);
+    nib_module *also = nib_module_child(m, "also");
+    return nib_add(y, also ? nib_module_forward(also, n) : x);
+}
+static const nib_module_kind kind_normed = {.name = "Normed", .forward = normed_forward};
+
+static nib_module *normed(void **state_, nib_ctx *ctx, uint64_t *seed, const char *scheme,
+                          const char *also) {
+    enum { D = 96, F = 128 };
+    nib_module *m = nib_module_new(ctx, &kind_normed, NULL);
+    nib_module_add(m, "norm", nib_rms_norm_new(ctx, random_tensor(ctx, seed, SHAPE1(D)), 1e-5));
+    for (int i = 0; i < 3 + (also != NULL); i++) {
+        const int64_t N = i < 2 ? F : D, K = i == 2 ? F : D;
+        nib_module_add(m, (const char *[]){"gate", "up", "down", "also"}[i],
+                       nib_linear_new(ctx, random_tensor(ctx, seed, SHAPE2(N, K)),
+                                      i ? random_tensor(ctx, seed, SHAPE1(N)) : NIB_NONE));
+    }
+    const char *const schemes[] = {scheme, also};
+    for (int i = 0; i < 2; i++) {
+        if (!schemes[i] || !schemes[i][0]) continue;
+        nib_config *config = nib_config_parse(schemes[i]);
+        CHECK_MADE(config);
+        const nib_select select[] = {{.exclude = "also"}, {.include = "also"}};
+        CHECK_OK(nib_quantize(m, config, &select[i]));
+        nib_config_free(config);
+    }
+    return m;
+}
+
+TEST(a_norm_gives_codes_where_all_that_read_it_want_the_same_ones) {
+    static const struct {
+        const char *scheme, *also; /* "": floats */
+        bool fused;
+    } cases[] = {
+        {"int8_dynamic_activation_int8_weight", NULL, true},
+        {"int8_dynamic_activation_int8_weight", "int8_dynamic_activation_int8_weight", true},
+        {"int8_dynamic_activation_int8_weight:act_mapping_type=asymmetric", NULL, true},
+        {"int8_dynamic_activation_int8_weight:reduce_range=true", NULL, true},
+        {"8da4w", NULL, true},
+        {"8da4w:group_size=16", NULL, true}, /* which no layout of the kernels holds */
+        {"8da4w:mapping=asymmetric", NULL, true},
+        {"int8_dynamic_activation_int8_weight:granularity=tensor", NULL, false},
+        {"int8_dynamic_activation_int8_weight", "", false},
+        {"int8_dynamic_activation_int8_weight", "8da4w", false},
+        {"int8_dynamic_activation_int8_weight",
+         "int8_dynamic_activation_int8_weight:act_mapping_type=asymmetric", false},
+        {"int8_weight_only", NULL, false},
+    };
+    static const int64_t rows[] = {1, 2, 9, 33};
+    uint64_t seed = test_seed();
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
+        for (int threads = 1; threads <= 3; threads++)
+            for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+                nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = threads});
+                nib_module *m = normed(state_, ctx, &seed, cases[c].scheme, cases[c].also);
+                nib_tensor *x = random_tensor(ctx, &seed, SHAPE2(rows[r], 96));
+                float *data = nib_tensor_data_mut(x);
+                if (r == 2) memset(data + 96, 0, 96 * sizeof *data); /* a row of zeros, */
+                if (r == 3) data[5] = NAN;                           /* and one with a NaN */
+                nib_graph *g = nib_compile(m, x, NULL);
+                CHECK_MADE(g);
+                CHECK_INT(count_op(g, &nib_op_rms_norm_quantize), cases[c].fused);
+                CHECK_INT(count_op(g, &nib_op_rms_norm), !cases[c].fused);
+                const size_t mark = nib_scope_begin(ctx);
+                nib_tensor *want = nib_module_forward(m, x);
+                const nib_tensor *got = nib_graph_run(g, x);
+                CHECK_MADE(got);
+                const float *a = nib_tensor_data(got), *b = nib_tensor_data(want);
+                for (int64_t i = 0; i < nib_tensor_count(want); i++)
+                    if (memcmp(a + i, b + i, sizeof *a) != 0 && !(isnan(a[i]) && isnan(b[i])))
+                        FAIL_AT("%s, %lld rows: result %lld is %.9g, want %.9g", cases[c].scheme,
+                                (long long)rows[r], (long long)i, (double)a[i], (double)b[i]);
+                nib_scope_end(ctx, mark);
+                nib_graph_free(g);
+                nib_tensor_free(x);
+                nib_module_free(m);
+                nib_ctx_free(ctx);
+            }
+}
+
+TEST(codes_for_other_columns_are_refused) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    uint64_t seed = test_seed();
+    nib_config *config = nib_config_parse("int8_dynamic_activation_int8_weight");
+    nib_tensor *dense = random_tensor(ctx, &seed, SHAPE2(16, 64));
+    nib_tensor *w = nib_keep(nib_quantize_tensor(dense, config));
+    CHECK_MADE(w);
+    nib_rows_kind kind;
+    CHECK(nib_product_wants(w, &kind) && !nib_product_wants(dense, &kind));
+    nib_tensor *codes = nib_tensor_new(ctx, NIB_I8, SHAPE2(3, nib_rows_width(&kind) + 64));
+    nib_tensor *y;
+    CHECK_FAILS(
+        nib_linear_many(codes, (const nib_tensor *[]){w}, (const nib_tensor *[]){NIB_NONE}, 1, &y),
+        NIB_E_SHAPE, "linear_many");
+    CHECK_FAILS(nib_linear_many(codes, (const nib_tensor *[]){dense},
+                                (const nib_tensor *[]){NIB_NONE}, 1, &y),
+                NIB_E_DTYPE, "want f32");
+    CHECK(!nib_linear(codes, w, NIB_NONE));
+    CHECK_INT(nib_last_error()->status, NIB_E_DTYPE);
+    nib_tensor_free(codes);
+    nib_tensor_free(w);
+    nib_tensor_free(dense);
+    nib_config_free(config);
+    nib_ctx_free(ctx);
+}
+
 TEST(every_failed_allocation_of_compiling_and_running_is_reported_and_leaks_nothing) {
     uint64_t seed = test_seed();
     bool done = false;
@@ -310,5 +423,7 @@ TESTS(RUNS(a_compiled_module_gives_the_bits_of_its_forward),
       RUNS(an_integer_follows_the_symbol_it_moves_with_or_the_trace_is_refused),
       RUNS(neighbours_are_fused_where_nobody_else_reads_what_vanishes),
       RUNS(linears_of_one_input_become_one_and_read_results_stay),
+      RUNS(a_norm_gives_codes_where_all_that_read_it_want_the_same_ones),
+      RUNS(codes_for_other_columns_are_refused),
       RUNS(every_failed_allocation_of_compiling_and_running_is_reported_and_leaks_nothing),
       RUNS(a_graph_is_printed_one_node_a_line))
