@@ -261,6 +261,8 @@ static void check_lanes(void **state_) {
         lane_everywhere(state_, c, 9, turn++);
         c.K = 7008, c.G = 96;
         lane_everywhere(state_, c, 9, turn++);
+        c.K = 10048, c.G = 5024; /* groups longer than what a block of inputs holds */
+        lane_everywhere(state_, c, 13, turn++);
     }
     check_dense_rows(state_);
 }

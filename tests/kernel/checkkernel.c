@@ -33,7 +33,7 @@ static void *place(guarded g, const void *x, size_t size, size_t gap) {
 }
 
 static const float *ugly(guarded g, size_t n, int kind) {
-    static float x[1 << 16];
+    static float x[1 << 17];
     ugly_fill(x, n, kind, &seed);
     return place(g, x, n * 4, 0);
 }
@@ -502,7 +502,7 @@ int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "--bench") == 0) return bench_sets(argv[2]);
     guarded *all[] = {&in1, &in2, &in3, &in4, &in5, &in6, &in7, &out1, &out2};
     enum { ALL = sizeof all / sizeof *all };
-    for (int i = 0; i < ALL; i++) *all[i] = guarded_new(1 << 18);
+    for (int i = 0; i < ALL; i++) *all[i] = guarded_new(1 << 19);
     const struct CMUnitTest tests[] = {
         RUNS(every_slot_has_a_judge),
         RUNS(every_set_of_this_machine_equals_the_judges_bit_for_bit),

@@ -25,7 +25,17 @@ typedef int32_t __attribute__((may_alias)) four_codes;
 #define DOT_ALL(acc, u, q) DOT(acc, u, _mm512_set1_epi32(q))
 #endif
 
+/* Asks for a line that will be written. */
+#if defined(__AVX512VNNI__)
+#define EXPECT(p) __asm__ volatile("prefetchw %0" : : "m"(*(const char *)(p)))
+#else
+#define EXPECT(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
+#endif
+
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* The first n lanes, all from 16 on. */
+INLINE __mmask16 first_of(int64_t n) { return (__mmask16)((1u << least(n, 16)) - 1); }
 
 /* Sixteen values of the weight's scale or offset, from element `at` on. */
 INLINE __m512 values_at(nib_dtype dtype, const void *x, int64_t at) {
@@ -82,7 +92,7 @@ INLINE void unit_codes(const int bits, const uint8_t *panel, int64_t Kp, int64_t
 
 /* The channels of a panel that there are. */
 INLINE __mmask16 channels_of(const nib_lane_weight *w, int64_t panel) {
-    return (__mmask16)((1u << least(w->N - panel * NIB_PANEL, NIB_PANEL)) - 1);
+    return first_of(w->N - panel * NIB_PANEL);
 }
 
 /* The last steps of a row, and its store to the channels of `panel` that there are. */

@@ -3,23 +3,24 @@
  * A tile is 6 rows by 2 panels: 12 sums of products and 12 results in registers, which leaves the
  * two dot product units always enough independent chains (latency 4) and makes the float steps at
  * the end of a group cheap. Codes of 4 and 2 bits are opened inside the tile, by units that the
- * products leave idle; planes are unpacked to bytes first. All rows of a block pass over the same
- * 16 KiB of codes, which stay in L1. Rows go in blocks and long rows in spans so that the codes of
- * the inputs stay in L2. */
+ * products leave idle; planes are unpacked to bytes first. A row of bytes with one group has no
+ * results before it ends: its tile is 12 rows high and reads each code half as often. Rows go in
+ * blocks and long rows in spans so that the codes of the inputs stay in L2; codes of the weight
+ * come from there too, as one stream through a whole span, so that a tile is entered seldom. */
 #ifndef NIB_KERNEL_X86_LANE_TILE_AVX512VNNI_H
 #define NIB_KERNEL_X86_LANE_TILE_AVX512VNNI_H
 #include "kernel/x86/lane_avx512vnni.h"
+#include "kernel/x86/transpose_avx512.h"
 
 enum {
     TILE_ROWS = 6,
+    TALL_ROWS = 12,
     TILE_PANELS = 2,
     TILE_WIDTH = TILE_PANELS * NIB_PANEL,
     ROW_BLOCK = 120, /* rows at most; of SPAN columns they are half of an L2 of 1 MiB */
     SPAN = 4096,
     SPAN_GROUPS = SPAN / 32,
-    BYTES_DEPTH = 512, /* columns at a time: of bytes, ... */
-    MOST_DEPTH = 2048, /* ... of 2 bits */
-    DEPTH_GROUPS = MOST_DEPTH / 32,
+    BYTES_DEPTH = 512, /* columns that are unpacked at a time */
 };
 
 /* What lies in the caller's scratch. */
@@ -29,8 +30,8 @@ typedef struct tile_scratch {
     int32_t part[ROW_BLOCK][TILE_WIDTH]; /* sums of a group that is not complete */
     int32_t start[SPAN_GROUPS][ROW_BLOCK];
     float sums[SPAN_GROUPS][ROW_BLOCK];
-    float scale[TILE_PANELS][DEPTH_GROUPS][NIB_PANEL];
-    float offset[TILE_PANELS][DEPTH_GROUPS][NIB_PANEL];
+    float scale[TILE_PANELS][SPAN_GROUPS][NIB_PANEL];
+    float offset[TILE_PANELS][SPAN_GROUPS][NIB_PANEL];
 } tile_scratch;
 _Static_assert(sizeof(tile_scratch) <= NIB_LANE_SCRATCH, "scratch of a tile");
 
@@ -41,6 +42,7 @@ typedef struct tile_block {
     int64_t groups, cells;             /* groups, or 1 piece of one; cells in each */
     int64_t group;                     /* the first, within the span */
     bool begins, ends;                 /* the group, here */
+    bool fresh;                        /* nothing was added to the results yet */
     bool offset;
 } tile_block;
 
@@ -54,8 +56,8 @@ INLINE void tile(const int bits, const int rows, const tile_block *b, tile_scrat
     __m512 y[TILE_ROWS][TILE_PANELS];
     UNROLL
     for (int r = 0; r < rows; r++) {
-        y[r][0] = _mm512_load_ps(s->y[row + r]);
-        y[r][1] = _mm512_load_ps(s->y[row + r] + NIB_PANEL);
+        y[r][0] = b->fresh ? _mm512_setzero_ps() : _mm512_load_ps(s->y[row + r]);
+        y[r][1] = b->fresh ? _mm512_setzero_ps() : _mm512_load_ps(s->y[row + r] + NIB_PANEL);
     }
     for (int64_t g = 0; g < b->groups; g++) {
         __m512i acc[TILE_ROWS][TILE_PANELS];
@@ -115,6 +117,38 @@ INLINE void tile(const int bits, const int rows, const tile_block *b, tile_scrat
     }
 }
 
+/* Where a row has one group of bytes no results need registers until it ends: a taller tile reads
+ * each code half as often. */
+INLINE void tall(const int rows, const tile_block *b, tile_scratch *s, int64_t row) {
+    const int64_t ld = b->ld;
+    const int8_t *q = b->q + row * ld;
+    const uint8_t *codes[TILE_PANELS] = {b->codes[0], b->codes[1]};
+    __m512i acc[TALL_ROWS][TILE_PANELS];
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        const __m512i start = _mm512_set1_epi32(s->start[0][row + r]);
+        acc[r][0] = b->begins ? start : _mm512_load_si512(s->part[row + r]);
+        acc[r][1] = b->begins ? start : _mm512_load_si512(s->part[row + r] + NIB_PANEL);
+    }
+    for (int64_t i = 0; i < b->cells; i++) {
+        const __m512i u[] = {_mm512_loadu_si512(codes[0]), _mm512_loadu_si512(codes[1])};
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            const __m512i x = _mm512_set1_epi32(*(const four_codes *)(q + r * ld));
+            DOT(acc[r][0], u[0], x);
+            DOT(acc[r][1], u[1], x);
+        }
+        q += 4;
+        codes[0] += 64;
+        codes[1] += 64;
+    }
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        _mm512_store_si512(s->part[row + r], acc[r][0]);
+        _mm512_store_si512(s->part[row + r] + NIB_PANEL, acc[r][1]);
+    }
+}
+
 typedef void tile_function(const tile_block *b, tile_scratch *s, int64_t row);
 #define TILE_OF(bits, rows)                                                                        \
     static void tile_##bits##_##rows(const tile_block *b, tile_scratch *s, int64_t row) {          \
@@ -133,6 +167,23 @@ TILE_OF(2, 4)
 TILE_OF(2, 5)
 TILE_OF(2, 6)
 #undef TILE_OF
+#define TALL_OF(rows)                                                                              \
+    static void tall_##rows(const tile_block *b, tile_scratch *s, int64_t row) {                   \
+        tall(rows, b, s, row);                                                                     \
+    }
+TALL_OF(1)
+TALL_OF(2)
+TALL_OF(3)
+TALL_OF(4)
+TALL_OF(5)
+TALL_OF(6)
+TALL_OF(7)
+TALL_OF(8)
+TALL_OF(9)
+TALL_OF(10)
+TALL_OF(11)
+TALL_OF(12)
+#undef TALL_OF
 
 /* Columns [k, k + kc) of one panel as bytes [.][16][4]; kc to whole cells. */
 INLINE void unpack(const int bits, uint8_t *out, const uint8_t *panel, int64_t Kp, int64_t k,
@@ -172,16 +223,23 @@ static void unpack_any(uint8_t *out, const uint8_t *panel, int bits, int64_t Kp,
 /* What every panel meets alike: for rows [row, row + rows), groups from `group` on. */
 static void lay_out_sums(tile_scratch *s, const nib_rows_i8 *x, int64_t row, int64_t rows, int mid,
                          int64_t all_groups, int64_t group, int64_t groups) {
-    const __m256i factor = _mm256_set1_epi32(-mid);
-    for (int64_t m = 0; m < rows; m += 8) {
-        const __m256i lane = _mm256_min_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                              _mm256_set1_epi32((int)least(rows - m, 8) - 1));
-        const __m256i apart = _mm256_mullo_epi32(lane, _mm256_set1_epi32((int)all_groups));
-        const int32_t *sums = x->sums + (row + m) * all_groups + group;
-        for (int64_t g = 0; g < groups; g++) {
-            const __m256i sum = _mm256_i32gather_epi32(sums + g, apart, 4);
-            _mm256_store_si256((void *)(s->start[g] + m), _mm256_mullo_epi32(sum, factor));
-            _mm256_store_ps(s->sums[g] + m, _mm256_cvtepi32_ps(sum));
+    const __m512i factor = _mm512_set1_epi32(-mid);
+    for (int64_t m = 0; m < rows; m += 16) {
+        const __mmask16 of_rows = first_of(rows - m);
+        for (int64_t g = 0; g < groups; g += 16) {
+            const __mmask16 of_groups = first_of(groups - g);
+            const int32_t *sums = x->sums + (row + m) * all_groups + group + g;
+            __m512i r[16];
+            UNROLL
+            for (int i = 0; i < 16; i++)
+                r[i] = _mm512_maskz_loadu_epi32(i < rows - m ? of_groups : 0,
+                                                sums + (i < rows - m ? i : 0) * all_groups);
+            transpose(r);
+            for (int i = 0; i < 16 && i < groups - g; i++) {
+                _mm512_mask_storeu_epi32(s->start[g + i] + m, of_rows,
+                                         _mm512_mullo_epi32(r[i], factor));
+                _mm512_mask_storeu_ps(s->sums[g + i] + m, of_rows, _mm512_cvtepi32_ps(r[i]));
+            }
         }
     }
 }
@@ -203,48 +261,74 @@ typedef struct tile_job {
 /* What earlier spans left in y: results, or the sums of the one group as they are. */
 static void begin_rows(const tile_job *t, int64_t panel, int panels, int64_t row, int64_t rows) {
     const bool one_group = t->w->groups == 1;
-    for (int64_t m = row; m < row + rows; m++)
-        for (int p = 0; p < TILE_PANELS; p++) {
-            __m512 v = _mm512_setzero_ps();
-            if (t->k && p < panels)
-                v = _mm512_maskz_loadu_ps(channels_of(t->w, panel + p),
-                                          t->y + (t->row + m) * t->ldy + (panel + p) * NIB_PANEL);
-            _mm512_store_ps(t->s->y[m] + p * NIB_PANEL, one_group ? _mm512_setzero_ps() : v);
-            if (one_group) _mm512_store_ps((float *)t->s->part[m] + p * NIB_PANEL, v);
-        }
+    for (int p = 0; p < panels; p++) {
+        const __mmask16 channels = channels_of(t->w, panel + p);
+        const float *y = t->y + (t->row + row) * t->ldy + (panel + p) * NIB_PANEL;
+        for (int64_t m = row; m < row + rows; m++, y += t->ldy)
+            _mm512_store_ps((one_group ? (float *)t->s->part[m] : t->s->y[m]) + p * NIB_PANEL,
+                            _mm512_maskz_loadu_ps(channels, y));
+    }
 }
 
+/* Results of rows that are complete, and what is left for the next span of those that are not. */
 static void end_rows(const tile_job *t, int64_t panel, int panels, int64_t row, int64_t rows) {
-    for (int64_t m = row; m < row + rows; m++)
-        for (int p = 0; p < panels; p++) {
-            const __m512 v = _mm512_load_ps(t->s->y[m] + p * NIB_PANEL);
-            const __m512 part = _mm512_load_ps((float *)t->s->part[m] + p * NIB_PANEL);
-            float *to = t->y + (t->row + m) * t->ldy;
-            if (t->end == t->w->K)
-                finish_row(to, v, t->x, t->row + m, t->w, panel + p);
-            else
-                _mm512_mask_storeu_ps(to + (panel + p) * NIB_PANEL, channels_of(t->w, panel + p),
-                                      t->w->groups == 1 ? part : v);
+    const nib_lane_weight *w = t->w;
+    const bool one_group = w->groups == 1, complete = t->end == w->K;
+    for (int p = 0; p < panels; p++) {
+        const __mmask16 channels = channels_of(w, panel + p);
+        const __m512 scale = _mm512_load_ps(t->s->scale[p][0]);
+        const __m512 offset = _mm512_load_ps(t->s->offset[p][0]);
+        const __m512 correction = t->x->zero
+                                      ? _mm512_loadu_ps(w->correction + (panel + p) * NIB_PANEL)
+                                      : _mm512_setzero_ps();
+        float *y = t->y + (t->row + row) * t->ldy + (panel + p) * NIB_PANEL;
+        for (int64_t m = row; m < row + rows; m++, y += t->ldy) {
+            __m512 v = _mm512_load_ps(t->s->y[m] + p * NIB_PANEL);
+            if (one_group) {
+                const __m512i part = _mm512_load_si512(t->s->part[m] + p * NIB_PANEL);
+                v = _mm512_castsi512_ps(part);
+                if (complete) {
+                    v = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(part), _mm512_setzero_ps());
+                    if (w->offset_kind != NIB_OFFSET_NONE)
+                        v = _mm512_fmadd_ps(offset, _mm512_set1_ps(t->s->sums[0][m]), v);
+                }
+            }
+            if (complete && t->x->zero)
+                v = _mm512_fmadd_ps(_mm512_set1_ps(-(float)t->x->zero[t->row + m]), correction, v);
+            if (complete) v = _mm512_mul_ps(v, _mm512_set1_ps(t->x->scale[t->row + m]));
+            _mm512_mask_storeu_ps(y, channels, v);
         }
+    }
+}
+
+/* Where results go that the tile now at work will have: asked for to be written. */
+static void expect_rows(const tile_job *t, int64_t panel, int64_t row, int64_t rows) {
+    const char *y = (const char *)(t->y + (t->row + row) * t->ldy + panel * NIB_PANEL);
+    for (int64_t m = 0; m < rows; m++, y += t->ldy * (int64_t)sizeof(float)) {
+        EXPECT(y);
+        EXPECT(y + 64);
+    }
 }
 
 /* All rows over one block of codes, in tiles as even as they go: from 8 rows on, none is lower
- * than 4. Meanwhile the codes of the next block, `lines` at next[], are asked for. */
+ * than 4. */
 static void tiles(const tile_job *t, const tile_block *b, int64_t panel, int panels, bool first,
-                  bool last, const uint8_t *const *next, int64_t lines) {
-    static tile_function *const of[][TILE_ROWS] = {
+                  bool last) {
+    static tile_function *const of[][TALL_ROWS] = {
+        {tall_1, tall_2, tall_3, tall_4, tall_5, tall_6, tall_7, tall_8, tall_9, tall_10, tall_11,
+         tall_12},
         {tile_8_1, tile_8_2, tile_8_3, tile_8_4, tile_8_5, tile_8_6},
         {NULL, NULL, NULL, tile_4_4, tile_4_5, tile_4_6},
         {NULL, NULL, NULL, tile_2_4, tile_2_5, tile_2_6}};
-    const int64_t count = (t->rows + TILE_ROWS - 1) / TILE_ROWS;
+    const bool bytes_alone = t->bits == 8 && t->w->groups == 1;
+    tile_function *const *tile_of = of[bytes_alone ? 0 : t->bits == 8 ? 1 : t->bits == 4 ? 2 : 3];
+    const int64_t most = bytes_alone ? TALL_ROWS : TILE_ROWS;
+    const int64_t count = (t->rows + most - 1) / most;
     for (int64_t i = 0, row = 0; i < count; i++) {
         const int64_t height = t->rows / count + (i < t->rows % count);
-        if (first) begin_rows(t, panel, panels, row, height);
-        for (int64_t line = i * lines / count; line < (i + 1) * lines / count; line++) {
-            _mm_prefetch((const char *)next[0] + line * 64, _MM_HINT_T0);
-            _mm_prefetch((const char *)next[1] + line * 64, _MM_HINT_T0);
-        }
-        of[t->bits == 8 ? 0 : t->bits == 4 ? 1 : 2][height - 1](b, t->s, row);
+        if (first && t->k) begin_rows(t, panel, panels, row, height);
+        if (last) expect_rows(t, panel, row, height);
+        tile_of[height - 1](b, t->s, row);
         if (last) end_rows(t, panel, panels, row, height);
         row += height;
     }
@@ -254,6 +338,7 @@ static void tiles(const tile_job *t, const tile_block *b, int64_t panel, int pan
 static void span(const tile_job *t, int64_t panel, int panels) {
     const nib_lane_weight *w = t->w;
     const int64_t G = w->G;
+    const bool one_group = w->groups == 1;
     const bool whole = G <= t->depth; /* groups fit a block of codes */
     int64_t k = t->k;
     do {
@@ -265,17 +350,15 @@ static void span(const tile_job *t, int64_t panel, int panels) {
                         .ld = t->x->ld,
                         .groups = whole && G ? kc / G : 1,
                         .group = g - t->group,
-                        .begins = whole || k == g * G,
-                        .ends = whole || k + kc == (g + 1) * G,
+                        .begins = one_group ? k == 0 : whole || k == g * G,
+                        .ends = !one_group && (whole || k + kc == (g + 1) * G),
+                        .fresh = one_group || (whole ? k == 0 : g == 0),
                         .offset = w->offset_kind != NIB_OFFSET_NONE};
         const int64_t padded = (kc + t->columns - 1) / t->columns * t->columns;
-        const int64_t skip = NIB_PANEL * w->bits / 8; /* bytes of a column */
         b.cells = padded / b.groups * t->bits / 32;
-        const uint8_t *next[TILE_PANELS];
         for (int p = 0; p < TILE_PANELS; p++) {
             const uint8_t *codes = w->codes + (panel + (p < panels ? p : 0)) * w->panel_bytes;
-            next[p] = codes + (last ? TILE_PANELS * w->panel_bytes + t->k * skip : (k + kc) * skip);
-            b.codes[p] = codes + k * skip;
+            b.codes[p] = codes + k * NIB_PANEL * w->bits / 8;
             if (t->bits == w->bits) continue;
             b.codes[p] = t->s->codes[p];
             if (p < panels) unpack_any(t->s->codes[p], codes, w->bits, t->Kp, k, padded);
@@ -287,7 +370,7 @@ static void span(const tile_job *t, int64_t panel, int panels) {
                 _mm512_store_ps(t->s->scale[p][i], scale);
                 if (b.offset) _mm512_store_ps(t->s->offset[p][i], offset_at(w, at, scale));
             }
-        tiles(t, &b, panel, panels, first, last, next, kc * skip / 64);
+        tiles(t, &b, panel, panels, first, last);
         k += kc;
     } while (k < t->end);
 }
@@ -302,7 +385,7 @@ static void many_rows(float *y, int64_t ldy, const nib_rows_i8 *x, int64_t M,
                   .s = scratch,
                   .columns = cell_columns[w->lane],
                   .bits = w->lane == NIB_LANE_WX || M < 8 ? 8 : w->bits};
-    t.depth = BYTES_DEPTH * 8 / t.bits;
+    t.depth = t.bits == w->bits ? SPAN : BYTES_DEPTH;
     t.Kp = (w->K + t.columns - 1) / t.columns * t.columns;
     const int64_t blocks = (M + ROW_BLOCK - 1) / ROW_BLOCK, even = (M + blocks - 1) / blocks;
     const int64_t block = (even + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
