@@ -4,6 +4,7 @@
  *   add(r, linear(x, W))                   ->  linear_add
  *   linear(x, A), linear(x, B), ...        ->  linear_many
  *   rms_norm whose readers want codes      ->  rms_norm_quantize
+ *   kv_append(cache, rope(x, angles))      ->  kv_append(cache, x, angles)
  *
  * A result that vanishes must have had no other reader, and no view of it may have one. A product
  * that moves to where another node of its group stands must find the same input there: weights are
@@ -21,8 +22,9 @@
 
 typedef struct fusing {
     nib_graph *g;
-    bool *gone; /* [nodes] */
-    int *reads; /* [buffers]: by nodes and by the caller */
+    bool *gone;  /* [nodes] */
+    int *reads;  /* [buffers]: by nodes and by the caller */
+    bool failed; /* no memory */
 } fusing;
 
 static void count_reads(fusing *f) {
@@ -197,21 +199,76 @@ static void join_linears(fusing *f, int at) {
     become(f, at, &nib_op_linear_many, in, 1 + 2 * n);
 }
 
+/* Rows [first, first + count) of a made value whose first dimension they are; -1: no memory. */
+static int rows_of(fusing *f, int value, int64_t first, int64_t count) {
+    nib_value v = f->g->values[value];
+    if (first == 0 && count == v.shape.dim[0]) return value;
+    v.offset += (size_t)(first * v.stride[0]) * sizeof(float);
+    v.shape.dim[0] = count;
+    const int index = nib_graph_add_value(f->g, &v);
+    f->failed |= index < 0;
+    return index;
+}
+
+/* Does this node append rows of what `rope` gave to a cache of such heads, and where do they begin?
+ */
+static bool appends(const fusing *f, int node, const nib_node *rope, int64_t *first) {
+    const nib_graph *g = f->g;
+    const nib_node *n = &g->nodes[node];
+    if (f->gone[node] || n->args.op != &nib_op_kv_append || n->in[2] != NIB_ABSENT) return false;
+    const nib_value *cache = &g->values[n->in[0]], *rows = &g->values[n->in[1]],
+                    *made = &g->values[rope->out[0]], *angles = &g->values[rope->in[1]];
+    const int64_t width = made->shape.dim[1];
+    if (rows->kind != NIB_VALUE_MADE || rows->of != made->of || rows->shape.ndim != 2 ||
+        rows->shape.dim[1] != width || rows->stride[0] != width || rows->stride[1] != 1)
+        return false;
+    *first = (int64_t)(rows->offset / sizeof(float)) / width;
+    return (size_t)(*first * width) * sizeof(float) == rows->offset &&
+           cache->shape.dim[0] == rope->args.attr[0].i &&
+           cache->shape.dim[2] == 2 * angles->shape.dim[2];
+}
+
+/* Keys that only go into caches are turned on their way. */
+static void join_rope(fusing *f, int at) {
+    nib_graph *g = f->g;
+    const nib_node rope = g->nodes[at];
+    if (f->gone[at] || rope.args.op != &nib_op_rope || !g->values[rope.out[0]].shape.dim[1] ||
+        g->values[rope.in[0]].kind != NIB_VALUE_MADE ||
+        g->values[rope.in[1]].kind != NIB_VALUE_MADE)
+        return;
+    int64_t first;
+    int readers = 0;
+    for (int i = at + 1; i < g->nnodes; i++) {
+        if (!appends(f, i, &rope, &first)) continue;
+        if (mutated(f, rope.in[0], at, i) || mutated(f, rope.in[1], at, i)) return;
+        readers++;
+    }
+    if (!readers || readers != f->reads[g->values[rope.out[0]].of]) return;
+    for (int i = at + 1; i < g->nnodes && !f->failed; i++) {
+        if (!appends(f, i, &rope, &first)) continue;
+        nib_node *n = &g->nodes[i];
+        const int64_t count = g->values[n->in[1]].shape.dim[0];
+        n->in[1] = rows_of(f, rope.in[0], first, count);
+        n->in[2] = rows_of(f, rope.in[1], first, count);
+    }
+    f->gone[at] = true;
+}
+
 nib_status nib_graph_fuse(nib_graph *g) {
     static void (*const joins[])(fusing *, int) = {join_gate_and_up, join_residual, join_linears,
-                                                   join_norm};
+                                                   join_norm, join_rope};
     nib_mem *mem = &g->ctx->mem;
     const size_t nodes = (size_t)g->nnodes, buffers = (size_t)g->nbuffers;
     fusing f = {.g = g};
     f.gone = nib_mem_alloc_array(mem, nodes, sizeof *f.gone);
     f.reads = nib_mem_alloc_array(mem, buffers, sizeof *f.reads);
     const bool ready = f.gone && f.reads;
-    for (size_t k = 0; ready && k < sizeof joins / sizeof *joins; k++) {
+    for (size_t k = 0; ready && !f.failed && k < sizeof joins / sizeof *joins; k++) {
         count_reads(&f);
         for (int i = 0; i < g->nnodes; i++) joins[k](&f, i);
     }
     if (ready) nib_graph_remove(g, f.gone);
     nib_mem_free(mem, f.reads, buffers * sizeof *f.reads);
     nib_mem_free(mem, f.gone, nodes * sizeof *f.gone);
-    return ready ? NIB_OK : nib_last_error()->status;
+    return ready && !f.failed ? NIB_OK : nib_last_error()->status;
 }

@@ -1,6 +1,6 @@
 /* op_kv_append.c: rows of K or V go into a cache that keeps each key head's tokens together. They
  * are rounded to the cache's codes one head of one token at a time, so what a token is rounded to
- * depends on nothing but itself. */
+ * depends on nothing but itself. With angles they are turned on the way, as rope does it. */
 #include <float.h>
 #include <string.h>
 
@@ -36,14 +36,23 @@ size_t nib_kv_part_step(const nib_tensor *t, int i) {
            (form->scale_dtype == NIB_F32 ? 4 : 2);
 }
 
+enum { CACHE, ROWS, ANGLES, INPUTS };
+
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
     (void)out;
     (void)dtype;
-    const nib_tensor *cache = args->in[0], *rows = args->in[1];
+    const nib_tensor *cache = args->in[CACHE], *rows = args->in[ROWS], *angles = args->in[ANGLES];
     const int64_t start = args->attr[0].i;
     NIB_TRY(nib_kv_want(args->op, "cache", cache));
     NIB_TRY(nib_op_want_dense_f32(args->op, "rows", rows));
+    if (angles != NIB_NONE) NIB_TRY(nib_op_want_dense_f32(args->op, "angles", angles));
     char a[96], b[96];
+    if (angles != NIB_NONE &&
+        (angles->shape.ndim != 3 || angles->shape.dim[0] != rows->shape.dim[0] ||
+         angles->shape.dim[1] != 2 || 2 * angles->shape.dim[2] != cache->shape.dim[2]))
+        return NIB_RAISE(NIB_E_SHAPE, "kv_append: the angles are %s for rows of %s",
+                         nib_shape_text(&angles->shape, a, sizeof a),
+                         nib_shape_text(&rows->shape, b, sizeof b));
     if (rows->shape.ndim != 2 || rows->shape.dim[1] != cache->shape.dim[0] * cache->shape.dim[2] ||
         (cache->layout && cache->shape.dim[2] > NIB_ATTENTION_HEAD))
         return NIB_RAISE(NIB_E_SHAPE, "kv_append: rows are %s but the cache is %s",
@@ -60,35 +69,51 @@ const nib_op nib_op_kv_append = {
     .name = "kv_append",
     .nout = 0,
     .shape = shape,
-    .schema = "nib::kv_append(Tensor(a!) cache, Tensor rows, SymInt start) -> ()",
+    .schema = "nib::kv_append(Tensor(a!) cache, Tensor rows, SymInt start, Tensor? angles=None) "
+              "-> ()",
 };
 
+/* NULL: rows go in as they are. */
+static const float *angles_of(const nib_call_args *args) {
+    return args->in[ANGLES] == NIB_NONE ? NULL : nib_tensor_data(args->in[ANGLES]);
+}
+
+/* One head of row m, in place. */
+static void turn(const nib_kernels *k, float *head, const float *angles, int64_t m, int64_t d) {
+    const float *cosine = angles + m * d;
+    k->rope_f32(head, cosine, cosine + d / 2, (size_t)(d / 2));
+}
+
 static nib_status run_dense(const nib_call_args *args) {
-    nib_tensor *cache = (nib_tensor *)(uintptr_t)args->in[0]; /* the schema says that it changes */
-    const nib_tensor *rows = args->in[1];
+    nib_tensor *cache =
+        (nib_tensor *)(uintptr_t)args->in[CACHE]; /* the schema says that it changes */
+    const nib_tensor *rows = args->in[ROWS];
+    const float *angles = angles_of(args);
     const int64_t Hk = cache->shape.dim[0], T = cache->shape.dim[1], d = cache->shape.dim[2];
     float *to = nib_tensor_data_mut(cache);
     if (!to) return nib_last_error()->status;
     const float *from = nib_tensor_data(rows);
     for (int64_t m = 0; m < rows->shape.dim[0]; m++)
-        for (int64_t h = 0; h < Hk; h++)
-            memcpy(to + (h * T + args->attr[0].i + m) * d, from + (m * Hk + h) * d,
-                   (size_t)d * sizeof *to);
+        for (int64_t h = 0; h < Hk; h++) {
+            float *head = to + (h * T + args->attr[0].i + m) * d;
+            memcpy(head, from + (m * Hk + h) * d, (size_t)d * sizeof *to);
+            if (angles) turn(&args->ctx->kernels, head, angles, m, d);
+        }
     return NIB_OK;
 }
 
-static bool is_dense(const nib_call_args *args) { return !args->in[0]->layout; }
+static bool is_dense(const nib_call_args *args) { return !args->in[CACHE]->layout; }
 
 const nib_impl nib_impl_kv_append_f32 = {.op = &nib_op_kv_append,
                                          .device = "cpu",
-                                         .layouts = "cache:dense f32, rows:dense f32",
+                                         .layouts = "cache:dense f32, rows, angles:dense f32",
                                          .accepts = is_dense,
                                          .run = run_dense};
 
 typedef struct append {
     const nib_kernels *k;
     const nib_kv_form *form;
-    const float *rows;
+    const float *rows, *angles;
     unsigned char *part[3];
     size_t head[3]; /* bytes of a head in each part */
     int64_t M, Hk, d, start;
@@ -135,7 +160,14 @@ static void append_heads(void *user, int64_t begin, int64_t end) {
             float scale[NIB_ATTENTION_HEAD / NIB_KV_GROUP],
                 shift[NIB_ATTENTION_HEAD / NIB_KV_GROUP];
             const int64_t t = a->start + m;
-            encode(a, a->rows + (m * a->Hk + h) * a->d, codes, scale, shift);
+            const float *head = a->rows + (m * a->Hk + h) * a->d;
+            float turned[NIB_ATTENTION_HEAD];
+            if (a->angles) {
+                memcpy(turned, head, (size_t)a->d * sizeof *turned);
+                turn(a->k, turned, a->angles, m, a->d);
+                head = turned;
+            }
+            encode(a, head, codes, scale, shift);
             a->form->put(a->part[0] + (size_t)h * a->head[0], t, codes, a->d);
             for (int64_t g = 0; g < groups; g++) {
                 const int64_t at = nib_kv_scale_at(a->form, t, g, groups);
@@ -149,10 +181,11 @@ static void append_heads(void *user, int64_t begin, int64_t end) {
 }
 
 static nib_status run_quantized(const nib_call_args *args) {
-    const nib_tensor *cache = args->in[0], *rows = args->in[1];
+    const nib_tensor *cache = args->in[CACHE], *rows = args->in[ROWS];
     append a = {.k = &args->ctx->kernels,
                 .form = nib_kv_form_of(cache->layout),
                 .rows = nib_tensor_data(rows),
+                .angles = angles_of(args),
                 .M = rows->shape.dim[0],
                 .Hk = cache->shape.dim[0],
                 .d = cache->shape.dim[2],
@@ -172,16 +205,16 @@ static nib_status run_quantized(const nib_call_args *args) {
 
 const nib_impl nib_impl_kv_append_quantized = {.op = &nib_op_kv_append,
                                                .device = "cpu",
-                                               .layouts = "cache:kv_*, rows:dense f32",
+                                               .layouts = "cache:kv_*, rows, angles:dense f32",
                                                .run = run_quantized};
 
 nib_status nib_kv_append(nib_tensor *cache, const nib_tensor *rows, int64_t start) {
     if (!cache || !rows) return nib_last_error()->status;
     nib_call_args args = {.ctx = rows->ctx,
                           .op = &nib_op_kv_append,
-                          .nin = 2,
+                          .nin = INPUTS,
                           .nattr = 1,
-                          .in = {cache, rows},
+                          .in = {cache, rows, NIB_NONE},
                           .attr = {{.i = start}}};
     return nib_call(&args);
 }

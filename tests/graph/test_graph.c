@@ -264,6 +264,75 @@ TEST(linears_of_one_input_become_one_and_read_results_stay) {
     }
 }
 
+/* ---- keys turned on their way ---- */
+
+enum { HEADS = 2, HEAD = 16, KEYS = 3 };
+typedef struct turning {
+    nib_tensor *cache[2], *x, *positions, *frequencies;
+    bool read; /* the turned keys have another reader */
+} turning;
+
+/* The first key goes to one cache, the others to another. */
+static nib_status turn_and_append(void *user, nib_tensor **out) {
+    const turning *t = user;
+    nib_ctx *ctx = t->x->ctx;
+    nib_tensor *angles = nib_rope_angles(t->positions, t->frequencies, 1.0);
+    nib_tensor *k = nib_rope(nib_add(t->x, t->x), angles, HEADS);
+    if (!k) return nib_last_error()->status;
+    nib_tensor *one = nib_scope_own(ctx, nib_tensor_slice(k, 0, 0, 1));
+    nib_tensor *rest = nib_scope_own(ctx, nib_tensor_slice(k, 0, 1, KEYS - 1));
+    NIB_TRY(nib_kv_append(t->cache[0], one, 3));
+    NIB_TRY(nib_kv_append(t->cache[1], rest, 7));
+    *out = nib_attention(t->read ? rest : nib_scope_own(ctx, nib_tensor_slice(t->x, 0, 1, 2)),
+                         t->cache[1], t->cache[1], HEADS, 7, 2, 0.25);
+    return *out ? NIB_OK : nib_last_error()->status;
+}
+
+TEST(keys_that_only_go_into_caches_are_turned_on_their_way) {
+    uint64_t seed = test_seed();
+    for (int read = 0; read < 2; read++) {
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+        const nib_shape cache = {3, {HEADS, 64, HEAD}};
+        turning t = {.x = random_tensor(ctx, &seed, SHAPE2(KEYS, HEADS * HEAD)),
+                     .positions = nib_tensor_new(ctx, NIB_I32, SHAPE1(KEYS)),
+                     .frequencies = random_tensor(ctx, &seed, SHAPE1(HEAD / 2)),
+                     .read = read};
+        for (int i = 0; i < KEYS; i++)
+            ((int32_t *)nib_tensor_data_mut(t.positions))[i] = (int32_t[]){3, 7, 8}[i];
+        float *want[2];
+        for (int i = 0; i < 2; i++) {
+            t.cache[i] = nib_tensor_new(ctx, NIB_F32, cache);
+            memset(nib_tensor_data_mut(t.cache[i]), 0, nib_tensor_bytes(t.cache[i]));
+        }
+        const size_t mark = nib_scope_begin(ctx), bytes = nib_tensor_bytes(t.cache[0]);
+        nib_tensor *eager;
+        CHECK_OK(turn_and_append(&t, &eager));
+        for (int i = 0; i < 2; i++) {
+            want[i] = malloc(bytes);
+            memcpy(want[i], nib_tensor_data(t.cache[i]), bytes);
+            memset(nib_tensor_data_mut(t.cache[i]), 0, bytes);
+        }
+        nib_tensor *inputs[] = {t.cache[0], t.cache[1], t.x, t.positions};
+        nib_graph *g = nib_trace(ctx, inputs, 4, NULL, 0, turn_and_append, &t);
+        CHECK_MADE(g);
+        CHECK_OK(nib_graph_fuse(g));
+        CHECK_INT(count_op(g, &nib_op_rope), read);
+        CHECK_OK(nib_graph_plan(g));
+        const nib_tensor *got;
+        CHECK_OK(nib_graph_execute(g, inputs, NULL, &got));
+        CHECK_BYTES(nib_tensor_data(got), nib_tensor_data(eager), nib_tensor_bytes(eager));
+        for (int i = 0; i < 2; i++) {
+            CHECK_BYTES(nib_tensor_data(t.cache[i]), want[i], bytes);
+            free(want[i]);
+        }
+        nib_scope_end(ctx, mark);
+        nib_graph_free(g);
+        for (int i = 0; i < 4; i++) nib_tensor_free(inputs[i]);
+        nib_tensor_free(t.frequencies);
+        nib_ctx_free(ctx);
+    }
+}
+
 /* A block, and what reads a norm besides: nothing, its floats, or weights that want other codes. */
 static nib_tensor *normed_forward(nib_module *m, nib_tensor *x) {
     nib_tensor *n = nib_module_forward(nib_module_child(m, "norm"), x);
@@ -423,6 +492,7 @@ TESTS(RUNS(a_compiled_module_gives_the_bits_of_its_forward),
       RUNS(an_integer_follows_the_symbol_it_moves_with_or_the_trace_is_refused),
       RUNS(neighbours_are_fused_where_nobody_else_reads_what_vanishes),
       RUNS(linears_of_one_input_become_one_and_read_results_stay),
+      RUNS(keys_that_only_go_into_caches_are_turned_on_their_way),
       RUNS(a_norm_gives_codes_where_all_that_read_it_want_the_same_ones),
       RUNS(codes_for_other_columns_are_refused),
       RUNS(every_failed_allocation_of_compiling_and_running_is_reported_and_leaks_nothing),
