@@ -1,6 +1,6 @@
 /* The smallest model there is: two linears, 1024 -> 1024 -> 1024, by hand; bf16 beside int4 in the
  * size of its file and in time.
- *     toy [ROUNDS]      rounds of timing, 11 */
+ *     toy [ROUNDS [THREADS]]      rounds of timing, 11; as many threads as cores */
 #include <nibble/io.h>
 #include <nibble/nn.h>
 #include <stdio.h>
@@ -111,33 +111,38 @@ static nib_status sizes(nib_ctx *ctx, const nib_config *config, const char *room
     return status;
 }
 
-/* The float model and the quantized one in turns, so that what else runs meets both alike. */
+/* The float model and the quantized one, by float and by 8-bit inputs, in turns, so that what else
+ * runs meets all alike. */
 static nib_status compare(nib_ctx *ctx, const nib_config *config, int rounds) {
+    enum { WAYS = 3 };
+    static const char *const way[WAYS] = {"bf16", "int4", "int4, inputs as int8"};
     static float input[WIDTH];
-    double us[2][MOST];
+    double us[WAYS][MOST];
     for (int i = 0; i < WIDTH; i++) input[i] = (float)(i % 7) - 3;
     nib_tensor *x = nib_tensor_wrap(ctx, NIB_F32, (nib_shape){2, {1, WIDTH}}, input, NULL, NULL);
-    nib_module *model[2] = {toy(ctx), toy(ctx)};
-    nib_status status = nib_quantize(model[1], config, NULL);
-    for (int i = 0; i < 2 && status == NIB_OK; i++) {
+    nib_module *model[WAYS] = {toy(ctx), toy(ctx), toy(ctx)};
+    nib_status status = NIB_OK;
+    for (int i = 0; i < WAYS && status == NIB_OK; i++) {
+        if (i > 0) status = nib_quantize(model[i], config, NULL);
+        if (i == 2 && status == NIB_OK) status = nib_quantize_inputs(model[i], "int8");
+        if (status != NIB_OK) break;
         char *tree = nib_module_print(model[i]); /* as stored; preparing changes the form only */
         if (tree) printf("%s", tree);
         nib_text_release(tree);
         status = nib_prepare(model[i]);
     }
     for (int r = 0; r < rounds && status == NIB_OK; r++)
-        for (int i = 0; i < 2; i++) {
+        for (int i = 0; i < WAYS; i++) {
             us[i][r] = time_calls(ctx, model[i], x);
             if (us[i][r] < 0) status = nib_last_error()->status;
         }
-    if (status == NIB_OK) {
-        for (int i = 0; i < 2; i++) qsort(us[i], (size_t)rounds, sizeof us[i][0], order);
-        printf("bf16 %.1f us (%.1f to %.1f), int4 %.1f us (%.1f to %.1f): %.2f times\n",
-               us[0][rounds / 2], us[0][0], us[0][rounds - 1], us[1][rounds / 2], us[1][0],
-               us[1][rounds - 1], us[0][rounds / 2] / us[1][rounds / 2]);
+    for (int i = 0; i < WAYS && status == NIB_OK; i++) {
+        qsort(us[i], (size_t)rounds, sizeof us[i][0], order);
+        printf("%-20s %6.1f us (%.1f to %.1f), %.2f times as fast as bf16\n", way[i],
+               us[i][rounds / 2], us[i][0], us[i][rounds - 1],
+               us[0][rounds / 2] / us[i][rounds / 2]);
     }
-    nib_module_free(model[0]);
-    nib_module_free(model[1]);
+    for (int i = 0; i < WAYS; i++) nib_module_free(model[i]);
     nib_tensor_free(x);
     return status;
 }
@@ -154,7 +159,7 @@ int main(int argc, char **argv) {
         return 1;
     }
     fill();
-    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = argc > 2 ? atoi(argv[2]) : 0});
     nib_status status = ctx ? NIB_OK : nib_last_error()->status;
     for (int g = 0; g < 2 && status == NIB_OK; g++) {
         const nib_config *config = NIB_INT4_WEIGHT_ONLY(.group_size = groups[g]);
