@@ -1,44 +1,77 @@
+/* hqq.c: every group steps by itself; only whether another step is made hangs on all of them. What
+ * each group gives to that question is kept and summed in the order of the groups, so any number of
+ * threads gives the same codes. */
 #include "quant/hqq.h"
 
 #include <math.h>
 
 #include "base/error.h"
 #include "base/mem.h"
+#include "base/parallel.h"
 #include "quant/codes.h"
 #include "quant/qparams.h"
 #include "tensor/context.h"
 #include "tensor/dtype.h"
 #include "tensor/tensor.h"
 
-enum { ITERATIONS = 20 };
+enum { ITERATIONS = 20, GRAIN_WEIGHTS = 1 << 12 }; /* of a piece: some 100 us of work */
 
-/* All weights as f32, and a working value for each block. */
+/* All weights as f32, and for each group a working value and what its latest step measured. */
 typedef struct work {
     nib_mem *mem;
+    nib_pool *pool;
+    const nib_kernels *kernels;
+    const nib_tensor *rows;
+    nib_codes *out;
+    int64_t G, groups; /* columns of a group, groups of all rows */
+    float qmin, qmax, beta_inverse;
     float *w, *value;
-    size_t w_size, value_size;
+    double *measured;
 } work;
 
-static nib_status work_init(work *k, const nib_tensor *rows, const nib_qdesc *d) {
-    *k = (work){.mem = nib_ctx_mem(rows->ctx)};
-    k->w_size = (size_t)(d->rows * d->cols) * sizeof(float);
-    k->value_size = (size_t)nib_qdesc_blocks(d) * sizeof(float);
-    k->w = nib_mem_alloc(k->mem, k->w_size);
-    k->value = k->w ? nib_mem_alloc(k->mem, k->value_size) : NULL;
-    if (!k->value) {
-        nib_mem_free(k->mem, k->w, k->w_size);
-        return NIB_E_MEMORY;
-    }
+static void widen_rows(void *user, int64_t begin, int64_t end) {
+    const work *k = user;
+    const nib_tensor *rows = k->rows;
+    const int64_t cols = k->out->desc.cols;
     const char *x = nib_tensor_data(rows);
-    for (int64_t r = 0; r < d->rows; r++)
-        nib_to_f32(rows->dtype, k->w + r * d->cols,
-                   x + r * rows->stride[0] * (nib_dtype_bits(rows->dtype) / 8), (size_t)d->cols);
-    return NIB_OK;
+    for (int64_t r = begin; r < end; r++)
+        nib_to_f32(rows->dtype, k->w + r * cols,
+                   x + r * rows->stride[0] * (nib_dtype_bits(rows->dtype) / 8), (size_t)cols);
 }
 
 static void work_free(work *k) {
-    nib_mem_free(k->mem, k->value, k->value_size);
-    nib_mem_free(k->mem, k->w, k->w_size);
+    const nib_qdesc *d = &k->out->desc;
+    nib_mem_free(k->mem, k->measured, (size_t)k->groups * sizeof(double));
+    nib_mem_free(k->mem, k->value, (size_t)k->groups * sizeof(float));
+    nib_mem_free(k->mem, k->w, (size_t)(d->rows * d->cols) * sizeof(float));
+}
+
+static nib_status work_init(work *k, const nib_tensor *rows, nib_codes *out) {
+    const nib_qdesc *d = &out->desc;
+    int qmin, qmax;
+    nib_qdesc_range(d, &qmin, &qmax);
+    *k = (work){.mem = nib_ctx_mem(rows->ctx),
+                .pool = rows->ctx->pool,
+                .kernels = nib_codes_kernels(),
+                .rows = rows,
+                .out = out,
+                .G = d->block_cols,
+                .groups = nib_qdesc_blocks(d),
+                .qmin = (float)qmin,
+                .qmax = (float)qmax};
+    k->w = nib_mem_alloc_array(k->mem, (size_t)(d->rows * d->cols), sizeof(float));
+    k->value = k->w ? nib_mem_alloc_array(k->mem, (size_t)k->groups, sizeof(float)) : NULL;
+    k->measured = k->value ? nib_mem_alloc_array(k->mem, (size_t)k->groups, sizeof(double)) : NULL;
+    if (!k->measured) {
+        work_free(k);
+        return NIB_E_MEMORY;
+    }
+    nib_parallel_for(k->pool, d->rows, GRAIN_WEIGHTS / d->cols + 1, widen_rows, k);
+    return NIB_OK;
+}
+
+static void for_groups(work *k, void (*body)(void *user, int64_t begin, int64_t end)) {
+    nib_parallel_for(k->pool, k->groups, GRAIN_WEIGHTS / k->G + 1, body, k);
 }
 
 static float clamp(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
@@ -57,105 +90,125 @@ static float shrink(float e, float beta_inverse) {
 
 /* ---- zeros: codes are rne(w sc + z), w is (q - z) / sc ---- */
 
-static float inverse_scale(const float *w, int64_t G, float qmax, float *zero) {
-    float min, max;
-    nib_codes_kernels()->minmax_f32(&min, &max, w, 1, G);
-    const float most = 2e4f, sc = qmax / (max - min);
-    const float bounded = sc > most ? most : sc;
-    *zero = rintf(-min * bounded);
-    return bounded;
+static void begin_zeros(void *user, int64_t begin, int64_t end) {
+    const work *k = user;
+    const float most = 2e4f;
+    for (int64_t g = begin; g < end; g++) {
+        float min, max;
+        k->kernels->minmax_f32(&min, &max, k->w + g * k->G, 1, k->G);
+        const float sc = k->qmax / (max - min), bounded = sc > most ? most : sc;
+        k->out->scale[g] = bounded;
+        k->value[g] = rintf(-min * bounded);
+    }
 }
 
-/* One step for a group; adds |w - wr| to *error. */
-static float step_zero(const float *w, int64_t G, float qmax, float sc, float zero,
-                       float beta_inverse, double *error) {
-    double sum = 0;
-    for (int64_t i = 0; i < G; i++) {
-        const float q = code_of(w[i] * sc + zero, 0, qmax);
-        const float back = (q - zero) / sc, kept = shrink(w[i] - back, beta_inverse);
-        sum += (double)(q - (w[i] - kept) * sc);
-        *error += fabs((double)(w[i] - back));
+/* One step of each group; measured is the sum of |w - wr|. */
+static void step_zeros(void *user, int64_t begin, int64_t end) {
+    const work *k = user;
+    for (int64_t g = begin; g < end; g++) {
+        const float *w = k->w + g * k->G, sc = k->out->scale[g], zero = k->value[g];
+        double sum = 0, error = 0;
+        for (int64_t i = 0; i < k->G; i++) {
+            const float q = code_of(w[i] * sc + zero, 0, k->qmax);
+            const float back = (q - zero) / sc, kept = shrink(w[i] - back, k->beta_inverse);
+            sum += (double)(q - (w[i] - kept) * sc);
+            error += fabs((double)(w[i] - back));
+        }
+        k->value[g] = (float)(sum / (double)k->G);
+        k->measured[g] = error;
     }
-    return (float)(sum / (double)G);
+}
+
+static void finish_zeros(void *user, int64_t begin, int64_t end) {
+    const work *k = user;
+    const nib_qdesc *d = &k->out->desc;
+    uint8_t *q = k->out->q;
+    for (int64_t g = begin; g < end; g++) {
+        const float sc = k->out->scale[g], zero = k->value[g];
+        for (int64_t i = g * k->G; i < (g + 1) * k->G; i++)
+            q[i] = (uint8_t)code_of(k->w[i] * sc + zero, 0, k->qmax);
+        const float scale = 1.0f / sc;
+        const float middle = ((float)nib_qdesc_mid(d) - zero) * scale;
+        k->out->scale[g] = nib_round_to(scale, d->scale_dtype);
+        k->out->zero[g] = nib_round_to(middle, d->zero_dtype);
+    }
 }
 
 nib_status nib_hqq_zero(const nib_tensor *rows, nib_codes *out) {
-    const nib_qdesc *d = &out->desc;
-    const int64_t G = d->block_cols, groups = nib_qdesc_blocks(d);
-    int qmin, qmax;
-    nib_qdesc_range(d, &qmin, &qmax);
     work k;
-    NIB_TRY(work_init(&k, rows, d));
-    float *zero = k.value, *sc = out->scale;
-    for (int64_t g = 0; g < groups; g++)
-        sc[g] = inverse_scale(k.w + g * G, G, (float)qmax, &zero[g]);
+    NIB_TRY(work_init(&k, rows, out));
+    for_groups(&k, begin_zeros);
     double beta = 10, best = 1e4;
     for (int i = 0; i < ITERATIONS; i++, beta *= 1.01) {
+        k.beta_inverse = (float)(1 / beta);
+        for_groups(&k, step_zeros);
         double error = 0;
-        for (int64_t g = 0; g < groups; g++)
-            zero[g] =
-                step_zero(k.w + g * G, G, (float)qmax, sc[g], zero[g], (float)(1 / beta), &error);
-        error = (double)(float)(error / (double)(groups * G));
+        for (int64_t g = 0; g < k.groups; g++) error += k.measured[g];
+        error = (double)(float)(error / (double)(k.groups * k.G));
         if (!(error < best)) break; /* the zeros of this step are kept all the same */
         best = error;
     }
-    uint8_t *q = out->q;
-    for (int64_t g = 0; g < groups; g++) {
-        for (int64_t i = g * G; i < (g + 1) * G; i++)
-            q[i] = (uint8_t)code_of(k.w[i] * sc[g] + zero[g], 0, (float)qmax);
-        const float scale = 1.0f / sc[g];
-        const float middle = ((float)nib_qdesc_mid(d) - zero[g]) * scale;
-        out->scale[g] = nib_round_to(scale, d->scale_dtype);
-        out->zero[g] = nib_round_to(middle, d->zero_dtype);
-    }
+    for_groups(&k, finish_zeros);
     work_free(&k);
     return NIB_OK;
 }
 
 /* ---- scales ---- */
 
-static float step_scale(const float *w, int64_t G, float qmin, float qmax, float scale, float eps) {
-    double wq = 0, qq = 0;
-    for (int64_t i = 0; i < G; i++) {
-        const float q = code_of(w[i] / scale, qmin, qmax);
-        wq += (double)(w[i] * q);
-        qq += (double)(q * q);
+static const float EPS = 0x1p-23f;
+
+static void begin_scales(void *user, int64_t begin, int64_t end) {
+    const work *k = user;
+    for (int64_t g = begin; g < end; g++) {
+        float amax;
+        k->kernels->absmax_f32(&amax, k->w + g * k->G, 1, k->G);
+        const float scale = amax / -k->qmin; /* |qmin| is the larger bound */
+        k->value[g] = scale < EPS ? EPS : scale;
     }
-    const float next = (float)qq > 0 ? (float)wq / (float)qq : scale;
-    return fabsf(next < eps ? eps : next);
+}
+
+/* One step of each group; measured is the relative change of its scale. */
+static void step_scales(void *user, int64_t begin, int64_t end) {
+    const work *k = user;
+    for (int64_t g = begin; g < end; g++) {
+        const float *w = k->w + g * k->G, old = k->value[g];
+        double wq = 0, qq = 0;
+        for (int64_t i = 0; i < k->G; i++) {
+            const float q = code_of(w[i] / old, k->qmin, k->qmax);
+            wq += (double)(w[i] * q);
+            qq += (double)(q * q);
+        }
+        const float next = (float)qq > 0 ? (float)wq / (float)qq : old;
+        const float scale = fabsf(next < EPS ? EPS : next);
+        k->value[g] = scale;
+        k->measured[g] = (double)(fabsf(scale - old) / (old < EPS ? EPS : old));
+    }
+}
+
+static void finish_scales(void *user, int64_t begin, int64_t end) {
+    const work *k = user;
+    uint8_t *q = k->out->q;
+    for (int64_t g = begin; g < end; g++) {
+        for (int64_t i = g * k->G; i < (g + 1) * k->G; i++)
+            q[i] = (uint8_t)(int8_t)code_of(k->w[i] / k->value[g], k->qmin, k->qmax);
+        k->out->scale[g] = nib_round_to(k->value[g], k->out->desc.math);
+    }
 }
 
 nib_status nib_hqq_scale(const nib_tensor *rows, nib_codes *out) {
     const nib_qdesc *d = &out->desc;
-    const int64_t G = d->block_cols, groups = nib_qdesc_blocks(d);
-    const float eps = 0x1p-23f;
-    int qmin, qmax;
-    nib_qdesc_range(d, &qmin, &qmax);
     work k;
-    NIB_TRY(work_init(&k, rows, d));
-    float *scale = k.value;
-    for (int64_t g = 0; g < groups; g++) {
-        float amax;
-        nib_codes_kernels()->absmax_f32(&amax, k.w + g * G, 1, G);
-        scale[g] = amax / (float)-qmin; /* |qmin| is the larger bound */
-        if (scale[g] < eps) scale[g] = eps;
-    }
+    NIB_TRY(work_init(&k, rows, out));
+    for_groups(&k, begin_scales);
     for (int i = 0; i < ITERATIONS; i++) {
-        float change = 0; /* largest relative change of a scale */
-        for (int64_t g = 0; g < groups; g++) {
-            const float old = scale[g];
-            scale[g] = step_scale(k.w + g * G, G, (float)qmin, (float)qmax, old, eps);
-            const float relative = fabsf(scale[g] - old) / (old < eps ? eps : old);
-            if (relative > change) change = relative;
-        }
-        if (change < 1e-5f) break;
+        for_groups(&k, step_scales);
+        double change = 0; /* the largest */
+        for (int64_t g = 0; g < k.groups; g++)
+            if (k.measured[g] > change) change = k.measured[g];
+        if (change < (double)1e-5f) break;
     }
-    uint8_t *q = out->q;
-    for (int64_t g = 0; g < groups; g++) {
-        for (int64_t i = g * G; i < (g + 1) * G; i++)
-            q[i] = (uint8_t)(int8_t)code_of(k.w[i] / scale[g], (float)qmin, (float)qmax);
-        out->scale[g] = nib_round_to(scale[g], d->math);
-    }
+    for_groups(&k, finish_scales);
+    const int64_t groups = k.groups;
     work_free(&k);
     if (d->scale_dtype == d->math) return NIB_OK;
     /* Another scale dtype: torchao casts the chosen scale and makes the codes again, as min and max
