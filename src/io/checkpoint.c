@@ -55,7 +55,10 @@ static nib_status find_weights(const char *path, const nib_dir_list *list, found
     return nib_error_at(path, NULL, -1);
 }
 
-bool nib_checkpoint_carries(const char *name) {
+/* Does a file of this name go along when a checkpoint is written anew? Tokenizers, configurations
+ * other than config.json, templates, code, licence and model card do; weights, whatever their
+ * kind, and what describes their storage do not. */
+static bool goes_along(const char *name) {
     static const char *const never[] = {".index.json", "config.json", "quant_report.json",
                                         "quanto_qmap.json", "quantize_config.json"};
     static const char *const suffixes[] = {".json", ".jsonl",    ".txt", ".model", ".jinja", ".md",
@@ -78,7 +81,7 @@ static nib_status list_carried(nib_checkpoint *c, const nib_dir_list *list) {
     c->carried_room = list->count;
     for (size_t i = 0; i < list->count; i++) {
         if (list->entries[i].kind != NIB_PATH_FILE) continue;
-        if (!nib_checkpoint_carries(list->entries[i].name)) continue;
+        if (!goes_along(list->entries[i].name)) continue;
         c->carried[c->carried_count] = nib_mem_strdup(c->mem, list->entries[i].name);
         if (!c->carried[c->carried_count]) return NIB_E_MEMORY;
         c->carried_count++;

@@ -54,8 +54,4 @@ const void *nib_checkpoint_data(const nib_checkpoint *checkpoint,
  * file, one that lies beside it. Give back with nib_mem_strfree. */
 char *nib_checkpoint_path(const nib_checkpoint *checkpoint, const char *name);
 
-/* Does a file of this name go along when a checkpoint is written anew? Tokenizers, configurations
- * other than config.json, templates, code, licence and model card do; weights, whatever their
- * kind, and what describes their storage do not. */
-bool nib_checkpoint_carries(const char *name);
 #endif

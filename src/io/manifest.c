@@ -169,7 +169,8 @@ static int by_text(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-nib_status nib_manifest_add_rest(nib_manifest *m, const nib_checkpoint *checkpoint) {
+/* What no format claimed is a dense weight. */
+static nib_status add_rest(nib_manifest *m, const nib_checkpoint *checkpoint) {
     size_t nparts = 0, k = 0;
     for (size_t i = 0; i < m->count; i++)
         nparts += (size_t)m->items[i].nparts + (size_t)m->items[i].nconstants;
@@ -203,7 +204,7 @@ nib_status nib_manifest_read(nib_mem *mem, const nib_checkpoint *checkpoint, con
         if (speaks) out->format = nib_format_at(i);
     }
     if (status >= NIB_OK && out->format) status = out->format->read(checkpoint, config, out);
-    if (status >= NIB_OK) status = nib_manifest_add_rest(out, checkpoint);
+    if (status >= NIB_OK) status = add_rest(out, checkpoint);
     if (status >= NIB_OK) status = nib_manifest_index(out);
     if (status >= NIB_OK) return NIB_OK;
     nib_error_at(checkpoint->path, NULL, -1);

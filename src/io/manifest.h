@@ -71,15 +71,12 @@ nib_status nib_manifest_index(nib_manifest *manifest);
 int64_t nib_stored_count(const nib_stored *item); /* numbers in the weight */
 size_t nib_stored_bytes(const nib_stored *item);  /* of all its parts, in the file */
 
-/* For formats that read: the item's parts are in the checkpoint, with the dtypes and shapes that
- * the layout calls for; sets item->shard to the first one's. And: everything else as dense weights.
- */
-const char *nib_checkpoint_file(const nib_checkpoint *checkpoint,
-                                size_t shard); /* path of a shard */
-nib_config *
-nib_manifest_config(const char *text); /* as nib_config_parse, but the file is to blame */
+/* For formats that read: the path of a shard; nib_config_parse where the file is to blame for what
+ * it says; and whether an item's parts are in the checkpoint, with the dtypes and shapes that the
+ * layout calls for, which sets item->shard to the first one's. */
+const char *nib_checkpoint_file(const nib_checkpoint *checkpoint, size_t shard);
+nib_config *nib_manifest_config(const char *text);
 nib_status nib_manifest_check_parts(const nib_checkpoint *checkpoint, nib_stored *item);
-nib_status nib_manifest_add_rest(nib_manifest *manifest, const nib_checkpoint *checkpoint);
 
 /* Append an item (strings are copied); its parts come from the layout and the format. */
 nib_status nib_manifest_add_dense(nib_manifest *manifest, const char *name, nib_dtype dtype,

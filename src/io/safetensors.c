@@ -56,7 +56,7 @@ const char *nib_safetensors_dtype_name(nib_dtype dtype) {
     return rank < 0 ? "" : dtypes[rank].name;
 }
 
-nib_dtype nib_safetensors_dtype(const char *name) {
+static nib_dtype dtype_of(const char *name) {
     for (int i = 0; i < DTYPES; i++)
         if (strcmp(dtypes[i].name, name) == 0) return dtypes[i].dtype;
     return (nib_dtype)0;
@@ -88,7 +88,7 @@ static nib_status scan_dtype(parser *p, nib_dtype *dtype) {
     const size_t start = p->scan.at, used = p->names_used;
     NIB_TRY(kept_string(p, &spelled));
     p->names_used = used; /* looked up at once, not kept */
-    *dtype = nib_safetensors_dtype(spelled);
+    *dtype = dtype_of(spelled);
     if (*dtype) return NIB_OK;
     NIB_RAISE(NIB_E_FORMAT, "unknown dtype \"%.40s\"", spelled);
     return nib_error_at(p->scan.path, NULL, (int64_t)(p->scan.base + start));
@@ -462,8 +462,4 @@ const void *nib_safetensors_data(nib_safetensors *file, const nib_safetensors_en
     if (entry->size == 0) return &nothing;
     if (!file->map.data && nib_file_map(&file->file, &file->map) < NIB_OK) return NULL;
     return file->map.data + entry->offset;
-}
-
-void nib_safetensors_let_go(const nib_safetensors *file, const nib_safetensors_entry *entry) {
-    nib_map_advise(&file->map, entry->offset, entry->size, NIB_MAP_DONE);
 }

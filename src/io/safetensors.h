@@ -16,7 +16,6 @@ enum { NIB_SAFETENSORS_MAX_HEADER = 32 << 20 }; /* bytes; larger ones are refuse
 
 /* "BF16", "F8_E4M3": how the format spells a dtype; "" for one that it cannot hold. */
 const char *nib_safetensors_dtype_name(nib_dtype dtype);
-nib_dtype nib_safetensors_dtype(const char *name); /* 0: unknown */
 
 /* Its place among the format's dtypes, by which files are ordered; -1: not one of them. */
 int nib_safetensors_dtype_rank(nib_dtype dtype);
@@ -70,9 +69,6 @@ nib_status nib_safetensors_read(const nib_safetensors *file, const nib_safetenso
  * until the file is closed. Passes that touch each tensor once read instead: mapped pages count
  * as resident memory. */
 const void *nib_safetensors_data(nib_safetensors *file, const nib_safetensors_entry *entry);
-
-/* The mapped pages of a tensor will not be used any more. */
-void nib_safetensors_let_go(const nib_safetensors *file, const nib_safetensors_entry *entry);
 
 /* ---- writing ---- */
 typedef struct nib_safetensors_planned { /* the strings need to live only during the call */

@@ -163,7 +163,8 @@ json_t *nib_torchao_act(const nib_config *c) {
 }
 
 /* ---- reading ---- */
-bool nib_torchao_enum_is(const json_t *value, const char *name, const char *text) {
+/* An enum is written as its text, or as {"_type", "_data": NAME}. */
+static bool enum_is(const json_t *value, const char *name, const char *text) {
     const char *given =
         json_string_value(json_is_object(value) ? json_object_get(value, "_data") : value);
     return given && (strcmp(given, name) == 0 || strcmp(given, text) == 0);
@@ -190,7 +191,7 @@ nib_status nib_torchao_dynamic(const json_t *data, bool *dynamic) {
     const json_t *kwargs = present(data, "act_quant_kwargs");
     const json_t *act = present(data, "activation_quantization");
     *dynamic = kwargs || act;
-    if (act && !nib_torchao_enum_is(act, "INT8_ASYM_PER_TOKEN", "int8_asym_per_token"))
+    if (act && !enum_is(act, "INT8_ASYM_PER_TOKEN", "int8_asym_per_token"))
         return NIB_RAISE(NIB_E_UNSUPPORTED, "\"activation_quantization\" is not known here: only "
                                             "int8_asym_per_token is");
     if (!kwargs) return NIB_OK;
@@ -201,8 +202,8 @@ nib_status nib_torchao_dynamic(const json_t *data, bool *dynamic) {
     const bool known = type_is(kwargs, "QuantizeTensorToInt8Kwargs") &&
                        (type_is(shares, "PerTensor") ||
                         (type_is(shares, "PerRow") && (!dim || json_integer_value(dim) == -1))) &&
-                       (nib_torchao_enum_is(map, mappings[0][1], mappings[0][0]) ||
-                        nib_torchao_enum_is(map, mappings[1][1], mappings[1][0])) &&
+                       (enum_is(map, mappings[0][1], mappings[0][0]) ||
+                        enum_is(map, mappings[1][1], mappings[1][0])) &&
                        json_is_true(json_object_get(said, "reduce_range")) ==
                            json_is_true(json_object_get(data, "reduce_range"));
     if (known) return NIB_OK;
@@ -216,7 +217,7 @@ static void say_act(const nib_torchao_tensor *t, bool tensor, nib_text *out) {
     const bool act = type_is(json_object_get(said, "granularity"), "PerTensor");
     const json_t *map = json_object_get(said, "mapping_type");
     if (act != tensor) nib_text_format(out, "act_granularity=%s,", act ? "tensor" : "row");
-    if (nib_torchao_enum_is(map, mappings[1][1], mappings[1][0]))
+    if (enum_is(map, mappings[1][1], mappings[1][0]))
         nib_text_add(out, "act_mapping_type=asymmetric,");
     if (json_is_true(json_object_get(said, "reduce_range")))
         nib_text_add(out, "reduce_range=true,");
@@ -237,10 +238,10 @@ static nib_status say_intx(const nib_torchao_tensor *t, bool dynamic, nib_text *
                          nib_dtype_name(bits));
     const json_t *map = json_object_get(t->from, dynamic ? "weight_mapping_type" : "mapping_type");
     for (int i = 1; i < MAPPINGS; i++)
-        if (nib_torchao_enum_is(map, mappings[i][1], mappings[i][0]))
+        if (enum_is(map, mappings[i][1], mappings[i][0]))
             nib_text_format(out, "mapping=%s,", mappings[i][0]);
-    if (nib_torchao_enum_is(json_object_get(t->from, "intx_choose_qparams_algorithm"),
-                            "HQQ_SCALE_ONLY", "hqq_scale_only"))
+    if (enum_is(json_object_get(t->from, "intx_choose_qparams_algorithm"), "HQQ_SCALE_ONLY",
+                "hqq_scale_only"))
         nib_text_add(out, "algo=hqq,");
     NIB_TRY(nib_torchao_dtype_of(t->from, dynamic ? "weight_scale_dtype" : "scale_dtype", NIB_I8,
                                  &scale));
@@ -257,8 +258,7 @@ nib_status nib_torchao_config_text(const nib_torchao_tensor *t, nib_text *out) {
     if (group || int4) nib_text_format(out, "group_size=%lld,", (long long)t->block[1]);
     if (t->tiled) {
         nib_text_add(out, "numerics=tinygemm,");
-        if (nib_torchao_enum_is(json_object_get(t->from, "int4_choose_qparams_algorithm"), "HQQ",
-                                "hqq"))
+        if (enum_is(json_object_get(t->from, "int4_choose_qparams_algorithm"), "HQQ", "hqq"))
             nib_text_add(out, "algo=hqq,");
     }
     if (strcmp(t->scheme, "float8_weight_only") == 0 && t->code == NIB_F8_E5M2)

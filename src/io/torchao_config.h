@@ -32,6 +32,4 @@ typedef struct nib_torchao_tensor {
 } nib_torchao_tensor;
 nib_status nib_torchao_config_text(const nib_torchao_tensor *tensor, nib_text *out);
 
-/* An enum is written as its text, or as {"_type", "_data": NAME}. */
-bool nib_torchao_enum_is(const json_t *value, const char *name, const char *text);
 #endif

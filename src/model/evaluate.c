@@ -126,7 +126,7 @@ static nib_status plan(nib_task *t, const nib_ids *ids, windows *w) {
     return NIB_OK;
 }
 
-nib_status nib_task_perplexity(nib_task *t) {
+static nib_status run_perplexity(nib_task *t) {
     nib_mem *mem = nib_ctx_mem(t->ctx);
     nib_scorer model = {0}, reference = {0};
     nib_ids ids = {0};
@@ -164,7 +164,7 @@ nib_status nib_eval_file(nib_ctx *ctx, const nib_model *model, const char *task,
     static const struct {
         const char *name;
         nib_status (*run)(nib_task *task);
-    } tasks[] = {{"perplexity", nib_task_perplexity},
+    } tasks[] = {{"perplexity", run_perplexity},
                  {"hellaswag", nib_task_hellaswag},
                  {"lambada", nib_task_lambada}};
     enum { TASKS = sizeof tasks / sizeof *tasks, MOST = 1 << 30 };

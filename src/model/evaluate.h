@@ -15,7 +15,6 @@ typedef struct nib_task {
     nib_eval *eval;
 } nib_task;
 
-nib_status nib_task_perplexity(nib_task *task);
 nib_status nib_task_hellaswag(nib_task *task);
 nib_status nib_task_lambada(nib_task *task);
 #endif

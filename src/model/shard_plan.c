@@ -79,7 +79,8 @@ void nib_shard_plan_close(nib_shard_plan *s) {
     *s = (nib_shard_plan){.mem = s->mem};
 }
 
-nib_status nib_shard_plan_index(const nib_file_plan *plan, nib_text *out) {
+/* The text of the index over all shards, or nothing appended when the source has none. */
+static nib_status index_text(const nib_file_plan *plan, nib_text *out) {
     if (!plan->source->index_path) return NIB_OK;
     size_t count = 0, k = 0, total = 0;
     for (size_t i = 0; i < plan->manifest.count; i++)
@@ -117,7 +118,7 @@ nib_status nib_shard_plan_predict(const nib_file_plan *plan, size_t *weights, si
         *weights += shard.size;
         nib_shard_plan_close(&shard);
     }
-    nib_status status = nib_shard_plan_index(plan, &text);
+    nib_status status = index_text(plan, &text);
     *index = text.length;
     nib_text_free(&text);
     if (status >= NIB_OK && plan->config)

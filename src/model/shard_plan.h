@@ -18,9 +18,6 @@ void nib_shard_plan_close(nib_shard_plan *shard);
 /* The file's name: that of the source's shard, or model.safetensors. */
 const char *nib_shard_plan_name(const nib_file_plan *plan, size_t shard);
 
-/* The text of the index over all shards, or nothing appended when the source has none. */
-nib_status nib_shard_plan_index(const nib_file_plan *plan, nib_text *out);
-
 /* Bytes of all shards, of the index and of config.json to be. */
 nib_status nib_shard_plan_predict(const nib_file_plan *plan, size_t *weights, size_t *index,
                                   size_t *config);

@@ -65,7 +65,7 @@ const nib_impl *nib_call_choose(const nib_call_args *args) {
     return NULL;
 }
 
-int nib_op_outputs(const nib_op *op, const nib_dtype dtype[NIB_MAX_OUTPUTS]) {
+static int count_outputs(const nib_op *op, const nib_dtype dtype[NIB_MAX_OUTPUTS]) {
     int count = op->nout < 0 ? 0 : op->nout;
     while (op->nout < 0 && count < NIB_MAX_OUTPUTS && dtype[count]) count++;
     return count;
@@ -75,7 +75,7 @@ nib_status nib_call_outputs(nib_call_args *args) {
     nib_shape shape[NIB_MAX_OUTPUTS] = {0};
     nib_dtype dtype[NIB_MAX_OUTPUTS] = {0};
     NIB_TRY(args->op->shape(args, shape, dtype));
-    args->nout = nib_op_outputs(args->op, dtype);
+    args->nout = count_outputs(args->op, dtype);
     for (int i = 0; i < args->nout; i++) {
         nib_tensor *made = nib_tensor_new(args->ctx, dtype[i], shape[i]);
         args->out[i] = nib_scope_own(args->ctx, made);

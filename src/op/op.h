@@ -15,8 +15,7 @@ nib_tensor *nib_call_one(nib_ctx *ctx, const nib_op *op, int nin, const nib_tens
                          int nattr, const nib_attr attr[]);
 
 /* The steps of the door by themselves, for those who plan calls and run them later. */
-nib_status nib_call_outputs(nib_call_args *args); /* makes args->out */
-int nib_op_outputs(const nib_op *op, const nib_dtype dtype[NIB_MAX_OUTPUTS]);
+nib_status nib_call_outputs(nib_call_args *args);           /* makes args->out */
 const nib_impl *nib_call_choose(const nib_call_args *args); /* raises when none accepts */
 
 const nib_op *nib_op_at(size_t i); /* in list order; NULL: no more */

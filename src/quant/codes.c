@@ -26,9 +26,8 @@ const nib_kernels *nib_codes_kernels(void) {
 static int64_t ceil_div(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
 int64_t nib_qdesc_block_cols(const nib_qdesc *d) { return ceil_div(d->cols, d->block_cols); }
-int64_t nib_qdesc_block_rows(const nib_qdesc *d) { return ceil_div(d->rows, d->block_rows); }
 int64_t nib_qdesc_blocks(const nib_qdesc *d) {
-    return nib_qdesc_block_rows(d) * nib_qdesc_block_cols(d);
+    return ceil_div(d->rows, d->block_rows) * nib_qdesc_block_cols(d);
 }
 
 int64_t nib_qdesc_matrix_rows(const nib_qdesc *d) {

@@ -11,9 +11,8 @@
  * of a context's options does not, and need not: all give the same bits. */
 const nib_kernels *nib_codes_kernels(void);
 
-/* Blocks in a row of blocks, in a column of blocks, and in all. */
+/* Blocks in a row of blocks, and in all. */
 int64_t nib_qdesc_block_cols(const nib_qdesc *desc); /* ceil(cols / block_cols) */
-int64_t nib_qdesc_block_rows(const nib_qdesc *desc); /* ceil(rows / block_rows) */
 int64_t nib_qdesc_blocks(const nib_qdesc *desc);
 
 /* Rows of one matrix: all of them, or for a stack (rank > 2) those of one of its matrices. */

@@ -16,7 +16,9 @@ static const void *member(const nib_field *f, const void *config) {
     return (const char *)config + f->offset;
 }
 
-int64_t nib_field_int(const nib_field *f, const void *config) {
+/* Fields with their zero resolved to what it stands for. `config` is the whole struct that
+ * the field's offset counts in. */
+static int64_t field_int(const nib_field *f, const void *config) {
     if (f->type == NIB_FIELD_BOOL) {
         bool value;
         memcpy(&value, member(f, config), sizeof value);
@@ -27,16 +29,16 @@ int64_t nib_field_int(const nib_field *f, const void *config) {
     return value == 0 && f->type == NIB_FIELD_INT ? (int64_t)f->fallback : value;
 }
 
-double nib_field_float(const nib_field *f, const void *config) {
+static double field_float(const nib_field *f, const void *config) {
     float value;
-    if (f->type != NIB_FIELD_FLOAT) return (double)nib_field_int(f, config);
+    if (f->type != NIB_FIELD_FLOAT) return (double)field_int(f, config);
     memcpy(&value, member(f, config), sizeof value);
     return value == 0 ? f->fallback : (double)value;
 }
 
-const char *nib_field_name(const nib_field *f, const void *config) {
+static const char *field_name(const nib_field *f, const void *config) {
     if (f->type == NIB_FIELD_ENUM) {
-        const int64_t index = nib_field_int(f, config);
+        const int64_t index = field_int(f, config);
         for (int64_t i = 0; f->names[i]; i++)
             if (i == index) return f->names[i];
         return NULL;
@@ -52,18 +54,18 @@ static const nib_field *field_of(const nib_config *config, const char *name) {
     return NULL;
 }
 
-const char *nib_config_option_name(const nib_config *config, const char *field) {
+static const char *option_name(const nib_config *config, const char *field) {
     const nib_field *f = field_of(config, field);
-    return f ? nib_field_name(f, config) : "";
+    return f ? field_name(f, config) : "";
 }
 
 int64_t nib_config_option_int(const nib_config *config, const char *field) {
     const nib_field *f = field_of(config, field);
-    return f ? nib_field_int(f, config) : 0;
+    return f ? field_int(f, config) : 0;
 }
 
 bool nib_config_option_is(const nib_config *config, const char *field, const char *value) {
-    return strcmp(nib_config_option_name(config, field), value) == 0;
+    return strcmp(option_name(config, field), value) == 0;
 }
 
 /* The table's own spelling of a name, or NULL. Empty entries are gaps of an enum. */
@@ -79,13 +81,13 @@ static const char *spelling(const nib_field *f, const char *name, int *index) {
 static bool is_default(const nib_field *f, const void *config) {
     switch (f->type) {
     case NIB_FIELD_INT:
-        return nib_field_int(f, config) == (int64_t)f->fallback;
+        return field_int(f, config) == (int64_t)f->fallback;
     case NIB_FIELD_FLOAT:
-        return nib_field_float(f, config) == f->fallback;
+        return field_float(f, config) == f->fallback;
     case NIB_FIELD_BOOL:
-        return nib_field_int(f, config) == 0;
+        return field_int(f, config) == 0;
     default:
-        return strcmp(nib_field_name(f, config), f->names[0]) == 0;
+        return strcmp(field_name(f, config), f->names[0]) == 0;
     }
 }
 
@@ -128,15 +130,15 @@ static nib_status field_check(const nib_scheme *s, const nib_field *f, const voi
     int index;
     switch (f->type) {
     case NIB_FIELD_INT:
-        return number_check(s, f, (double)nib_field_int(f, config));
+        return number_check(s, f, (double)field_int(f, config));
     case NIB_FIELD_FLOAT:
-        return number_check(s, f, nib_field_float(f, config));
+        return number_check(s, f, field_float(f, config));
     case NIB_FIELD_BOOL:
         return NIB_OK;
     default:
         break;
     }
-    const char *name = nib_field_name(f, config);
+    const char *name = field_name(f, config);
     return spelling(f, name, &index) ? NIB_OK : name_unknown(s, f, name ? name : "");
 }
 
@@ -178,7 +180,7 @@ nib_config *nib_config_copy(const nib_config *config) {
         const nib_field *f = &s->fields[i];
         int index;
         if (f->type != NIB_FIELD_NAME) continue;
-        const char *name = spelling(f, nib_field_name(f, copy), &index);
+        const char *name = spelling(f, field_name(f, copy), &index);
         memcpy((char *)copy + f->offset, &name, sizeof name);
     }
     return copy;
@@ -329,13 +331,13 @@ static void print_float(double value, nib_text *out) {
 
 static void print_value(const nib_field *f, const nib_config *config, nib_text *out) {
     if (f->type == NIB_FIELD_INT)
-        nib_text_format(out, "%lld", (long long)nib_field_int(f, config));
+        nib_text_format(out, "%lld", (long long)field_int(f, config));
     else if (f->type == NIB_FIELD_FLOAT)
-        print_float(nib_field_float(f, config), out);
+        print_float(field_float(f, config), out);
     else if (f->type == NIB_FIELD_BOOL)
-        nib_text_add(out, nib_field_int(f, config) ? "true" : "false");
+        nib_text_add(out, field_int(f, config) ? "true" : "false");
     else
-        nib_text_add(out, nib_field_name(f, config));
+        nib_text_add(out, field_name(f, config));
 }
 
 /* The value after "name=" in "name=value,name=value", or NULL. */
@@ -412,8 +414,8 @@ bool nib_config_same(const nib_config *a, const nib_config *b) {
     if (a->scheme != b->scheme) return false;
     for (int i = 0; i < a->scheme->nfields; i++) {
         const nib_field *f = &a->scheme->fields[i];
-        const bool same = f->names ? strcmp(nib_field_name(f, a), nib_field_name(f, b)) == 0
-                                   : nib_field_float(f, a) == nib_field_float(f, b);
+        const bool same = f->names ? strcmp(field_name(f, a), field_name(f, b)) == 0
+                                   : field_float(f, a) == field_float(f, b);
         if (!same) return false;
     }
     return true;

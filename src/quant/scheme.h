@@ -29,14 +29,8 @@ nib_config *nib_config_copy(const nib_config *config);
 /* Ranges and contradictions of a config that a caller filled by hand; names the field. */
 nib_status nib_config_check(const nib_config *config);
 
-/* Fields with their zero resolved to what it stands for. `config` is the whole struct that
- * the field's offset counts in. */
-int64_t nib_field_int(const nib_field *field, const void *config);
-double nib_field_float(const nib_field *field, const void *config);
-const char *nib_field_name(const nib_field *field, const void *config);
-
-/* The same by the spelling of a field: "" and 0 for one that the scheme does not have. */
-const char *nib_config_option_name(const nib_config *config, const char *field);
+/* A field by its spelling, its zero resolved to what it stands for; 0 and false for one that the
+ * scheme does not have. */
 int64_t nib_config_option_int(const nib_config *config, const char *field);
 bool nib_config_option_is(const nib_config *config, const char *field, const char *value);
 

@@ -18,7 +18,9 @@ struct nib_decode_step {
 
 static const char replacement_character[] = "\xEF\xBF\xBD";
 
-void nib_utf8_repair(nib_text *out, const char *bytes, size_t length) {
+/* Append bytes as UTF-8: each longest part of a character that ends wrongly becomes one U+FFFD,
+ * as the Unicode standard recommends (chapter 3.9). */
+static void add_repaired(nib_text *out, const char *bytes, size_t length) {
     size_t at = 0;
     while (at < length) {
         const size_t good = nib_utf8_valid(bytes + at, length - at);
@@ -71,7 +73,7 @@ static nib_status run_byte_level(const nib_decode_step *step, nib_matcher *match
             nib_text_append(&bytes, &one, 1);
         }
     }
-    if (bytes.length) nib_utf8_repair(&to->text, bytes.data, bytes.length);
+    if (bytes.length) add_repaired(&to->text, bytes.data, bytes.length);
     const bool failed = bytes.failed;
     nib_text_free(&bytes);
     return failed ? NIB_E_MEMORY : nib_pieces_close(to, 0, true);

@@ -23,7 +23,4 @@ void nib_token_decoder_free(nib_token_decoder *decoder);
 nib_status nib_token_decoder_run(const nib_token_decoder *decoder, nib_matcher *matcher,
                                  nib_pieces *pieces, nib_pieces *spare);
 
-/* Append bytes as UTF-8: each longest part of a character that ends wrongly becomes one U+FFFD,
- * as the Unicode standard recommends (chapter 3.9). */
-void nib_utf8_repair(nib_text *out, const char *bytes, size_t length);
 #endif

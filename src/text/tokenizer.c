@@ -18,7 +18,7 @@ static void work_free(nib_text_work *work) {
     nib_mem_free(work->mem, work, sizeof *work);
 }
 
-nib_text_work *nib_text_work_take(const nib_tokenizer *t) {
+static nib_text_work *work_take(const nib_tokenizer *t) {
     /* the one thing of a tokenizer that changes; it does so atomically */
     _Atomic(nib_text_work *) *slot = (_Atomic(nib_text_work *) *)(uintptr_t)&t->work;
     nib_text_work *work = atomic_exchange(slot, NULL);
@@ -40,7 +40,7 @@ static size_t pieces_bytes(const nib_pieces *p) {
     return p->text.room + p->room * sizeof *p->spans;
 }
 
-void nib_text_work_give(const nib_tokenizer *t, nib_text_work *work) {
+static void work_give(const nib_tokenizer *t, nib_text_work *work) {
     const size_t bytes = work->normal.room + work->spare_normal.room + pieces_bytes(&work->pieces) +
                          pieces_bytes(&work->spare_pieces) + nib_bpe_work_bytes(work->bpe);
     if (bytes > MOST_KEPT_BYTES) {
@@ -123,14 +123,14 @@ nib_status nib_tokenizer_encode(const nib_tokenizer *t, const char *text, size_t
     }
     nib_ids_open(ids, t->mem);
     const size_t before = ids->count;
-    nib_text_work *work = nib_text_work_take(t);
+    nib_text_work *work = work_take(t);
     if (!work) return NIB_E_MEMORY;
     nib_status status = NIB_OK;
     if (add_special) status = nib_ids_append(ids, t->post.before.data, t->post.before.count);
     if (status == NIB_OK) status = encode(t, work, text, length, ids);
     if (status == NIB_OK && add_special)
         status = nib_ids_append(ids, t->post.behind.data, t->post.behind.count);
-    nib_text_work_give(t, work);
+    work_give(t, work);
     if (status < NIB_OK) ids->count = before;
     return status;
 }
@@ -179,10 +179,10 @@ nib_status nib_tokenizer_decode(const nib_tokenizer *t, const int32_t *ids, size
     nib_string_open(text, t->mem);
     NIB_TRY(nib_string_append(text, "", 0)); /* so that data is never NULL */
     const size_t before = text->length;
-    nib_text_work *work = nib_text_work_take(t);
+    nib_text_work *work = work_take(t);
     if (!work) return NIB_E_MEMORY;
     const nib_status status = decode(t, work, ids, n, skip_special, text);
-    nib_text_work_give(t, work);
+    work_give(t, work);
     if (status < NIB_OK) {
         text->length = before;
         text->data[before] = '\0';

@@ -39,15 +39,9 @@ struct nib_tokenizer {
     _Atomic(nib_text_work *) work;
 };
 
-/* Fill a zeroed tokenizer from a tokenizer.json, or from the tokenizer_config.json beside it. */
-nib_status nib_tokenizer_read(nib_tokenizer *t, const json_t *root);
-nib_status nib_tokenizer_read_roles(nib_tokenizer *t, const json_t *config);
-
 /* The piece of an id as it goes into the decoder: of an added token that is looked for in normal
  * text, its normal form. NULL when the id has none, or is special and those are skipped. */
 const char *nib_tokenizer_decoded_piece(const nib_tokenizer *t, int32_t id, bool skip_special,
                                         size_t *length);
 
-nib_text_work *nib_text_work_take(const nib_tokenizer *t); /* NULL: no memory */
-void nib_text_work_give(const nib_tokenizer *t, nib_text_work *work);
 #endif

@@ -29,7 +29,7 @@ static nib_status read_model(nib_tokenizer *t, const json_t *root) {
     return nib_bpe_read(&t->bpe, t->mem, model);
 }
 
-nib_status nib_tokenizer_read(nib_tokenizer *t, const json_t *root) {
+static nib_status read_all(nib_tokenizer *t, const json_t *root) {
     const char *version = NULL;
     json_t *added = NULL;
     if (!json_is_object(root)) return NIB_RAISE(NIB_E_FORMAT, "not a JSON object");
@@ -54,7 +54,7 @@ nib_status nib_tokenizer_read(nib_tokenizer *t, const json_t *root) {
 }
 
 /* "bos_token": "<s>" or {"content": "<s>", ...} or null. */
-nib_status nib_tokenizer_read_roles(nib_tokenizer *t, const json_t *config) {
+static nib_status read_roles(nib_tokenizer *t, const json_t *config) {
     if (!json_is_object(config)) return NIB_RAISE(NIB_E_FORMAT, "not a JSON object");
     for (int i = 0; i < NIB_ROLES; i++) {
         const char *key = role_keys[i];
@@ -77,7 +77,7 @@ static nib_tokenizer *parse(nib_ctx *ctx, const char *json, size_t length, const
     nib_tokenizer *t = nib_mem_alloc_zero(mem, sizeof *t);
     if (t) {
         t->mem = mem;
-        if (nib_tokenizer_read(t, root) < NIB_OK) {
+        if (read_all(t, root) < NIB_OK) {
             nib_error_at(name, NULL, -1);
             nib_tokenizer_free(t);
             t = NULL;
@@ -113,7 +113,7 @@ static nib_status load_roles(nib_tokenizer *t, const char *path) {
     json_t *config = nib_json_parse(bytes, size, path, 0);
     nib_mem_free(t->mem, bytes, size + 1);
     if (!config) return nib_last_error()->status;
-    nib_status status = nib_tokenizer_read_roles(t, config);
+    nib_status status = read_roles(t, config);
     json_decref(config);
     return status < NIB_OK ? nib_error_at(path, NULL, -1) : NIB_OK;
 }
