@@ -529,6 +529,7 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
     for (int i = 0; i < count; i++) {
         target *t = &j.targets[i];
         t->p = &products[i];
+        assert(t->p->up == NIB_NONE || t->p->activation == NIB_SILU);
         t->N = t->p->weight->shape.dim[0];
         t->pieces = (t->N + WIDTH - 1) / WIDTH;
         pieces += t->pieces;
