@@ -207,6 +207,8 @@ static int run(cli *c) {
     const char *format = c->json ? "json" : o.format;
     if (strcmp(format, "md") && strcmp(format, "csv") && strcmp(format, "json"))
         return cli_usage_error(c, "--format is md, csv or json, not \"%s\"", format);
+    if (o.compile && o.no_compile)
+        return cli_usage_error(c, "--compile and --no-compile exclude each other");
     const bool model = c->narguments > 0;
     if (model == (o.kernel || o.limits))
         return cli_usage_error(c, model ? "a MODEL, --kernel or --limits: one of them"

@@ -250,6 +250,8 @@ static int run(cli *c) {
         return cli_usage_error(c, "give the prompt as -p TEXT or as --ids 1,2,3");
     if (o.greedy && o.temperature > 0)
         return cli_usage_error(c, "--greedy and --temperature exclude each other");
+    if (o.compile && o.no_compile)
+        return cli_usage_error(c, "--compile and --no-compile exclude each other");
     talk t = {.c = c};
     int32_t *own_ids = NULL;
     int code = o.ids ? parse_ids(&t) : CLI_OK;
@@ -261,9 +263,12 @@ static int run(cli *c) {
     if (code == CLI_OK && !c->json && t.logits) code = print_logits(&t);
     if (profiling) code = end_profile(&t, code);
     if (code == CLI_OK && c->json) code = print_json(&t);
+    char speed[48] = ""; /* the first token is the prompt's */
+    if (t.count > 1)
+        snprintf(speed, sizeof speed, ", %.1f a second", rate((double)t.count - 1, t.next_s));
     if (code == CLI_OK && !c->json)
-        cli_say(c, "%lld tokens, %.1f a second; prompt of %zu, %.1f a second; activations %s",
-                (long long)t.count, rate((double)t.count - 1, t.next_s), t.prompt.count,
+        cli_say(c, "%lld token%s%s; prompt of %zu, %.1f a second; activations %s",
+                (long long)t.count, t.count == 1 ? "" : "s", speed, t.prompt.count,
                 rate((double)t.prompt.count, t.feed_s), nib_inputs_name(nib_model_root(t.model)));
     json_decref(t.logits);
     json_decref(t.profile);

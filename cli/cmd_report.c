@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 static struct {
     cli_list columns;
@@ -120,6 +121,11 @@ static int run(cli *c) {
     if (code != CLI_OK) goto done;
     table = cli_table_new(heads);
     for (int r = 0; code == CLI_OK && r < c->narguments; r++) {
+        struct stat about; /* results may be missing, but not where they are looked for */
+        if (stat(c->arguments[r], &about) != 0 || !S_ISDIR(about.st_mode)) {
+            code = cli_error(c, CLI_FAILED, "there is no such folder (file %s)", c->arguments[r]);
+            break;
+        }
         json_t *row = json_object();
         json_array_append(rows, row);
         for (size_t i = 0; code == CLI_OK && i < o.columns.count; i++) {

@@ -56,7 +56,7 @@ static bool read_number(const char *text, double *value) {
 
 static int out_of_range(const cli *c, const cli_option *option, const char *shown,
                         const char *text) {
-    if (option->max >= 1e9)
+    if (option->max >= 1e9 && text[0] == '-') /* then nobody asks what the most is */
         return cli_usage_error(c, "%s wants at least %.15g, not %s", shown, option->min, text);
     return cli_usage_error(c, "%s wants %.15g to %.15g, not %s", shown, option->min, option->max,
                            text);

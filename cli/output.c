@@ -24,6 +24,7 @@ int cli_exit_code(const nib_error *error) {
         return CLI_BAD_FILE;
     case NIB_E_SHAPE: /* of a file when one is named, otherwise a failure of the run */
     case NIB_E_DTYPE:
+    case NIB_E_UNSUPPORTED:
         return error->path[0] ? CLI_BAD_FILE : CLI_FAILED;
     case NIB_E_DIFFERS:
         return CLI_DIFFERS;

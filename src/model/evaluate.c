@@ -29,9 +29,9 @@ typedef struct windows {
 } windows;
 
 /* Score ids[first, n) of the window at hand by both models. */
-static nib_status score_window(nib_task *t, nib_scorer *model, nib_scorer *reference, windows *w,
-                               int64_t n, int64_t first) {
-    const int64_t V = t->model->hparams.vocab_size, most = nib_scorer_rows(model);
+static nib_status score_window(nib_scorer *model, nib_scorer *reference, windows *w, int64_t n,
+                               int64_t first) {
+    const int64_t most = nib_scorer_rows(model);
     for (int64_t at = 0; at < n - 1;) {
         /* Position p predicts id p + 1; rows before first - 1 only fill the cache. */
         const bool wanted = at >= first - 1;
@@ -42,7 +42,8 @@ static nib_status score_window(nib_task *t, nib_scorer *model, nib_scorer *refer
         NIB_TRY(nib_scorer_step(model, w->ids, at, rows, n, want, &logits));
         if (reference) NIB_TRY(nib_scorer_step(reference, w->ids, at, rows, n, want, &other));
         if (wanted) {
-            NIB_TRY(nib_score_rows(t->ctx, logits, other, w->ids + at + 1, rows, V, w->scores));
+            NIB_TRY(
+                nib_score_rows(model, logits, reference, other, w->ids + at + 1, rows, w->scores));
             for (int64_t m = 0; m < rows; m++) {
                 const nib_score *s = &w->scores[m];
                 w->nll += s->nll;
@@ -64,7 +65,7 @@ static nib_status score_text(nib_task *t, nib_scorer *model, nib_scorer *referen
         if (n < w->context && (!w->full || n < 2)) break;
         if (w->lead) w->ids[0] = w->bos;
         memcpy(w->ids + w->lead, w->text + at, (size_t)text * sizeof *w->ids);
-        NIB_TRY(score_window(t, model, reference, w, n, w->full ? 1 : w->context / 2));
+        NIB_TRY(score_window(model, reference, w, n, w->full ? 1 : w->context / 2));
         NIB_TRY(nib_ctx_progress(t->ctx, "perplexity", (double)(at + text), (double)w->count));
     }
     return NIB_OK;

@@ -137,10 +137,10 @@ static int64_t shared(const item *it) {
 
 /* Log-likelihood of the ids from `first` on, given those before; ids[0, common) ran already, and
  * `last` holds the logits after them. */
-static nib_status continue_with(nib_task *t, nib_scorer *s, const nib_ids *ids, int64_t common,
-                                int64_t first, const float *last, outcome *out) {
+static nib_status continue_with(nib_scorer *s, const nib_ids *ids, int64_t common, int64_t first,
+                                const float *last, outcome *out) {
     enum { MOST = 512 };
-    const int64_t n = (int64_t)ids->count, V = t->model->hparams.vocab_size;
+    const int64_t n = (int64_t)ids->count;
     nib_score scores[MOST];
     *out = (outcome){0, true};
     for (int64_t at = common - 1; at < n - 1;) {
@@ -150,7 +150,7 @@ static nib_status continue_with(nib_task *t, nib_scorer *s, const nib_ids *ids, 
             rows = n - 1 - at < nib_scorer_rows(s) ? n - 1 - at : nib_scorer_rows(s);
             NIB_TRY(nib_scorer_step(s, ids->data, at, rows, n, NIB_WANT_ALL, &logits));
         }
-        NIB_TRY(nib_score_rows(t->ctx, logits, NULL, ids->data + at + 1, rows, V, scores));
+        NIB_TRY(nib_score_rows(s, logits, NULL, NULL, ids->data + at + 1, rows, scores));
         for (int64_t m = 0; m < rows; m++) {
             if (at + m + 1 < first) continue;
             out->log_p -= scores[m].nll;
@@ -184,7 +184,7 @@ static nib_status run_item(nib_task *t, nib_scorer *s, const item *it, float *la
     }
     /* A continuation that took the beginning's last token into its first is scored from there. */
     for (int i = 0; i < it->n; i++)
-        NIB_TRY(continue_with(t, s, &it->whole[i], common,
+        NIB_TRY(continue_with(s, &it->whole[i], common,
                               first < (int64_t)it->whole[i].count ? first
                                                                   : (int64_t)it->whole[i].count - 1,
                               last, &out[i]));
@@ -255,7 +255,8 @@ static nib_status run_lines(nib_task *t, const kind *k, sums *sum) {
     const size_t row = (size_t)t->model->hparams.vocab_size * sizeof(float);
     nib_scorer s = {0};
     float *last = nib_mem_alloc(mem, row);
-    nib_status status = last ? nib_scorer_open(t->ctx, t->model, t->eval->kv, &s) : nib_last_error()->status;
+    nib_status status =
+        last ? nib_scorer_open(t->ctx, t->model, t->eval->kv, &s) : nib_last_error()->status;
     const char *end = t->text + t->size;
     for (const char *line = t->text; status >= NIB_OK && line < end;) {
         const char *stop = memchr(line, '\n', (size_t)(end - line));

@@ -37,6 +37,28 @@ static nib_status read_json(nib_mem *mem, const char *folder, const char *name, 
     return status;
 }
 
+/* A model that runs is a folder with a config.json. */
+static nib_status check_folder(nib_mem *mem, const char *path) {
+    nib_path_kind kind;
+    NIB_TRY(nib_path_look(path, true, &kind));
+    nib_status status = NIB_OK;
+    if (kind == NIB_PATH_NONE)
+        status = NIB_RAISE(NIB_E_IO, "there is no such folder");
+    else if (kind != NIB_PATH_FOLDER)
+        status = NIB_RAISE(NIB_E_ARGUMENT, "this is a file; a model that runs is a folder which "
+                                           "holds config.json beside the weights: name that");
+    if (status < NIB_OK) return nib_error_at(path, NULL, -1);
+    char *config = nib_path_join(mem, path, "config.json");
+    if (!config) return nib_last_error()->status;
+    status = nib_path_look(config, true, &kind);
+    if (status >= NIB_OK && kind == NIB_PATH_NONE) {
+        NIB_RAISE(NIB_E_FORMAT, "there is no such file, and nothing else says what model this is");
+        status = nib_error_at(config, NULL, -1);
+    }
+    nib_mem_strfree(mem, config);
+    return status;
+}
+
 /* Both configs to hyper-parameters; errors name config.json, or the other when it is to blame. */
 static nib_status read_hparams(nib_model *m, const json_t *config, const json_t *generation) {
     const char *type = NULL, *name = "config.json";
@@ -104,6 +126,7 @@ nib_model *nib_model_load(nib_ctx *ctx, const char *path, const nib_load_options
     (void)pthread_mutex_init(&m->preparing, NULL); /* of the plain kind: cannot fail on Linux */
     m->path = nib_mem_strdup(&ctx->mem, path);
     if (!m->path) goto fail;
+    NIB_TRY_GOTO(check_folder(&ctx->mem, path), fail);
     NIB_TRY_GOTO(read_json(&ctx->mem, path, "config.json", true, &config), fail);
     NIB_TRY_GOTO(read_json(&ctx->mem, path, "generation_config.json", false, &generation), fail);
     NIB_TRY_GOTO(read_hparams(m, config, generation), fail);
@@ -113,7 +136,10 @@ nib_model *nib_model_load(nib_ctx *ctx, const char *path, const nib_load_options
     m->root = m->arch->build(ctx, &m->hparams, m->weights);
     if (!m->root) goto fail;
     nib_weights_settle(m->weights);
-    if (o.quantize) NIB_TRY_GOTO(nib_quantize(m->root, o.quantize, NULL), fail);
+    if (o.quantize && nib_quantize(m->root, o.quantize, NULL) < NIB_OK) {
+        nib_error_at(path, NULL, -1);
+        goto fail;
+    }
     if (o.activations) NIB_TRY_GOTO(nib_quantize_inputs(m->root, o.activations), fail);
     json_decref(config);
     json_decref(generation);

@@ -254,7 +254,7 @@ nib_status nib_quantize_file(nib_ctx *ctx, const char *from, const char *to, con
     w.total = (double)w.plan.source->payload;
     nib_status status = NIB_OK;
     if (w.single && w.plan.manifest.format->side_file) {
-        NIB_RAISE(NIB_E_UNSUPPORTED,
+        NIB_RAISE(NIB_E_ARGUMENT,
                   "format %s keeps a further file beside the weights; name a folder, or use native",
                   w.plan.manifest.format->name);
         status = nib_error_at(to, NULL, -1);

@@ -91,14 +91,17 @@ static void score(void *user, int64_t begin, int64_t end) {
     }
 }
 
-nib_status nib_score_rows(nib_ctx *ctx, const float *logits, const float *reference,
-                          const int32_t *targets, int64_t count, int64_t V, nib_score *out) {
-    rows r = {logits, reference, targets, V, out};
-    nib_parallel_for(ctx->pool, count, 4, score, &r);
-    for (int64_t m = 0; m < count; m++)
-        if (!isfinite(out[m].nll) || !isfinite(out[m].kl))
-            return NIB_RAISE(NIB_E_FORMAT,
-                             "the model gives logits that are not finite; its weights "
-                             "may hold NaN or infinity");
+nib_status nib_score_rows(const nib_scorer *s, const float *logits, const nib_scorer *reference,
+                          const float *others, const int32_t *targets, int64_t count,
+                          nib_score *out) {
+    rows r = {logits, reference ? others : NULL, targets, s->model->hparams.vocab_size, out};
+    nib_parallel_for(s->ctx->pool, count, 4, score, &r);
+    for (int64_t m = 0; m < count; m++) {
+        const bool own = !isfinite(out[m].nll);
+        if (!own && isfinite(out[m].kl)) continue;
+        NIB_RAISE(NIB_E_FORMAT, "the model gives logits that are not finite; its weights "
+                                "may hold NaN or infinity");
+        return nib_error_at(own ? s->model->path : reference->model->path, NULL, -1);
+    }
     return NIB_OK;
 }

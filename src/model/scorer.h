@@ -31,8 +31,11 @@ typedef struct nib_score {
     bool same_top; /* both models' most likely token is the same */
 } nib_score;
 
-/* Rows [count, V] against targets [count]; reference is NULL or the other model's logits.
- * Fails: NIB_E_FORMAT when a logit is not finite. The serial loop over rows, on all threads. */
-nib_status nib_score_rows(nib_ctx *ctx, const float *logits, const float *reference,
-                          const int32_t *targets, int64_t count, int64_t V, nib_score *out);
+/* Rows [count, V] that a scorer made against targets [count]; reference is NULL or the other
+ * model, and `others` its rows.
+ * Fails: NIB_E_FORMAT naming the model when a logit is not finite. The serial loop over rows, on
+ * all threads. */
+nib_status nib_score_rows(const nib_scorer *scorer, const float *logits,
+                          const nib_scorer *reference, const float *others, const int32_t *targets,
+                          int64_t count, nib_score *out);
 #endif

@@ -28,7 +28,7 @@ struct nib_session {
     int64_t count, room, used;
     int64_t sampled;     /* draws so far: the counter of the random numbers */
     nib_sampler sampler; /* holds the logits */
-    char *tune;     /* copy of the option, or NULL */
+    char *tune;          /* copy of the option, or NULL */
     nib_step *step;      /* compiled when it is first needed; NULL before, and where it cannot be */
     bool has_logits, failed, not_compiled;
     bool ended; /* an end was sampled; feeding more goes on */
@@ -48,7 +48,9 @@ static nib_status fail(nib_session *s) {
 }
 
 static nib_status sample(nib_session *s, int32_t *token) {
-    return nib_sampler_draw(&s->sampler, s->history, s->count, s->room, s->sampled, token);
+    const nib_status status =
+        nib_sampler_draw(&s->sampler, s->history, s->count, s->room, s->sampled, token);
+    return status == NIB_E_FORMAT ? nib_error_at(s->model->path, NULL, -1) : status;
 }
 
 static nib_status make_sampler(nib_session *s) {

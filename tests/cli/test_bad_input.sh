@@ -88,20 +88,41 @@ for change in 's/"hidden_size": 32,//=hidden_size' 's/"num_attention_heads": 4/"
     says=${change#*=}
     case $says in
     intermediate_size*) refused 3 "asks for" "mlp" -- generate m --ids 5 -n 1 ;;
-    lama) refused 1 "lama" config.json -- generate m --ids 5 -n 1 ;;
     *) refused 3 "$says" config.json -- generate m --ids 5 -n 1 ;;
     esac
 done
+
+# ---- a model that runs is a folder with a config.json ----
+fresh
+mkdir "$work/bare"
+refused 1 "there is no such folder" nowhere -- generate nowhere --ids 5 -n 1
+refused 1 "there is no such folder" -- generate '' --ids 5 -n 1
+refused 1 "there is no such folder" -- bench nowhere -p 4 -n 2 -r 1
+refused 2 "this is a file" m/model.safetensors -- generate m/model.safetensors --ids 5 -n 1
+refused 3 "config.json" bare -- eval bare --perplexity m/config.json
+refused 3 "48 columns" "(file m" "mlp.down_proj" -- generate m --ids 5 -n 1 -s int4_weight_only:group_size=32
 
 # ---- tokenizer.json ----
 fresh
 head -c 5000 "$tiny/tokenizer.json" >"$work/m/tokenizer.json"
 refused 3 tokenizer.json "at byte" -- generate m -p hello -n 1
 sed 's/"type": "BPE"/"type": "Unigram"/' "$tiny/tokenizer.json" >"$work/m/tokenizer.json"
-refused 1 Unigram tokenizer.json -- generate m -p hello -n 1
+refused 3 Unigram tokenizer.json -- generate m -p hello -n 1
 fresh
 printf 'good \377 text' >"$work/text"
 refused 3 "UTF-8" "at byte 5" -- eval m --perplexity text --context 32
+
+# ---- kinds that nobody here knows ----
+fresh
+(cd "$work" && "$nibble" quantize m -o q -s int8_weight_only -f native >/dev/null 2>&1) || fail "native: exit $?"
+cp "$work/q/model.safetensors" "$work/native"
+for change in 's/\\"version\\":1/\\"version\\":2/=version 2' 's/int8_row/int9_row/=int9_row' \
+    's/int8_weight_only/int9_weight_only/=int9_weight_only' 's/\\"int8\\"/\\"int9\\"/=int9'; do
+    LC_ALL=C sed "${change%%=*}" "$work/native" >"$work/q/model.safetensors"
+    cmp -s "$work/native" "$work/q/model.safetensors" && fail "$change changes nothing"
+    refused 3 "${change#*=}" q/model.safetensors -- verify q --source m
+    refused 3 "${change#*=}" q/model.safetensors -- generate q --ids 5 -n 1
+done
 
 # ---- values that are not finite ----
 nan() { # a file of 4 x 32 floats, one of them NaN
@@ -115,6 +136,13 @@ fresh
 nan >"$work/nan.safetensors"
 refused 3 nan.safetensors a.weight "row 2, column 0" -- quantize nan.safetensors -o out -s int8_weight_only -f native
 refused 2 "nonfinite" "error, keep or zero" -- quantize nan.safetensors -o out -s int8_weight_only --nonfinite drop
+# A model that runs with such a weight says so when its logits show it, and names the model.
+printf '\300\177' | dd of="$work/m/model.safetensors" bs=1 seek=$(($(wc -c <"$work/m/model.safetensors") - 2)) conv=notrunc 2>/dev/null
+for i in 1 2 3 4 5 6 7 8 9; do echo "and it came to pass in those days that there went out a decree"; done >"$work/text"
+refused 3 "NaN" "(file m)" -- generate m --ids 5 -n 1
+refused 3 "not finite" "(file m)" -- eval m --perplexity text --context 32
+refused 3 "not finite" "(file m)" -- eval "$tiny" --perplexity text --context 32 --reference m
+refused 3 "NaN" "(file m)" -- bench m -p 4 -n 2 -r 1
 for policy in keep zero; do
     (cd "$work" && "$nibble" quantize nan.safetensors -o "$policy" -s int8_weight_only -f native --nonfinite $policy >/dev/null 2>&1) ||
         fail "--nonfinite $policy: exit $?"
@@ -165,6 +193,16 @@ refused 2 "did you mean group_size" -- quantize m -o out -s int4_weight_only:gro
 refused 2 "must be one of 32, 64" -- quantize m -o out -s int4_weight_only:group_size=33
 refused 2 "did you mean \"torchao\"" -- $quantize -f torcha
 refused 2 "did you mean --scheme" -- quantize m -o out --sheme int8_weight_only
+refused 2 "formats that can: quanto, native" -- quantize m -o out -s qint8 -f torchao
+refused 2 "name a folder" out.safetensors -- quantize m -o out.safetensors -s qint8
+refused 2 "-n wants 0 to 1000000000" -- generate m --ids 5 -n 99999999999
+refused 2 "-n wants at least 0" -- generate m --ids 5 -n -1
+refused 2 "-t wants 1 to 1024" -- generate m --ids 5 -n 1 -t 100000
+refused 2 "int3" "float, int8, int4, fp8" -- generate m --ids 5 -n 1 --kv int3
+refused 2 "--compile and --no-compile" -- generate m --ids 5 -n 1 --compile --no-compile
+refused 2 "--compile and --no-compile" -- bench m -p 4 -n 2 -r 1 --compile --no-compile
+refused 2 "-m is a list" -- bench --kernel linear -m 0
+refused 1 "no such folder" nowhere -- report nowhere -c a=b.c
 refused 2 "nothing" -- $quantize --include 'nothing*'
 refused 2 "GLOB=SCHEME" -- $quantize --rule nonsense
 refused 1 "there is no such file" nowhere -- info nowhere

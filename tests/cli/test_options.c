@@ -157,11 +157,11 @@ TEST(each_kind_of_failure_has_its_exit_code) {
         const char *path;
         int code;
     } cases[] = {
-        {NIB_E_ARGUMENT, "", 2}, {NIB_E_FORMAT, "", 3},      {NIB_E_SHAPE, "", 1},
-        {NIB_E_SHAPE, "f", 3},   {NIB_E_DTYPE, "", 1},       {NIB_E_DTYPE, "f", 3},
-        {NIB_E_DIFFERS, "", 4},  {NIB_E_MEMORY, "", 5},      {NIB_E_FULL, "", 5},
-        {NIB_E_IO, "f", 1},      {NIB_E_CANCELLED, "", 130}, {NIB_E_UNSUPPORTED, "f", 1},
-        {NIB_E_DEVICE, "", 1},
+        {NIB_E_ARGUMENT, "", 2},    {NIB_E_FORMAT, "", 3},      {NIB_E_SHAPE, "", 1},
+        {NIB_E_SHAPE, "f", 3},      {NIB_E_DTYPE, "", 1},       {NIB_E_DTYPE, "f", 3},
+        {NIB_E_DIFFERS, "", 4},     {NIB_E_MEMORY, "", 5},      {NIB_E_FULL, "", 5},
+        {NIB_E_IO, "f", 1},         {NIB_E_CANCELLED, "", 130}, {NIB_E_UNSUPPORTED, "f", 3},
+        {NIB_E_UNSUPPORTED, "", 1}, {NIB_E_DEVICE, "", 1},
     };
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         nib_error error = {.status = cases[i].status, .offset = -1};
