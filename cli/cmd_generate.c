@@ -87,9 +87,12 @@ static int prepare(talk *t) {
         cli_say(c, "no text is shown: %s: %s", nib_last_error()->path, nib_last_error()->what);
     if (t->tokenizer) t->stream = nib_detokenizer_new(t->tokenizer, true);
     if (t->tokenizer && !t->stream) return cli_fail(c);
-    if (o.prompt &&
-        nib_tokenizer_encode(t->tokenizer, o.prompt, strlen(o.prompt), !o.raw, &t->prompt) < NIB_OK)
-        return cli_fail(c);
+    if (o.prompt) {
+        const nib_status status =
+            nib_tokenizer_encode(t->tokenizer, o.prompt, strlen(o.prompt), !o.raw, &t->prompt);
+        const int code = status < NIB_OK ? cli_fail(c) : CLI_OK;
+        if (code != CLI_OK) return status == NIB_E_FORMAT ? CLI_USAGE : code; /* no file's fault */
+    }
     if (!t->prompt.count) return cli_usage_error(c, "the prompt gives no token; use a longer one");
     const bool cuts = o.top_k > 0 || o.top_p > 0 || o.min_p > 0;
     t->session = nib_session_new(

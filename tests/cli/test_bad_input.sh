@@ -198,6 +198,7 @@ refused 2 "name a folder" out.safetensors -- quantize m -o out.safetensors -s qi
 refused 2 "-n wants 0 to 1000000000" -- generate m --ids 5 -n 99999999999
 refused 2 "-n wants at least 0" -- generate m --ids 5 -n -1
 refused 2 "-t wants 1 to 1024" -- generate m --ids 5 -n 1 -t 100000
+refused 2 "UTF-8" -- generate m -p "$(printf '\377')" -n 1
 refused 2 "int3" "float, int8, int4, fp8" -- generate m --ids 5 -n 1 --kv int3
 refused 2 "--compile and --no-compile" -- generate m --ids 5 -n 1 --compile --no-compile
 refused 2 "--compile and --no-compile" -- bench m -p 4 -n 2 -r 1 --compile --no-compile
