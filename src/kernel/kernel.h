@@ -257,9 +257,13 @@ typedef struct nib_kernels {
     /* Rotate pairs (x[i], x[i + half]) by the angle whose cos[i], sin[i] are given, in place. */
     void (*rope_f32)(float *x, const float *cos, const float *sin, size_t half);
     /* ---- attention: query rows against the tokens of one part of a cache, see nib_kv_part ----
-     * Each row r attends to the tokens first[r] .. end[r] - 1 of the part, at least one:
-     *   ->  out [rows, d] = sum of p_t v_t, max [rows] = the largest score, sum [rows] = sum of
-     * p_t, with p_t = exp(score_t - max). Tokens that no row sees may hold anything. */
+     * Each row r attends to the tokens first[r] .. end[r] - 1 of the part, at least one, and what
+     * it finds is folded into what parts before gave it:
+     *   max [rows], sum [rows], out [rows, d]    which start as -inf, 0 and zeros
+     * by attention_merge_f32 with the largest score, the sum of p_t and the sum of p_t v_t, p_t =
+     * exp(score_t - largest). After the last part the caller multiplies out by 1 / sum. Tokens that
+     * no row sees may hold anything. What follows a part's keys, values and scales in memory may be
+     * fetched, never read: it is most often the head's next part. */
     void (*attention_f32)(float *out, float *max, float *sum, const nib_attention_rows *rows,
                           const nib_kv_part *part);
     void (*attention_f8)(float *out, float *max, float *sum, const nib_attention_rows *rows,
@@ -273,9 +277,8 @@ typedef struct nib_kernels {
      *   q [rows, d]  ->  code [rows, dp], sum [rows, ceil(d / group)], factor [rows] */
     void (*attention_codes)(int16_t *code, int32_t *sum, float *factor, const float *q,
                             int64_t rows, int64_t d, int64_t group, float scale);
-    /* Fold the part (part_max, part_sum, part [d]) of the next block into (max, sum, out [d]),
-     * which starts as (-inf, 0, zeros). After the last block the caller multiplies out by 1 / sum.
-     */
+    /* Fold one row's results over some tokens (part_max, part_sum, part [d]) into (max, sum,
+     * out [d]). */
     void (*attention_merge_f32)(float *out, float *max, float *sum, const float *part,
                                 float part_max, float part_sum, int64_t d);
 

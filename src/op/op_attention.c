@@ -130,7 +130,6 @@ static void add_part(const tile *t, int64_t part, float *out, float *max, float 
     const attention *a = t->a;
     const int64_t from = part * PART, d = a->d;
     int32_t first[NIB_ATTENTION_ROWS], end[NIB_ATTENTION_ROWS];
-    float some[TILE], some_max[NIB_ATTENTION_ROWS], some_sum[NIB_ATTENTION_ROWS];
     int64_t begin = 0, n = 0;
     for (int64_t r = 0; r < t->n; r++) {
         const int64_t last = position(t, r) - from, low = first_token(t, r) - from;
@@ -150,16 +149,13 @@ static void add_part(const tile *t, int64_t part, float *out, float *max, float 
                                      .code = t->queries->code + begin * nib_kv_dp(d),
                                      .code_sum = t->queries->code_sum + begin * groups,
                                      .factor = t->queries->factor + begin};
-    a->attend(some, some_max, some_sum, &rows,
+    a->attend(out + begin * d, max + begin, sum + begin, &rows,
               &(nib_kv_part){.k = part_at(&a->k[0], t->head, part),
                              .v = part_at(&a->v[0], t->head, part),
                              .k_scale = part_at(&a->k[1], t->head, part),
                              .k_shift = part_at(&a->k[2], t->head, part),
                              .v_scale = part_at(&a->v[1], t->head, part),
                              .v_shift = part_at(&a->v[2], t->head, part)});
-    for (int64_t r = 0; r < n; r++)
-        a->kernels->attention_merge_f32(out + (begin + r) * d, &max[begin + r], &sum[begin + r],
-                                        some + r * d, some_max[r], some_sum[r], d);
 }
 
 /* The tokens of one span; rows that see none of it are left with a sum of 0. */

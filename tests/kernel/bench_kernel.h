@@ -57,8 +57,9 @@ enum { BENCH_HEADS = 4, BENCH_D = 128, BENCH_PARTS = 128 };
 /* Parts of a key head one after the other, each `bytes` of keys, then of values. */
 static inline void bench_parts(const bench *b, attention_fn *attend, size_t bytes,
                                const nib_attention_rows *rows, const float *scale) {
-    float max[BENCH_HEADS], sum[BENCH_HEADS];
+    float max[BENCH_HEADS] = {0}, sum[BENCH_HEADS] = {0};
     const unsigned char *k = (const unsigned char *)b->w;
+    memset(b->y, 0, BENCH_HEADS * BENCH_D * sizeof *b->y);
     for (int p = 0; p < BENCH_PARTS; p++, k += 2 * bytes) {
         const nib_kv_part part = {k, k + bytes, scale, scale, scale, scale};
         attend(b->y, max, sum, rows, &part);

@@ -102,8 +102,15 @@ static void one_attention(void **state_, const attention_slots *s, int64_t rows,
         part.k_shift = some_scales(in6, scales, s->scale_bytes, true, k_kind);
         part.v_shift = some_scales(in7, scales, s->scale_bytes, true, kind);
     }
-    float *y = guarded_at_end(out1, n * 4, 0), *max = guarded_at_end(out2, (size_t)rows * 4, 0);
-    float sum[ROWS_MOST];
+    /* what there is before: nothing, or results of other parts */
+    for (int64_t r = 0; r < rows; r++) {
+        const bool none = (kind + r) % 3 == 0;
+        want_max[r] = none ? -INFINITY : 4 * test_uniform(&seed);
+        want_sum[r] = none ? 0 : 3;
+        for (int64_t i = 0; i < d; i++) want[r * d + i] = none ? 0 : test_uniform(&seed);
+    }
+    float *y = place(out1, want, n * 4, 0), *max = place(out2, want_max, (size_t)rows * 4, 0);
+    float *sum = place(out3, want_sum, (size_t)rows * 4, 0);
     s->judge(want, want_max, want_sum, &a, &part);
     s->attend(y, max, sum, &a, &part);
     char what[120];
@@ -114,6 +121,7 @@ static void one_attention(void **state_, const attention_slots *s, int64_t rows,
     same_floats(state_, what, y, want, n, kind);
     CHECK(!guarded_spilled(out1, y, n * 4));
     CHECK(!guarded_spilled(out2, max, (size_t)rows * 4));
+    CHECK(!guarded_spilled(out3, sum, (size_t)rows * 4));
 }
 
 static void check_merging(void **state_) {

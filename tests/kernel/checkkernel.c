@@ -10,7 +10,7 @@
 
 static nib_kernels ref, got; /* the judges; the judges with one set installed over them */
 static const nib_kernel_set *now;
-static guarded in1, in2, in3, in4, in5, in6, in7, out1, out2;
+static guarded in1, in2, in3, in4, in5, in6, in7, out1, out2, out3;
 static uint64_t seed;
 
 static const size_t sizes[] = {0,  1,  2,  3,  7,  8,  9,  15, 16,  17,  23,  24,  25,   31,
@@ -500,7 +500,7 @@ TEST(a_mask_lowers_the_machine) {
 
 int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "--bench") == 0) return bench_sets(argv[2]);
-    guarded *all[] = {&in1, &in2, &in3, &in4, &in5, &in6, &in7, &out1, &out2};
+    guarded *all[] = {&in1, &in2, &in3, &in4, &in5, &in6, &in7, &out1, &out2, &out3};
     enum { ALL = sizeof all / sizeof *all };
     for (int i = 0; i < ALL; i++) *all[i] = guarded_new(1 << 19);
     const struct CMUnitTest tests[] = {

@@ -25,29 +25,6 @@ static void weighted_rows(float *out, const float *p, const float *v, int64_t ld
     }
 }
 
-/* One row; a weight of 0 for a token that is not seen changes no sum. */
-static void attend(float *out, float *max, float *sum, const float *q, const float *k,
-                   const float *v, int64_t d, int first, int end, float scale) {
-    float p[NIB_ATTENTION_BLOCK] = {0};
-    for (int t = first; t < end; t++) p[t] = neon_dot(q, k + t * d, (size_t)d) * scale;
-    const float most = neon_max(p + first, (size_t)(end - first));
-    for (int t = first; t < end; t += 4) {
-        const size_t rest = (size_t)(end - t);
-        const float32x4_t below = vsubq_f32(neon_load_first(p + t, rest), vdupq_n_f32(most));
-        neon_store_first(p + t, rest, neon_exp(below));
-    }
-    weighted_rows(out, p + first, v + first * d, d, end - first, d);
-    *max = most + 0.0f;
-    *sum = neon_sum(p, NIB_ATTENTION_BLOCK);
-}
-
-static void attention_f32(float *out, float *max, float *sum, const nib_attention_rows *a,
-                          const nib_kv_part *part) {
-    for (int64_t r = 0; r < a->rows; r++)
-        attend(out + r * a->d, &max[r], &sum[r], a->q + r * a->d, part->k, part->v, a->d,
-               a->first[r], a->end[r], a->scale);
-}
-
 static void attention_merge_f32(float *out, float *max, float *sum, const float *part,
                                 float part_max, float part_sum, int64_t d) {
     const float most = part_max > *max ? part_max : *max;
@@ -60,6 +37,28 @@ static void attention_merge_f32(float *out, float *max, float *sum, const float 
     }
     *sum = fmaf(part_sum, vgetq_lane_f32(new, 0), *sum * vgetq_lane_f32(old, 0));
     *max = most;
+}
+
+/* One row; a weight of 0 for a token that is not seen changes no sum. */
+static void attend(float *out, float *max, float *sum, const float *q, const float *k,
+                   const float *v, int64_t d, int first, int end, float scale) {
+    float p[NIB_ATTENTION_BLOCK] = {0}, part[NIB_ATTENTION_HEAD];
+    for (int t = first; t < end; t++) p[t] = neon_dot(q, k + t * d, (size_t)d) * scale;
+    const float most = neon_max(p + first, (size_t)(end - first));
+    for (int t = first; t < end; t += 4) {
+        const size_t rest = (size_t)(end - t);
+        const float32x4_t below = vsubq_f32(neon_load_first(p + t, rest), vdupq_n_f32(most));
+        neon_store_first(p + t, rest, neon_exp(below));
+    }
+    weighted_rows(part, p + first, v + first * d, d, end - first, d);
+    attention_merge_f32(out, max, sum, part, most + 0.0f, neon_sum(p, NIB_ATTENTION_BLOCK), d);
+}
+
+static void attention_f32(float *out, float *max, float *sum, const nib_attention_rows *a,
+                          const nib_kv_part *part) {
+    for (int64_t r = 0; r < a->rows; r++)
+        attend(out + r * a->d, &max[r], &sum[r], a->q + r * a->d, part->k, part->v, a->d,
+               a->first[r], a->end[r], a->scale);
 }
 
 static void install(nib_kernels *k) {

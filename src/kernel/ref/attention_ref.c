@@ -5,7 +5,7 @@
 #include "kernel/kv_place.h"
 #include "kernel/ref/float_ref.h"
 
-enum { BLOCK = NIB_ATTENTION_BLOCK };
+enum { BLOCK = NIB_ATTENTION_BLOCK, HEAD = NIB_ATTENTION_HEAD };
 
 /* Scores to weights: p[t] = exp(p[t] - max) for first <= t < end, 0 elsewhere; their sum has token
  * t in lane t mod 16. */
@@ -23,19 +23,28 @@ static void weigh(float p[BLOCK], int first, int end, float *max, float *sum) {
     *sum = ref_tree(lane);
 }
 
+static void attention_merge_f32(float *out, float *max, float *sum, const float *part,
+                                float part_max, float part_sum, int64_t d) {
+    const float most = part_max > *max ? part_max : *max;
+    const float old = ref_exp(*max - most), new = ref_exp(part_max - most);
+    for (int64_t i = 0; i < d; i++) out[i] = fmaf(part[i], new, out[i] * old);
+    *sum = fmaf(part_sum, new, *sum * old);
+    *max = most;
+}
+
 static void attention_f32(float *out, float *max, float *sum, const nib_attention_rows *a,
                           const nib_kv_part *part) {
     const float *k = part->k, *v = part->v;
     for (int64_t r = 0; r < a->rows; r++, out += a->d) {
-        float p[BLOCK];
+        float p[BLOCK], y[HEAD], part_max, part_sum;
         for (int t = a->first[r]; t < a->end[r]; t++)
             p[t] = ref_dot(a->q + r * a->d, k + t * a->d, (size_t)a->d) * a->scale;
-        weigh(p, a->first[r], a->end[r], &max[r], &sum[r]);
+        weigh(p, a->first[r], a->end[r], &part_max, &part_sum);
         for (int64_t i = 0; i < a->d; i++) {
-            out[i] = 0;
-            for (int t = a->first[r]; t < a->end[r]; t++)
-                out[i] = fmaf(p[t], v[t * a->d + i], out[i]);
+            y[i] = 0;
+            for (int t = a->first[r]; t < a->end[r]; t++) y[i] = fmaf(p[t], v[t * a->d + i], y[i]);
         }
+        attention_merge_f32(out, &max[r], &sum[r], y, part_max, part_sum, a->d);
     }
 }
 
@@ -49,19 +58,20 @@ static void attention_f8(float *out, float *max, float *sum, const nib_attention
     const uint8_t *k = part->k, *v = part->v;
     const float *k_scale = part->k_scale, *v_scale = part->v_scale;
     for (int64_t r = 0; r < a->rows; r++, out += a->d) {
-        float p[BLOCK], acc;
+        float p[BLOCK], y[HEAD], part_max, part_sum, acc;
         for (int t = a->first[r]; t < a->end[r]; t++) {
             acc = 0;
             for (int64_t i = 0; i < a->d; i++)
                 acc = fmaf(a->q[r * a->d + i], half_of(k[nib_kv_k8f(t, i, a->d)]), acc);
             p[t] = acc * k_scale[t] * (a->scale * 256);
         }
-        weigh(p, a->first[r], a->end[r], &max[r], &sum[r]);
+        weigh(p, a->first[r], a->end[r], &part_max, &part_sum);
         for (int64_t i = 0; i < a->d; i++) {
-            out[i] = 0;
+            y[i] = 0;
             for (int t = a->first[r]; t < a->end[r]; t++)
-                out[i] = fmaf(p[t] * v_scale[t] * 256, half_of(v[t * a->d + i]), out[i]);
+                y[i] = fmaf(p[t] * v_scale[t] * 256, half_of(v[t * a->d + i]), y[i]);
         }
+        attention_merge_f32(out, &max[r], &sum[r], y, part_max, part_sum, a->d);
     }
 }
 
@@ -93,21 +103,22 @@ static void attention_i8(float *out, float *max, float *sum, const nib_attention
     const int64_t dp = nib_kv_dp(a->d);
     for (int64_t r = 0; r < a->rows; r++, out += a->d) {
         const int16_t *q = a->code + r * dp;
-        float p[BLOCK];
+        float p[BLOCK], y[HEAD], part_max, part_sum;
         int16_t w[BLOCK];
         for (int t = a->first[r]; t < a->end[r]; t++) {
             int32_t dot = 0;
             for (int64_t i = 0; i < a->d; i++) dot += q[i] * (k[nib_kv_k8(t, i, dp)] - 128);
             p[t] = (float)dot * k_scale[t] * a->factor[r];
         }
-        weigh(p, a->first[r], a->end[r], &max[r], &sum[r]);
+        weigh(p, a->first[r], a->end[r], &part_max, &part_sum);
         const float step = weight_codes(w, p, v_scale, a->first[r], a->end[r]);
         for (int64_t i = 0; i < a->d; i++) {
             int32_t dot = 0;
             for (int t = a->first[r]; t < a->end[r]; t++)
                 dot += w[t] * (v[nib_kv_v8(t, i, dp)] - 128);
-            out[i] = (float)dot * step;
+            y[i] = (float)dot * step;
         }
+        attention_merge_f32(out, &max[r], &sum[r], y, part_max, part_sum, a->d);
     }
 }
 
@@ -121,7 +132,7 @@ static void attention_i4(float *out, float *max, float *sum, const nib_attention
     for (int64_t r = 0; r < a->rows; r++, out += d) {
         const int16_t *q = a->code + r * dp;
         const int first = a->first[r], end = a->end[r];
-        float p[BLOCK];
+        float p[BLOCK], y[HEAD], part_max, part_sum;
         int16_t w[BLOCK];
         for (int t = first; t < end; t++) {
             float acc = 0;
@@ -135,7 +146,7 @@ static void attention_i4(float *out, float *max, float *sum, const nib_attention
             }
             p[t] = acc * a->factor[r];
         }
-        weigh(p, first, end, &max[r], &sum[r]);
+        weigh(p, first, end, &part_max, &part_sum);
         for (int64_t g = 0; g < groups; g++) {
             float scale[BLOCK], lane[16] = {0};
             for (int t = first; t < end; t++) {
@@ -148,9 +159,10 @@ static void attention_i4(float *out, float *max, float *sum, const nib_attention
                 int32_t dot = 0;
                 for (int t = first; t < end; t++)
                     dot += w[t] * (v[nib_kv_v4(t, i, dp)] >> nib_kv_v4_shift(t) & 15);
-                out[i] = fmaf((float)dot, step, -low);
+                y[i] = fmaf((float)dot, step, -low);
             }
         }
+        attention_merge_f32(out, &max[r], &sum[r], y, part_max, part_sum, a->d);
     }
 }
 
@@ -168,15 +180,6 @@ static void attention_codes(int16_t *code, int32_t *sum, float *factor, const fl
             for (int64_t i = g * group; i < d && i < (g + 1) * group; i++) sum[g] += code[i];
         }
     }
-}
-
-static void attention_merge_f32(float *out, float *max, float *sum, const float *part,
-                                float part_max, float part_sum, int64_t d) {
-    const float most = part_max > *max ? part_max : *max;
-    const float old = ref_exp(*max - most), new = ref_exp(part_max - most);
-    for (int64_t i = 0; i < d; i++) out[i] = fmaf(part[i], new, out[i] * old);
-    *sum = fmaf(part_sum, new, *sum * old);
-    *max = most;
 }
 
 static void install(nib_kernels *k) {

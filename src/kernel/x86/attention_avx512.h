@@ -67,9 +67,54 @@ INLINE void store_rows(float *out, const int R, __m128 x) {
     for (int r = 0; r < R; r++) out[r] = all[r];
 }
 
-/* Scores of 64 tokens to weights in place, 0 for those that are not seen; their maxima, sums. */
-INLINE void weigh(float p[R_MOST][BLOCK], const int R, const uint64_t seen[R_MOST], float *max,
-                  float *sum) {
+/* How many rows from r on, at most four, see the same tokens. */
+INLINE int64_t same_tokens(const nib_attention_rows *a, int64_t r) {
+    int64_t n = 1;
+    while (n < R_MOST && r + n < a->rows && a->first[r + n] == a->first[r] &&
+           a->end[r + n] == a->end[r])
+        n++;
+    return n;
+}
+
+/* What merging multiplies with: results so far, and those of the part. */
+typedef struct merge {
+    float old[R_MOST], new[R_MOST];
+} merge;
+
+/* kernel.h: attention_merge_f32, but for its loop over columns. */
+INLINE merge merge_rows(float *max, float *sum, const int R, __m128 part_max, __m128 part_sum) {
+    float was[R_MOST] = {0}, had[R_MOST] = {0};
+    merge by;
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) was[r] = max[r], had[r] = sum[r];
+    const __m128 before = _mm_loadu_ps(was), most = _mm_max_ps(part_max, before);
+    const __m256 below = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_sub_ps(before, most)),
+                                              _mm_sub_ps(part_max, most), 1);
+    const __m256 both = _mm512_castps512_ps256(avx512_exp(_mm512_castps256_ps512(below)));
+    const __m128 old = _mm256_castps256_ps128(both), new = _mm256_extractf128_ps(both, 1);
+    _mm_storeu_ps(by.old, old);
+    _mm_storeu_ps(by.new, new);
+    store_rows(max, R, most);
+    store_rows(sum, R, _mm_fmadd_ps(part_sum, new, _mm_mul_ps(_mm_loadu_ps(had), old)));
+    return by;
+}
+
+/* The first `rest` columns of row r's results, y those of the part. */
+INLINE void merge_columns(float *out, int64_t rest, const merge *by, int r, __m512 y) {
+    const __m512 old = _mm512_set1_ps(by->old[r]), new = _mm512_set1_ps(by->new[r]);
+    if (rest >= 16) {
+        const __m512 kept = _mm512_mul_ps(_mm512_loadu_ps(out), old);
+        _mm512_storeu_ps(out, _mm512_fmadd_ps(y, new, kept));
+    } else {
+        const __m512 kept = _mm512_mul_ps(avx512_load_first(out, (size_t)rest), old);
+        avx512_store_first(out, (size_t)rest, _mm512_fmadd_ps(y, new, kept));
+    }
+}
+
+/* Scores of 64 tokens to weights in place, 0 for those that are not seen; rows' maxima and sums
+ * are brought up to date. */
+INLINE merge weigh(float p[R_MOST][BLOCK], const int R, const uint64_t seen[R_MOST], float *max,
+                   float *sum) {
     __m512 rows[R_MOST];
     float top[R_MOST], lanes[R_MOST][16];
 #pragma GCC unroll 4
@@ -82,7 +127,6 @@ INLINE void weigh(float p[R_MOST][BLOCK], const int R, const uint64_t seen[R_MOS
     }
     const __m128 most = four_max(rows);
     _mm_storeu_ps(top, most);
-    store_rows(max, R, _mm_add_ps(most, _mm_setzero_ps()));
     for (int r = 0; r < R; r++) {
         const __m512 by = _mm512_set1_ps(top[r]);
         __m512 all = _mm512_setzero_ps();
@@ -97,6 +141,6 @@ INLINE void weigh(float p[R_MOST][BLOCK], const int R, const uint64_t seen[R_MOS
     }
 #pragma GCC unroll 4
     for (int r = 0; r < R_MOST; r++) rows[r] = _mm512_loadu_ps(lanes[r < R ? r : 0]);
-    store_rows(sum, R, four_tree(rows));
+    return merge_rows(max, sum, R, _mm_add_ps(most, _mm_setzero_ps()), four_tree(rows));
 }
 #endif

@@ -154,7 +154,7 @@ INLINE void code_weights(weights *out, float p[R_MOST][BLOCK], const int R,
 /* Results of columns [i, i + 16 P): (sums - middle) * step - low; `low` NULL: codes are 128 too
  * large, and nothing is subtracted. */
 INLINE void some_values(float *out, int64_t d, int64_t i, const int R, const int P, const bool u4,
-                        const uint8_t *v, const weights *w, const float *low) {
+                        const uint8_t *v, const weights *w, const float *low, const merge *by) {
     const int64_t panel = u4 ? 512 : 1024;
     __m512i sums[R_MOST][2];
     product(sums, R, P, u4, v + i / 16 * panel, panel, u4 ? 8 : 16, &w->codes,
@@ -170,14 +170,14 @@ INLINE void some_values(float *out, int64_t d, int64_t i, const int R, const int
             const __m512 x = _mm512_cvtepi32_ps(exact), s = _mm512_set1_ps(w->step[r]);
             const __m512 y =
                 u4 ? _mm512_fmsub_ps(x, s, _mm512_set1_ps(low[r])) : _mm512_mul_ps(x, s);
-            if (at < d) avx512_store_first(out + r * d + at, (size_t)(d - at), y);
+            if (at < d) merge_columns(out + r * d + at, d - at, by, r, y);
         }
 }
 INLINE void values(float *out, int64_t d, int64_t begin, int64_t end, const int R, const bool u4,
-                   const uint8_t *v, const weights *w, const float *low) {
+                   const uint8_t *v, const weights *w, const float *low, const merge *by) {
     int64_t i = begin;
-    for (; i + 16 < end; i += 32) some_values(out, d, i, R, 2, u4, v, w, low);
-    if (i < end) some_values(out, d, i, R, 1, u4, v, w, low);
+    for (; i + 16 < end; i += 32) some_values(out, d, i, R, 2, u4, v, w, low, by);
+    if (i < end) some_values(out, d, i, R, 1, u4, v, w, low, by);
 }
 
 /* Scores of the part's tokens. */
@@ -271,12 +271,13 @@ INLINE void weights_i4(weights *w, float low[R_MOST], float p[R_MOST][BLOCK], co
                              const nib_kv_part *part, const code_block *q) {                       \
         scores_i4(p, R, a, row, part, q);                                                          \
     }                                                                                              \
-    APART void values_i8_##R(float *out, int64_t d, const uint8_t *v, const weights *w) {          \
-        values(out, d, 0, nib_kv_dp(d), R, false, v, w, NULL);                                     \
+    APART void values_i8_##R(float *out, int64_t d, const uint8_t *v, const weights *w,            \
+                             const merge *by) {                                                    \
+        values(out, d, 0, nib_kv_dp(d), R, false, v, w, NULL, by);                                 \
     }                                                                                              \
     APART void values_i4_##R(float *out, int64_t d, int64_t begin, int64_t end, const uint8_t *v,  \
-                             const weights *w, const float *low) {                                 \
-        values(out, d, begin, end, R, true, v, w, low);                                            \
+                             const weights *w, const float *low, const merge *by) {                \
+        values(out, d, begin, end, R, true, v, w, low, by);                                        \
     }                                                                                              \
     APART void rows_i8_##R(float *out, float *max, float *sum, const nib_attention_rows *a,        \
                            int64_t row, const nib_kv_part *part) {                                 \
@@ -292,9 +293,9 @@ INLINE void weights_i4(weights *w, float low[R_MOST], float p[R_MOST][BLOCK], co
         split_queries(q, a->code + row * nib_kv_dp(d), R, nib_kv_dp(d));                           \
         scores_i8_##R(p, a, row, part, q);                                                         \
         for (int r = 0; r < R; r++) seen[r] = seen_of(a->first[row + r], a->end[row + r]);         \
-        weigh(p, R, seen, max + row, sum + row);                                                   \
+        const merge by = weigh(p, R, seen, max + row, sum + row);                                  \
         weights_i8(&w, p, R, seen, part);                                                          \
-        values_i8_##R(out + row * d, d, part->v, &w);                                              \
+        values_i8_##R(out + row * d, d, part->v, &w, &by);                                         \
     }                                                                                              \
     APART void rows_i4_##R(float *out, float *max, float *sum, const nib_attention_rows *a,        \
                            int64_t row, const nib_kv_part *part) {                                 \
@@ -306,11 +307,11 @@ INLINE void weights_i4(weights *w, float low[R_MOST], float p[R_MOST][BLOCK], co
         split_queries(q, a->code + row * dp, R, dp);                                               \
         scores_i4_##R(p, a, row, part, q);                                                         \
         for (int r = 0; r < R; r++) seen[r] = seen_of(a->first[row + r], a->end[row + r]);         \
-        weigh(p, R, seen, max + row, sum + row);                                                   \
+        const merge by = weigh(p, R, seen, max + row, sum + row);                                  \
         for (int64_t g = 0; g * G < dp; g++) {                                                     \
             weights_i4(&w, low, p, R, seen, part, g);                                              \
             values_i4_##R(out + row * d, d, g * G, (g + 1) * G < dp ? (g + 1) * G : dp, part->v,   \
-                          &w, low);                                                                \
+                          &w, low, &by);                                                           \
         }                                                                                          \
     }
 ROWS(1)

@@ -5,12 +5,22 @@
  * becomes an f16 by shifting, 256 times smaller, and so a float. */
 #include <string.h>
 
-#include "kernel/kernel.h"
 #include "kernel/kv_place.h"
-#include "kernel/x86/float_avx2.h"
+#include "kernel/x86/attention_avx2.h"
 
-#define INLINE static inline __attribute__((always_inline))
-enum { BLOCK = NIB_ATTENTION_BLOCK, R_MOST = 4, G = NIB_KV_GROUP };
+enum { R_MOST = 4, G = NIB_KV_GROUP };
+
+/* What a part gives up to four rows. */
+typedef struct results {
+    float out[R_MOST * NIB_ATTENTION_HEAD], max[R_MOST], sum[R_MOST];
+} results;
+
+INLINE void merge_rows(float *out, float *max, float *sum, int64_t row, const int R,
+                       const results *part, int64_t d) {
+    for (int r = 0; r < R; r++)
+        merge_part(out + (row + r) * d, &max[row + r], &sum[row + r], part->out + r * d,
+                   part->max[r], part->sum[r], d);
+}
 
 /* Codes 0 1 2 3 4 5 6 7 -> 0 2 1 3 4 6 5 7 */
 INLINE __m128i paired(__m128i codes) {
@@ -84,29 +94,6 @@ static void pair_all(int16_t *out, const int16_t *code, int64_t n) {
                          paired(_mm_loadu_si128((const __m128i *)(code + i))));
 }
 
-/* All ones for tokens t .. t + 7 within [first, end). */
-INLINE __m256 seen_at(int t, int first, int end) {
-    const __m256i at =
-        _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(t));
-    return _mm256_castsi256_ps(
-        _mm256_and_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(end), at),
-                         _mm256_cmpgt_epi32(at, _mm256_set1_epi32(first - 1))));
-}
-
-/* Scores of 64 tokens to weights in place, 0 for those that are not seen. */
-static void weigh(float p[BLOCK], int first, int end, float *max, float *sum) {
-    const float most = avx2_max(p + first, (size_t)(end - first));
-    __m256 half[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
-    for (int t = 0; t < BLOCK; t += 8) {
-        const __m256 below = _mm256_sub_ps(_mm256_loadu_ps(p + t), _mm256_set1_ps(most));
-        const __m256 e = _mm256_and_ps(avx2_exp(below), seen_at(t, first, end));
-        _mm256_storeu_ps(p + t, e);
-        half[t / 8 % 2] = _mm256_add_ps(half[t / 8 % 2], e); /* adding +0 changes no lane */
-    }
-    *max = most + 0.0f;
-    *sum = avx2_tree(half[0], half[1]);
-}
-
 /* Weights times the scales of the values, which are 0 where nothing is seen, as codes in pairs;
  * -> their step and their sum. */
 static float weight_codes(int16_t code[BLOCK], int32_t *total, const float p[BLOCK],
@@ -170,6 +157,7 @@ INLINE void rows_i8(float *out, float *max, float *sum, const nib_attention_rows
     const int64_t d = a->d, dp = nib_kv_dp(d);
     int16_t q[R_MOST][NIB_ATTENTION_HEAD], w[R_MOST][BLOCK];
     float p[R_MOST][BLOCK], step[R_MOST];
+    results found;
     int32_t middle[R_MOST];
     for (int r = 0; r < R; r++) pair_all(q[r], a->code + (row + r) * dp, dp);
     for (int t = 0; t < BLOCK; t += 16) {
@@ -190,13 +178,14 @@ INLINE void rows_i8(float *out, float *max, float *sum, const nib_attention_rows
     for (int r = 0; r < R; r++) {
         const int first = a->first[row + r], end = a->end[row + r];
         __m256 scale[8];
-        weigh(p[r], first, end, &max[row + r], &sum[row + r]);
+        weigh(p[r], first, end, &found.max[r], &found.sum[r]);
         for (int j = 0; j < 8; j++)
             scale[j] = _mm256_and_ps(seen_at(8 * j, first, end),
                                      _mm256_loadu_ps((const float *)part->v_scale + 8 * j));
         step[r] = weight_codes(w[r], &middle[r], p[r], scale);
     }
-    values(out + row * d, d, 0, dp, R, false, part->v, w[0], middle, step, NULL);
+    values(found.out, d, 0, dp, R, false, part->v, w[0], middle, step, NULL);
+    merge_rows(out, max, sum, row, R, &found, d);
 }
 
 INLINE __m256 bf16_at(const void *x, int64_t i) {
@@ -225,6 +214,7 @@ INLINE void rows_i4(float *out, float *max, float *sum, const nib_attention_rows
     const int64_t d = a->d, dp = nib_kv_dp(d), groups = (d + G - 1) / G;
     int16_t q[R_MOST][NIB_ATTENTION_HEAD], w[R_MOST][BLOCK];
     float p[R_MOST][BLOCK], step[R_MOST], low[R_MOST];
+    results found;
     for (int r = 0; r < R; r++) pair_all(q[r], a->code + (row + r) * dp, dp);
     memset(p, 0, sizeof p);
     for (int t = 0; t < BLOCK; t += 16)
@@ -252,14 +242,15 @@ INLINE void rows_i4(float *out, float *max, float *sum, const nib_attention_rows
         const __m256 factor = _mm256_set1_ps(a->factor[row + r]);
         for (int t = 0; t < BLOCK; t += 8)
             _mm256_storeu_ps(p[r] + t, _mm256_mul_ps(_mm256_loadu_ps(p[r] + t), factor));
-        weigh(p[r], a->first[row + r], a->end[row + r], &max[row + r], &sum[row + r]);
+        weigh(p[r], a->first[row + r], a->end[row + r], &found.max[r], &found.sum[r]);
     }
     for (int64_t g = 0; g < groups; g++) {
         for (int r = 0; r < R; r++)
             step[r] = values_i4(w[r], &low[r], p[r], a->first[row + r], a->end[row + r], part, g);
-        values(out + row * d, d, g * G, (g + 1) * G < dp ? (g + 1) * G : dp, R, true, part->v, w[0],
+        values(found.out, d, g * G, (g + 1) * G < dp ? (g + 1) * G : dp, R, true, part->v, w[0],
                NULL, step, low);
     }
+    merge_rows(out, max, sum, row, R, &found, d);
 }
 
 /* 16 codes of e4m3fn, 256 times smaller. */
@@ -293,6 +284,7 @@ INLINE void rows_f8(float *out, float *max, float *sum, const nib_attention_rows
     const int first = a->first[row], end = a->end[row];
     const uint8_t *k = part->k, *v = (const uint8_t *)part->v + first * d;
     float p[R_MOST][BLOCK];
+    results found;
     __m256 sums[R_MOST][2];
     for (int t = 0; t < BLOCK; t += 16) {
 #pragma GCC unroll 4
@@ -309,7 +301,7 @@ INLINE void rows_f8(float *out, float *max, float *sum, const nib_attention_rows
             }
     }
     for (int r = 0; r < R; r++) {
-        weigh(p[r], first, end, &max[row + r], &sum[row + r]);
+        weigh(p[r], first, end, &found.max[r], &found.sum[r]);
         for (int t = 0; t < BLOCK; t += 8) {
             const __m256 s = _mm256_loadu_ps((const float *)part->v_scale + t);
             const __m256 w = _mm256_mul_ps(_mm256_loadu_ps(p[r] + t), s);
@@ -328,11 +320,12 @@ INLINE void rows_f8(float *out, float *max, float *sum, const nib_attention_rows
                    end - first);
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
-            float *y = out + (row + r) * d + i;
+            float *y = found.out + r * d + i;
             avx2_store_first(y, (size_t)n, sums[r][0]);
             if (n > 8) avx2_store_first(y + 8, (size_t)(n - 8), sums[r][1]);
         }
     }
+    merge_rows(out, max, sum, row, R, &found, d);
 }
 
 static void attention_f8(float *out, float *max, float *sum, const nib_attention_rows *a,
