@@ -67,8 +67,10 @@ INLINE void scores(float p[R_MOST][BLOCK], const int R, const float *q, const fl
             }
         }
         const __m512 all = _mm512_mul_ps(trees(lanes), _mm512_set1_ps(scale));
+        float by_row[R_MOST][4];
+        _mm512_storeu_ps(by_row, all);
 #pragma GCC unroll 4
-        for (int r = 0; r < R; r++) _mm_storeu_ps(p[r] + at, _mm512_extractf32x4_ps(all, r));
+        for (int r = 0; r < R; r++) _mm_storeu_ps(p[r] + at, _mm_loadu_ps(by_row[r]));
     }
 }
 

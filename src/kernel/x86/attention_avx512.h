@@ -132,8 +132,10 @@ INLINE merge weigh(float p[R_MOST][BLOCK], const int R, const uint64_t seen[R_MO
         __m512 all = _mm512_setzero_ps();
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++) {
+            const __m512 below = _mm512_sub_ps(_mm512_loadu_ps(p[r] + 16 * j), by);
             const __m512 e = _mm512_maskz_mov_ps(
-                seen_at(seen[r], j), avx512_exp(_mm512_sub_ps(_mm512_loadu_ps(p[r] + 16 * j), by)));
+                seen_at(seen[r], j),
+                avx512_exp_within(_mm512_max_ps(_mm512_set1_ps(-104.0f), below)));
             _mm512_storeu_ps(p[r] + 16 * j, e);
             all = _mm512_add_ps(all, e); /* adding +0 changes no lane */
         }

@@ -72,14 +72,12 @@ static inline float avx512_max(const float *x, size_t n) {
     return _mm_cvtss_f32(_mm_max_ss(four, _mm_movehdup_ps(four)));
 }
 
-/* scalef is the exact product with 2^n, rounded once: what the two factors of ref_exp make. */
-static inline __m512 avx512_exp(__m512 x) {
-    const __mmask16 nan = _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q);
-    const __m512 clamped =
-        _mm512_min_ps(_mm512_set1_ps(89.0f), _mm512_max_ps(_mm512_set1_ps(-104.0f), x));
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(clamped, _mm512_set1_ps(0x1.715476p+0f)),
+/* exp of x <= 89 and not below -104, or of a NaN, which stays one in every step. scalef is the
+ * exact product with 2^n, rounded once: what the two factors of ref_exp make. */
+static inline __m512 avx512_exp_within(__m512 x) {
+    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(0x1.715476p+0f)),
                                           _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.62ep-1f), clamped);
+    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.62ep-1f), x);
     r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0x1.0bfbe8p-15f), r);
     __m512 q = _mm512_set1_ps(0x1.6a1a72p-10f);
     q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(0x1.123fc6p-7f));
@@ -88,7 +86,12 @@ static inline __m512 avx512_exp(__m512 x) {
     q = _mm512_fmadd_ps(q, r, _mm512_set1_ps(0x1.fffffcp-2f));
     const __m512 e =
         _mm512_add_ps(_mm512_set1_ps(1.0f), _mm512_fmadd_ps(_mm512_mul_ps(r, r), q, r));
-    return _mm512_mask_mov_ps(_mm512_scalef_ps(e, n), nan, x);
+    return _mm512_scalef_ps(e, n);
+}
+/* max and min give their second operand where one is a NaN. */
+static inline __m512 avx512_exp(__m512 x) {
+    return avx512_exp_within(
+        _mm512_min_ps(_mm512_set1_ps(89.0f), _mm512_max_ps(_mm512_set1_ps(-104.0f), x)));
 }
 
 static inline __m512 avx512_sigmoid(__m512 x) {
