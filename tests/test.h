@@ -112,6 +112,13 @@
         nib_config_free(needed_);                                                                  \
     } while (0)
 
+/* The same of one case among many. No text, or "", is a float weight. */
+static inline bool test_has_scheme(const char *text) {
+    nib_config *config = text && *text ? nib_config_parse(text) : NULL;
+    nib_config_free(config);
+    return config || !text || !*text;
+}
+
 /* A sanitizer makes everything several times slower: under one, a test may take a share of its
  * cases and say so, where others of the same kind are left. */
 #ifdef __has_feature

@@ -9,7 +9,9 @@ nibble=$(realpath "${NIB_CLI:-build/nibble}")
 tiny=$PWD/tests/golden/eval/with_bos
 sharded=$PWD/tests/golden/model/llama_sharded
 kjv=$PWD/models/kjv-llama
-"$nibble" list schemes | grep -q '^int8_weight_only' || { echo "skipped: no int8_weight_only in this build"; exit 77; }
+for scheme in int8_weight_only int4_weight_only quanto; do # a scheme is a file that may be deleted
+    "$nibble" list schemes | grep -q "^$scheme" || { echo "skipped: no $scheme in this build"; exit 77; }
+done
 tmp=$(mktemp -d) || exit 1
 trap 'chmod -R u+w "$tmp"; rm -rf "$tmp"' EXIT INT TERM
 work=$tmp/work

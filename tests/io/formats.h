@@ -10,13 +10,6 @@
 
 #define GOLDEN "tests/golden/formats/"
 
-/* Schemes are files that may be deleted: a case whose scheme is gone is left out. */
-static bool known(const char *scheme) {
-    char name[64];
-    snprintf(name, sizeof name, "%.*s", (int)strcspn(scheme, ":"), scheme);
-    return strcmp(scheme, "leave") == 0 || nib_scheme_find(name);
-}
-
 static nib_status quantize(const char *from, const char *to, const char *const *rules,
                            const char *format) {
     nib_rule list[4];

@@ -87,6 +87,10 @@ static void copy_folder(const char *from, const char *to) {
 }
 
 TEST(parts_that_lack_or_contradict_and_words_that_are_unknown_are_one_clear_error) {
+    NEEDS_SCHEME("quanto");
+    NEEDS_SCHEME("int8_weight_only");
+    NEEDS_SCHEME("8da4w");
+    NEEDS_SCHEME("int8_dynamic_activation_int8_weight");
     static const char int8[] = "torchao-int8-row-bf16", dynamic[] = "torchao-int8-dynamic-bf16",
                       da4w[] = "torchao-8da4w-group-bf16", qint8[] = "quanto-qint8-f16",
                       qint4[] = "quanto-qint4-bf16";
@@ -141,9 +145,6 @@ TEST(parts_that_lack_or_contradict_and_words_that_are_unknown_are_one_clear_erro
     };
     TEST_FOLDER_IN_MEMORY(folder);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        if (!known("quanto") || !known("int8_weight_only") || !known("8da4w") ||
-            !known("int8_dynamic_activation_int8_weight"))
-            continue;
         const char *copy = IN(folder, "q");
         copy_folder(IN(GOLDEN, cases[i].folder), copy);
         change_file(IN(copy, "model.safetensors"), cases[i].change, cases[i].what);
@@ -179,7 +180,8 @@ TEST(a_map_of_quantos_that_is_wrong_is_refused_naming_the_module) {
         {"[]", "not an object", "", NIB_E_FORMAT},
         {"{\"" UP "\": {\"wei", "", "", NIB_E_FORMAT},
     };
-    if (!known("quanto")) return;
+    NEEDS_SCHEME("quanto");
+    NEEDS_SCHEME("int8_weight_only");
     TEST_FOLDER_IN_MEMORY(folder);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const char *copy = IN(folder, "q");
@@ -215,7 +217,7 @@ TEST(our_own_metadata_is_not_trusted_either) {
         {"nibble|\"block\":[1,256]|\"block\":[0,256]", "", NIB_E_FORMAT},
         {"nibble|layers.0.down_proj.weight|layers.9.down_proj.weight", "has no part", NIB_E_FORMAT},
     };
-    if (!known("int8_weight_only")) return;
+    NEEDS_SCHEME("int8_weight_only");
     TEST_FOLDER_IN_MEMORY(folder);
     write_source(state_, IN(folder, "source"), NIB_BF16);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -235,7 +237,7 @@ TEST(our_own_metadata_is_not_trusted_either) {
 }
 
 TEST(int4_tensors_of_torchao_are_for_bf16_activations_and_others_are_refused) {
-    if (!known("int4_weight_only")) return;
+    NEEDS_SCHEME("int4_weight_only");
     TEST_FOLDER_IN_MEMORY(folder);
     const char *rules[8] = {"*", "int4_weight_only:group_size=32"}, *out = IN(folder, "q");
     write_source(state_, IN(folder, "source"), NIB_F32);
@@ -291,7 +293,9 @@ TEST(reading_and_planning_survive_any_failing_call_or_allocation) {
     static const char *const plans[][2] = {{"intx_weight_only:bits=4,eps=v0.17", "torchao"},
                                            {"qint4:algo=hqq", "quanto"},
                                            {"qint8", "native"}};
-    if (!known("quanto") || !known("intx_weight_only") || !known("int8_weight_only")) return;
+    NEEDS_SCHEME("quanto");
+    NEEDS_SCHEME("intx_weight_only");
+    NEEDS_SCHEME("int8_weight_only");
     const size_t used = nib_mem_used(NULL);
     for (int k = 0; k < 6; k++)
         for (int memory = 0; memory < 2; memory++)

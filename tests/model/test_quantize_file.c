@@ -53,6 +53,7 @@ TEST(every_scheme_gives_a_checkpoint_that_verifies_and_the_same_bytes_at_any_thr
 }
 
 TEST(verify_names_file_tensor_and_byte_of_the_first_difference) {
+    NEEDS_SCHEME("int8_weight_only");
     TEST_FOLDER(folder);
     nib_ctx *ctx = nib_ctx_new(NULL);
     CHECK_OK(quantize(ctx, model, IN(folder, "q"), "int8_weight_only", NULL, NULL));
@@ -77,6 +78,7 @@ TEST(verify_names_file_tensor_and_byte_of_the_first_difference) {
 }
 
 TEST(a_dry_run_tells_the_files_to_the_byte_and_writes_nothing) {
+    NEEDS_SCHEME("int4_weight_only");
     TEST_FOLDER(folder);
     nib_ctx *ctx = nib_ctx_new(NULL);
     nib_report dry = {0}, wet = {0};
@@ -103,6 +105,7 @@ static bool stop_late(void *user, const char *what, double done, double total) {
 }
 
 TEST(a_cancelled_run_leaves_nothing) {
+    NEEDS_SCHEME("int8_weight_only");
     TEST_FOLDER(folder);
     nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.progress = stop_late});
     CHECK_FAILS(quantize(ctx, model, IN(folder, "q"), "int8_weight_only", NULL, NULL),
@@ -119,6 +122,9 @@ static bool die_late(void *user, const char *what, double done, double total) {
 }
 
 TEST(a_killed_run_leaves_its_partial_folder_and_resuming_gives_the_bytes_of_an_undisturbed_one) {
+    NEEDS_SCHEME("int8_weight_only");
+    NEEDS_SCHEME("int4_weight_only");
+    NEEDS_SCHEME("float8_weight_only");
     static const char *const schemes[] = {"int8_weight_only",
                                           "float8_weight_only:granularity=tensor"};
     for (int i = 0; i < 2; i++) {
@@ -149,6 +155,7 @@ TEST(a_killed_run_leaves_its_partial_folder_and_resuming_gives_the_bytes_of_an_u
 }
 
 TEST(what_is_quantized_already_or_matches_nothing_is_refused_before_work) {
+    NEEDS_SCHEME("int8_weight_only");
     TEST_FOLDER(folder);
     nib_ctx *ctx = nib_ctx_new(NULL);
     CHECK_OK(quantize(ctx, model, IN(folder, "q"), "int8_weight_only", NULL, NULL));
@@ -182,6 +189,7 @@ static void write_nan(const char *path, int at) {
 }
 
 TEST(values_that_are_not_finite_are_an_error_or_kept_or_made_zero) {
+    NEEDS_SCHEME("int8_weight_only");
     TEST_FOLDER(folder);
     nib_ctx *ctx = nib_ctx_new(NULL);
     write_nan(IN(folder, "in.safetensors"), 69);
@@ -204,6 +212,7 @@ TEST(values_that_are_not_finite_are_an_error_or_kept_or_made_zero) {
 }
 
 TEST(asking_for_a_tied_head_unties_it_and_says_so_in_the_config) {
+    NEEDS_SCHEME("int8_weight_only");
     TEST_FOLDER(folder);
     nib_ctx *ctx = nib_ctx_new(NULL);
     nib_report report = {0};
