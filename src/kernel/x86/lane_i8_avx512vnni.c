@@ -9,6 +9,7 @@ enum {
     FEW = NIB_LANE_ROWS,
     AHEAD = 8192, /* bytes: codes are one stream, which is asked for further ahead than the
                      machine does by itself */
+    AHEAD_OF_VALUES = 1024, /* of scales and offsets, where there are both: three streams */
 };
 
 /* Few rows as the loop reads them, one stream of everything. */
@@ -60,6 +61,9 @@ INLINE void few(const int bits, const int rows, float *y, int64_t ldy, const nib
             v[r] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(acc[r]), v[r]);
         if (w->offset_kind == NIB_OFFSET_NONE) continue;
         const __m512 offset = offset_at(w, at, scale);
+        const size_t far = (size_t)at * (w->scale_dtype == NIB_F32 ? 4 : 2) + AHEAD_OF_VALUES;
+        _mm_prefetch((const char *)((uintptr_t)w->scale + far), _MM_HINT_T0);
+        _mm_prefetch((const char *)((uintptr_t)w->offset + far), _MM_HINT_T0);
         UNROLL
         for (int r = 0; r < rows; r++) {
             const __m512i sum = _mm512_set1_epi32(f->sums[g * rows + r]);
