@@ -302,6 +302,7 @@ static void finish(const piece *s, const target *t, float *y, int64_t ldy) {
     const nib_product *p = t->p;
     float *up = NULL;
     add_bias(s, p->bias, y, ldy);
+    if (p->up == NIB_NONE && p->activation == NIB_IDENTITY && !p->residual) return;
     if (p->up != NIB_NONE) {
         up = (float *)(void *)(s->scratch + j->at_up);
         multiply(s, &t->up, up - s->n, WIDTH);

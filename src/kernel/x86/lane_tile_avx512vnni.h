@@ -1,6 +1,6 @@
 /* lane_tile_avx512vnni.h: many rows of 8-bit codes by integer weights in lanes.
  *
- * A tile is 6 rows by 2 panels: 12 sums of products and 12 results in registers, which leaves the
+ * A tile is 7 rows by 2 panels: 14 sums of products and 14 results in registers, which leaves the
  * two dot product units always enough independent chains (latency 4) and makes the float steps at
  * the end of a group cheap. Codes of 4 and 2 bits are opened inside the tile, by units that the
  * products leave idle; planes are unpacked to bytes first. A row of bytes with one group has no
@@ -13,7 +13,7 @@
 #include "kernel/x86/transpose_avx512.h"
 
 enum {
-    TILE_ROWS = 6,
+    TILE_ROWS = 7,
     TALL_ROWS = 12,
     TILE_PANELS = 2,
     TILE_WIDTH = TILE_PANELS * NIB_PANEL,
@@ -160,12 +160,15 @@ TILE_OF(8, 3)
 TILE_OF(8, 4)
 TILE_OF(8, 5)
 TILE_OF(8, 6)
+TILE_OF(8, 7)
 TILE_OF(4, 4)
 TILE_OF(4, 5)
 TILE_OF(4, 6)
+TILE_OF(4, 7)
 TILE_OF(2, 4)
 TILE_OF(2, 5)
 TILE_OF(2, 6)
+TILE_OF(2, 7)
 #undef TILE_OF
 #define TALL_OF(rows)                                                                              \
     static void tall_##rows(const tile_block *b, tile_scratch *s, int64_t row) {                   \
@@ -254,6 +257,7 @@ typedef struct tile_job {
     int64_t row, rows;     /* a block of rows */
     int64_t k, end, group; /* a span of columns, the group at its beginning */
     int64_t Kp, depth;     /* columns of a panel, and of a block of codes */
+    int64_t height;        /* rows of a tile */
     int bits;              /* as a tile takes them: 8 where they are unpacked first */
     int columns;           /* of a cell */
 } tile_job;
@@ -317,13 +321,14 @@ static void tiles(const tile_job *t, const tile_block *b, int64_t panel, int pan
     static tile_function *const of[][TALL_ROWS] = {
         {tall_1, tall_2, tall_3, tall_4, tall_5, tall_6, tall_7, tall_8, tall_9, tall_10, tall_11,
          tall_12},
-        {tile_8_1, tile_8_2, tile_8_3, tile_8_4, tile_8_5, tile_8_6},
-        {NULL, NULL, NULL, tile_4_4, tile_4_5, tile_4_6},
-        {NULL, NULL, NULL, tile_2_4, tile_2_5, tile_2_6}};
-    const bool bytes_alone = t->bits == 8 && t->w->groups == 1;
-    tile_function *const *tile_of = of[bytes_alone ? 0 : t->bits == 8 ? 1 : t->bits == 4 ? 2 : 3];
-    const int64_t most = bytes_alone ? TALL_ROWS : TILE_ROWS;
-    const int64_t count = (t->rows + most - 1) / most;
+        {tile_8_1, tile_8_2, tile_8_3, tile_8_4, tile_8_5, tile_8_6, tile_8_7},
+        {NULL, NULL, NULL, tile_4_4, tile_4_5, tile_4_6, tile_4_7},
+        {NULL, NULL, NULL, tile_2_4, tile_2_5, tile_2_6, tile_2_7}};
+    tile_function *const *tile_of = of[t->height == TALL_ROWS ? 0
+                                       : t->bits == 8         ? 1
+                                       : t->bits == 4         ? 2
+                                                              : 3];
+    const int64_t count = (t->rows + t->height - 1) / t->height;
     for (int64_t i = 0, row = 0; i < count; i++) {
         const int64_t height = t->rows / count + (i < t->rows % count);
         if (first && t->k) begin_rows(t, panel, panels, row, height);
@@ -387,8 +392,10 @@ static void many_rows(float *y, int64_t ldy, const nib_rows_i8 *x, int64_t M,
                   .bits = w->lane == NIB_LANE_WX || M < 8 ? 8 : w->bits};
     t.depth = t.bits == w->bits ? SPAN : BYTES_DEPTH;
     t.Kp = (w->K + t.columns - 1) / t.columns * t.columns;
-    const int64_t blocks = (M + ROW_BLOCK - 1) / ROW_BLOCK, even = (M + blocks - 1) / blocks;
-    const int64_t block = (even + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+    t.height = t.bits == 8 && w->groups == 1 ? TALL_ROWS : TILE_ROWS;
+    const int64_t most = ROW_BLOCK / t.height * t.height, blocks = (M + most - 1) / most;
+    const int64_t even = (M + blocks - 1) / blocks;
+    const int64_t block = (even + t.height - 1) / t.height * t.height;
     const int64_t G = w->G, length = w->groups == 1 ? SPAN : G <= SPAN ? SPAN / G * G : G;
     do {
         t.end = least(w->K, t.k + length);
