@@ -13,6 +13,7 @@ from race import GGML4, IK4, LIMITS, SHAPES, bandwidth, limit_of
 
 CODES4 = "nibble int4_weight_only:group_size=64@int8"
 FLOAT4 = "nibble int4_weight_only:group_size=64"
+DYNAMIC4 = "nibble int8_dynamic_activation_int4_weight:group_size=64"
 CODES8 = "nibble int8_dynamic_activation_int8_weight"
 CODES2 = "nibble intx_weight_only:bits=2,granularity=group,group_size=64@int8"
 BEST4, BEST_IK = ["ggml " + t for t in GGML4], ["ik " + t for t in IK4]
@@ -20,23 +21,29 @@ BLAS = ["blas f32"]
 
 # what, race, ours, theirs, rows, threads, must, stretch
 GOALS = [
-    ("int4 GEMV, int8 inputs, vs best ggml 4.5 bit", "int4", CODES4, BEST4, 1, 1, 1.35, 1.6),
+    ("int4 GEMV, 8da4w, vs best ggml 4.5 bit", "int4", DYNAMIC4, BEST4, 1, 1, 1.35, 1.6),
+    ("", "int4", DYNAMIC4, BEST4, 1, 2, 1.15, 1.35),
+    ("int4 with an offset, int8 inputs, vs the same", "int4", CODES4, BEST4, 1, 1, 1.35, 1.6),
     ("", "int4", CODES4, BEST4, 1, 2, 1.15, 1.35),
-    ("the same vs best ik_llama.cpp type (no goal)", "int4", CODES4, BEST_IK, 1, 2, None, None),
-    ("int4 GEMV, int8 inputs, share of reading", "int4", CODES4, "share", 1, 2, 0.85, 0.93),
+    ("int4 with an offset, int8 inputs, vs best ik_llama.cpp type (no goal)", "int4", CODES4, BEST_IK, 1, 2, None, None),
+    ("int4 GEMV, 8da4w, share of reading", "int4", DYNAMIC4, "share", 1, 2, 0.85, 0.93),
+    ("int4 with an offset, int8 inputs, share of reading", "int4", CODES4, "share", 1, 2, 0.85, 0.93),
     ("int4 GEMV, float inputs, vs best ggml 4.5 bit", "int4", FLOAT4, BEST4, 1, 2, 1.0, 1.2),
     ("int8 GEMV vs ggml q8_0", "int8", CODES8, ["ggml q8_0"], 1, 1, 1.2, 1.4),
     ("", "int8", CODES8, ["ggml q8_0"], 1, 2, 1.05, 1.2),
     ("int2 GEMV, int8 inputs, vs ggml q2_K", "int2", CODES2, ["ggml q2_K", "ggml +q2_K"], 1, 1, 1.5, 2.0),
     ("", "int2", CODES2, ["ggml q2_K", "ggml +q2_K"], 1, 2, 1.5, 2.0),
     ("fp8 GEMV, share of reading", "float", "nibble float8_weight_only", "share", 1, 2, 0.6, 0.8),
-    ("int4, int8 inputs: time of M = 4 over M = 1", "int4", CODES4, "rows", 4, 1, 1.3, 1.1),
-    ("", "int4", CODES4, "rows", 4, 2, 1.3, 1.1),
+    ("8da4w: time of M = 4 over M = 1", "int4", DYNAMIC4, "rows", 4, 1, 1.3, 1.1),
+    ("", "int4", DYNAMIC4, "rows", 4, 2, 1.3, 1.1),
+    ("int4 with an offset, int8 inputs: time of M = 4 over M = 1", "int4", CODES4, "rows", 4, 2, 1.3, 1.1),
     ("int4, float inputs: time of M = 4 over M = 1", "int4", FLOAT4, "rows", 4, 2, 1.3, 1.1),
-    ("int4 x int8 GEMM, 512 rows, vs best ggml 4.5 bit", "int4", CODES4, BEST4, 512, 1, 2.0, 2.6),
+    ("int4 x int8 GEMM, 512 rows, 8da4w, vs best ggml 4.5 bit", "int4", DYNAMIC4, BEST4, 512, 1, 2.0, 2.6),
+    ("", "int4", DYNAMIC4, BEST4, 512, 2, 1.8, 2.4),
+    ("int4 with an offset, int8 inputs, 512 rows, vs the same", "int4", CODES4, BEST4, 512, 1, 2.0, 2.6),
     ("", "int4", CODES4, BEST4, 512, 2, 1.8, 2.4),
-    ("the same vs best ik_llama.cpp type", "int4", CODES4, BEST_IK, 512, 1, 1.0, 1.3),
-    ("", "int4", CODES4, BEST_IK, 512, 2, 1.0, 1.3),
+    ("8da4w, 512 rows, vs best ik_llama.cpp type", "int4", DYNAMIC4, BEST_IK, 512, 1, 1.0, 1.3),
+    ("", "int4", DYNAMIC4, BEST_IK, 512, 2, 1.0, 1.3),
     ("int8 x int8 GEMM vs ggml q8_0", "int8", CODES8, ["ggml q8_0"], 512, 1, 1.3, 1.8),
     ("", "int8", CODES8, ["ggml q8_0"], 512, 2, 1.3, 1.8),
     ("int8 x int8 GEMM vs oneDNN s8s8", "int8", CODES8, ["dnnl s8s8"], 512, 1, 1.0, 1.25),
