@@ -4,6 +4,10 @@
 
 #define APART static __attribute__((noinline)) /* see attention_avx512vnni.c */
 
+/* Floats from what is met to what is fetched: 4 KiB, since a part is larger than the nearest cache.
+ * Values are met 64 columns at a time, and fetched 128. */
+enum { AHEAD = 1024 };
+
 /* Element 4 r + t of the result is avx512_tree(lanes[r][t]): each step of the tree puts the halves
  * of two sums beside each other. */
 INLINE __m512 trees(__m512 lanes[R_MOST][4]) {
@@ -46,7 +50,7 @@ INLINE void scores(float p[R_MOST][BLOCK], const int R, const float *q, const fl
 #pragma GCC unroll 4
             for (int t = 0; t < 4; t++) {
                 x[t] = _mm512_loadu_ps(k_t[t] + i);
-                fetch(k_t[t] + i + BLOCK * d);
+                fetch(k_t[t] + i + AHEAD);
             }
 #pragma GCC unroll 4
             for (int r = 0; r < R; r++) {
@@ -89,7 +93,7 @@ INLINE void some_values(float *out, int64_t d, int64_t i, const int R, const int
 #pragma GCC unroll 4
         for (int c = 0; c < P; c++) {
             v_t[c] = P == 4 ? _mm512_loadu_ps(x + 16 * c) : _mm512_maskz_loadu_ps(last, x + 16 * c);
-            fetch(x + 16 * c + BLOCK * d);
+            if (i % 128 == 0) fetch(x + 16 * c + AHEAD), fetch(x + 16 * c + AHEAD + 64);
         }
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
@@ -127,7 +131,7 @@ INLINE void values(float *out, int64_t d, const int R, const float *v, float p[R
         uint64_t seen[R_MOST];                                                                     \
         for (int r = 0; r < R; r++) seen[r] = seen_of(first, end);                                 \
         scores_##R(p, a->q + row * a->d, part->k, a->d, first, end, a->scale);                     \
-        const merge by = weigh(p, R, seen, max + row, sum + row);                                  \
+        const merge by = weigh(p, R, seen, max + row, sum + row, NULL, 0);                         \
         values_##R(out + row * a->d, a->d, part->v, p, first, end, &by);                           \
     }
 ROWS(1)

@@ -12,6 +12,11 @@ enum { BLOCK = NIB_ATTENTION_BLOCK, R_MOST = 4 };
 /* A part is too short for the hardware to see the stream of a head's parts. */
 INLINE void fetch(const void *x) { _mm_prefetch((const char *)x, _MM_HINT_T0); }
 
+INLINE void fetch_lines(const void *x, const int lines) {
+#pragma GCC unroll 4
+    for (int i = 0; i < lines; i++) fetch((const char *)x + 64 * i);
+}
+
 /* Tokens [first, end) as bits; those of vector j. */
 INLINE uint64_t seen_of(int first, int end) { return ~0ull << first & ~0ull >> (BLOCK - end); }
 INLINE __mmask16 seen_at(uint64_t seen, int j) { return (__mmask16)(seen >> 16 * j); }
@@ -112,9 +117,9 @@ INLINE void merge_columns(float *out, int64_t rest, const merge *by, int r, __m5
 }
 
 /* Scores of 64 tokens to weights in place, 0 for those that are not seen; rows' maxima and sums
- * are brought up to date. */
+ * are brought up to date. Meanwhile 4 R times `lines` lines of `next` are fetched. */
 INLINE merge weigh(float p[R_MOST][BLOCK], const int R, const uint64_t seen[R_MOST], float *max,
-                   float *sum) {
+                   float *sum, const uint8_t *next, const int lines) {
     __m512 rows[R_MOST];
     float top[R_MOST], lanes[R_MOST][16];
 #pragma GCC unroll 4
@@ -136,6 +141,7 @@ INLINE merge weigh(float p[R_MOST][BLOCK], const int R, const uint64_t seen[R_MO
             const __m512 e = _mm512_maskz_mov_ps(
                 seen_at(seen[r], j),
                 avx512_exp_within(_mm512_max_ps(_mm512_set1_ps(-104.0f), below)));
+            fetch_lines(next, lines), next += 64 * lines;
             _mm512_storeu_ps(p[r] + 16 * j, e);
             all = _mm512_add_ps(all, e); /* adding +0 changes no lane */
         }

@@ -51,11 +51,17 @@ APART void split_queries(code_block *to, const int16_t *code, int R, int64_t n) 
         }
 }
 
-/* sums[r][p] = codes of R rows times `cells` cells of P panels that lie `stride` bytes apart. What
- * lies `ahead` bytes on, where the head's next part is, is fetched meanwhile. */
+/* What is fetched while cells are multiplied: a line of `one` with each cell, and one of `two` with
+ * each, or with every second one when `slow`. */
+typedef struct ahead {
+    const uint8_t *one, *two;
+    bool slow;
+} ahead;
+
+/* sums[r][p] = codes of R rows times `cells` cells of P panels that lie `stride` bytes apart. */
 INLINE void product(__m512i sums[R_MOST][2], const int R, const int P, const bool u4,
                     const uint8_t *x, int64_t stride, int64_t cells, const code_block *blocks,
-                    int64_t ahead) {
+                    ahead more) {
     const __m512i mask = _mm512_set1_epi8(15);
     const int64_t per = u4 ? 8 : 16; /* cells that 64 codes meet */
     __m512i low[R_MOST][2];
@@ -67,10 +73,12 @@ INLINE void product(__m512i sums[R_MOST][2], const int R, const int P, const boo
         const int8_t *q = blocks->half, *const end = q + (cells < per ? cells : per) * (u4 ? 8 : 4);
         for (; q < end; q += u4 ? 8 : 4, x += 64) {
             __m512i u[2][2];
+            fetch(more.one);
+            if (!more.slow || ((uintptr_t)more.one & 64)) fetch(more.two), more.two += 64;
+            more.one += 64;
 #pragma GCC unroll 2
             for (int p = 0; p < P; p++) {
                 u[0][p] = _mm512_loadu_si512(x + p * stride);
-                fetch(x + p * stride + ahead);
                 if (!u4) continue;
                 u[1][p] = _mm512_and_si512(_mm512_srli_epi16(u[0][p], 4), mask);
                 u[0][p] = _mm512_and_si512(u[0][p], mask);
@@ -151,14 +159,33 @@ INLINE void code_weights(weights *out, float p[R_MOST][BLOCK], const int R,
     _mm_storeu_si128((__m128i *)out->total, four_sum(rows));
 }
 
+/* Values are fetched while the keys of their part are multiplied, the next part's keys while the
+ * softmax (its first FIRST lines) and the values are: half a part is far enough ahead, and what
+ * waits leaves the rest its place in the cache. */
+#define FIRST(R, u4) ((u4 ? 4 : 8) * (R))
+INLINE ahead ahead_of_keys(int64_t dp, int64_t panels, int64_t cells, const bool u4,
+                           const nib_kv_part *part) {
+    const int64_t panel = dp * (u4 ? 8 : 16);
+    const uint8_t *v = (const uint8_t *)part->v + panels * panel + cells * 64;
+    return (ahead){v, v + panel, false};
+}
+INLINE ahead ahead_of_values(int64_t d, int64_t i, const int R, const bool u4,
+                             const uint8_t *next) {
+    const int64_t half = nib_kv_dp(d) * (u4 ? 16 : 32), done = i * (u4 ? 16 : 32);
+    const uint8_t *k = next + 64 * FIRST(R, u4);
+    if (R < 4) return (ahead){k + done, k + half + done, false};
+    return (ahead){k + done, k + half + done / 2, true};
+}
+
 /* Results of columns [i, i + 16 P): (sums - middle) * step - low; `low` NULL: codes are 128 too
  * large, and nothing is subtracted. */
 INLINE void some_values(float *out, int64_t d, int64_t i, const int R, const int P, const bool u4,
-                        const uint8_t *v, const weights *w, const float *low, const merge *by) {
+                        const uint8_t *v, const weights *w, const float *low, const merge *by,
+                        const uint8_t *next) {
     const int64_t panel = u4 ? 512 : 1024;
     __m512i sums[R_MOST][2];
     product(sums, R, P, u4, v + i / 16 * panel, panel, u4 ? 8 : 16, &w->codes,
-            nib_kv_dp(d) / 16 * panel);
+            ahead_of_values(d, i, R, u4, next));
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 2
@@ -174,10 +201,11 @@ INLINE void some_values(float *out, int64_t d, int64_t i, const int R, const int
         }
 }
 INLINE void values(float *out, int64_t d, int64_t begin, int64_t end, const int R, const bool u4,
-                   const uint8_t *v, const weights *w, const float *low, const merge *by) {
+                   const uint8_t *v, const weights *w, const float *low, const merge *by,
+                   const uint8_t *next) {
     int64_t i = begin;
-    for (; i + 16 < end; i += 32) some_values(out, d, i, R, 2, u4, v, w, low, by);
-    if (i < end) some_values(out, d, i, R, 1, u4, v, w, low, by);
+    for (; i + 16 < end; i += 32) some_values(out, d, i, R, 2, u4, v, w, low, by, next);
+    if (i < end) some_values(out, d, i, R, 1, u4, v, w, low, by, next);
 }
 
 /* Scores of the part's tokens. */
@@ -187,7 +215,7 @@ INLINE void scores_i8(float p[R_MOST][BLOCK], const int R, const nib_attention_r
     for (int j = 0; j < 4; j += 2) {
         __m512i sums[R_MOST][2];
         product(sums, R, 2, false, (const uint8_t *)part->k + j * dp * 16, dp * 16, dp / 4, q,
-                dp * 64);
+                ahead_of_keys(dp, j, 0, false, part));
 #pragma GCC unroll 2
         for (int i = 0; i < 2; i++) {
             const __m512 scale = _mm512_loadu_ps((const float *)part->k_scale + 16 * (j + i));
@@ -216,7 +244,7 @@ INLINE void scores_i4(float p[R_MOST][BLOCK], const int R, const nib_attention_r
             const int64_t begin = g * G, cells = (dp - begin < G ? dp - begin : G) / 8;
             __m512i sums[R_MOST][2];
             product(sums, R, 2, true, (const uint8_t *)part->k + j * dp * 8 + begin * 8, dp * 8,
-                    cells, q + g, dp * 32);
+                    cells, q + g, ahead_of_keys(dp, j, begin / 8, true, part));
 #pragma GCC unroll 2
             for (int i = 0; i < 2; i++) {
                 const __m512 scale = bf16_at(part->k_scale, ((j + i) * groups + g) * 16);
@@ -272,46 +300,53 @@ INLINE void weights_i4(weights *w, float low[R_MOST], float p[R_MOST][BLOCK], co
         scores_i4(p, R, a, row, part, q);                                                          \
     }                                                                                              \
     APART void values_i8_##R(float *out, int64_t d, const uint8_t *v, const weights *w,            \
-                             const merge *by) {                                                    \
-        values(out, d, 0, nib_kv_dp(d), R, false, v, w, NULL, by);                                 \
+                             const merge *by, const uint8_t *next) {                               \
+        values(out, d, 0, nib_kv_dp(d), R, false, v, w, NULL, by, next);                           \
     }                                                                                              \
     APART void values_i4_##R(float *out, int64_t d, int64_t begin, int64_t end, const uint8_t *v,  \
-                             const weights *w, const float *low, const merge *by) {                \
-        values(out, d, begin, end, R, true, v, w, low, by);                                        \
+                             const weights *w, const float *low, const merge *by,                  \
+                             const uint8_t *next) {                                                \
+        values(out, d, begin, end, R, true, v, w, low, by, next);                                  \
     }                                                                                              \
     APART void rows_i8_##R(float *out, float *max, float *sum, const nib_attention_rows *a,        \
                            int64_t row, const nib_kv_part *part) {                                 \
-        const int64_t d = a->d;                                                                    \
+        const int64_t d = a->d, dp = nib_kv_dp(d);                                                 \
+        const uint8_t *next = (const uint8_t *)part->k + dp * 64;                                  \
         code_block q[NIB_ATTENTION_HEAD / 64];                                                     \
         float p[R_MOST][BLOCK];                                                                    \
         uint64_t seen[R_MOST];                                                                     \
         weights w;                                                                                 \
-        for (int j = 0; j < 4; j++) {                                                              \
-            fetch((const float *)part->k_scale + BLOCK + 16 * j);                                  \
-            fetch((const float *)part->v_scale + BLOCK + 16 * j);                                  \
-        }                                                                                          \
-        split_queries(q, a->code + row * nib_kv_dp(d), R, nib_kv_dp(d));                           \
+        fetch_lines((const float *)part->k_scale + BLOCK, 4);                                      \
+        fetch_lines((const float *)part->v_scale + BLOCK, 4);                                      \
+        split_queries(q, a->code + row * dp, R, dp);                                               \
         scores_i8_##R(p, a, row, part, q);                                                         \
         for (int r = 0; r < R; r++) seen[r] = seen_of(a->first[row + r], a->end[row + r]);         \
-        const merge by = weigh(p, R, seen, max + row, sum + row);                                  \
+        const merge by = weigh(p, R, seen, max + row, sum + row, next, 2);                         \
         weights_i8(&w, p, R, seen, part);                                                          \
-        values_i8_##R(out + row * d, d, part->v, &w, &by);                                         \
+        values_i8_##R(out + row * d, d, part->v, &w, &by, next);                                   \
     }                                                                                              \
     APART void rows_i4_##R(float *out, float *max, float *sum, const nib_attention_rows *a,        \
                            int64_t row, const nib_kv_part *part) {                                 \
-        const int64_t d = a->d, dp = nib_kv_dp(d);                                                 \
+        const int64_t d = a->d, dp = nib_kv_dp(d), groups = (d + G - 1) / G;                       \
+        const uint8_t *next = (const uint8_t *)part->k + dp * 32;                                  \
         code_block q[NIB_ATTENTION_HEAD / 64];                                                     \
         float p[R_MOST][BLOCK], low[R_MOST];                                                       \
         uint64_t seen[R_MOST];                                                                     \
         weights w;                                                                                 \
+        for (int64_t g = groups; g < 2 * groups; g++) {                                            \
+            fetch_lines((const uint16_t *)part->k_scale + g * BLOCK, 2);                           \
+            fetch_lines((const uint16_t *)part->k_shift + g * BLOCK, 2);                           \
+            fetch_lines((const uint16_t *)part->v_scale + g * BLOCK, 2);                           \
+            fetch_lines((const uint16_t *)part->v_shift + g * BLOCK, 2);                           \
+        }                                                                                          \
         split_queries(q, a->code + row * dp, R, dp);                                               \
         scores_i4_##R(p, a, row, part, q);                                                         \
         for (int r = 0; r < R; r++) seen[r] = seen_of(a->first[row + r], a->end[row + r]);         \
-        const merge by = weigh(p, R, seen, max + row, sum + row);                                  \
-        for (int64_t g = 0; g * G < dp; g++) {                                                     \
+        const merge by = weigh(p, R, seen, max + row, sum + row, next, 1);                         \
+        for (int64_t g = 0; g < groups; g++) {                                                     \
             weights_i4(&w, low, p, R, seen, part, g);                                              \
             values_i4_##R(out + row * d, d, g * G, (g + 1) * G < dp ? (g + 1) * G : dp, part->v,   \
-                          &w, low, &by);                                                           \
+                          &w, low, &by, next);                                                     \
         }                                                                                          \
     }
 ROWS(1)

@@ -39,10 +39,10 @@ APART bool enlarge(float *out, const float *x, int64_t n) {
 }
 
 /* sums[r][c] = chains over n cells of P vectors of codes: cells `step` bytes apart, vectors
- * `stride`, rows' factors `ld` floats. What lies `ahead` bytes on is fetched meanwhile. */
+ * `stride`, rows' factors `ld` floats. n lines of `next` are fetched meanwhile. */
 INLINE void product(__m512 sums[R_MOST][4], const int R, const int P, const bool slow,
-                    const bool keys, const uint8_t *x, int64_t step, int64_t stride, int64_t n,
-                    const float *by, int64_t ld, __mmask16 last, int64_t ahead) {
+                    const uint8_t *x, int64_t step, int64_t stride, int64_t n, const float *by,
+                    int64_t ld, __mmask16 last, const uint8_t *next) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
@@ -52,8 +52,7 @@ INLINE void product(__m512 sums[R_MOST][4], const int R, const int P, const bool
 #pragma GCC unroll 4
         for (int c = 0; c < P; c++)
             codes[c] = floats_of(x + c * stride, P == 4 ? 0xffff : last, slow);
-        /* four cells of keys are a line of each vector; a cell of values is one line */
-        fetch(x + ahead + (keys ? (i & 3) * (stride - step) : 0));
+        fetch(next + i * 64);
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
             const __m512 factor = _mm512_set1_ps(by[r * ld + i]);
@@ -67,7 +66,7 @@ INLINE void product(__m512 sums[R_MOST][4], const int R, const int P, const bool
 INLINE void scores(float p[R_MOST][BLOCK], const int R, const bool slow, const float *q, int64_t d,
                    const nib_kv_part *part, float scale) {
     __m512 sums[R_MOST][4];
-    product(sums, R, 4, slow, true, part->k, 16, d * 16, d, q, d, 0xffff, BLOCK * d);
+    product(sums, R, 4, slow, part->k, 16, d * 16, d, q, d, 0xffff, part->v);
 #pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
         const __m512 by = _mm512_loadu_ps((const float *)part->k_scale + 16 * j);
@@ -80,12 +79,13 @@ INLINE void scores(float p[R_MOST][BLOCK], const int R, const bool slow, const f
 
 /* Columns of the weighted values of tokens [first, end). */
 INLINE void values(float *out, int64_t d, const int R, const bool slow, const uint8_t *v,
-                   float w[R_MOST][BLOCK], int first, int end, const merge *by) {
+                   float w[R_MOST][BLOCK], int first, int end, const merge *by,
+                   const uint8_t *next) {
     __m512 sums[R_MOST][4];
     int64_t i = 0;
     for (; i + 64 <= d; i += 64) {
-        product(sums, R, 4, slow, false, v + first * d + i, d, 16, end - first, w[0] + first, BLOCK,
-                0xffff, BLOCK * d);
+        product(sums, R, 4, slow, v + first * d + i, d, 16, end - first, w[0] + first, BLOCK,
+                0xffff, next + i * BLOCK);
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
@@ -93,8 +93,8 @@ INLINE void values(float *out, int64_t d, const int R, const bool slow, const ui
                 merge_columns(out + r * d + i + 16 * c, 16, by, r, sums[r][c]);
     }
     for (; i < d; i += 16) {
-        product(sums, R, 1, slow, false, v + first * d + i, d, 16, end - first, w[0] + first, BLOCK,
-                avx512_first((size_t)(d - i)), BLOCK * d);
+        product(sums, R, 1, slow, v + first * d + i, d, 16, end - first, w[0] + first, BLOCK,
+                avx512_first((size_t)(d - i)), next + i * BLOCK);
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) merge_columns(out + r * d + i, d - i, by, r, sums[r][0]);
     }
@@ -122,11 +122,12 @@ INLINE void scale_weights(float p[R_MOST][BLOCK], const int R, const float *scal
             scores(p, R, false, q, d, part, scale);                                                \
     }                                                                                              \
     APART void values_##R(float *out, int64_t d, bool slow, const uint8_t *v,                      \
-                          float w[R_MOST][BLOCK], int first, int end, const merge *by) {           \
+                          float w[R_MOST][BLOCK], int first, int end, const merge *by,             \
+                          const uint8_t *next) {                                                   \
         if (slow)                                                                                  \
-            values(out, d, R, true, v, w, first, end, by);                                         \
+            values(out, d, R, true, v, w, first, end, by, next);                                   \
         else                                                                                       \
-            values(out, d, R, false, v, w, first, end, by);                                        \
+            values(out, d, R, false, v, w, first, end, by, next);                                  \
     }                                                                                              \
     APART void rows_##R(float *out, float *max, float *sum, const nib_attention_rows *a,           \
                         int64_t row, const nib_kv_part *part) {                                    \
@@ -141,9 +142,10 @@ INLINE void scale_weights(float p[R_MOST][BLOCK], const int R, const float *scal
         for (int r = 0; r < R; r++) seen[r] = seen_of(first, end);                                 \
         const bool large = enlarge(q, a->q + row * d, R * d);                                      \
         scores_##R(p, large, q, d, part, a->scale);                                                \
-        const merge by = weigh(p, R, seen, max + row, sum + row);                                  \
+        const merge by = weigh(p, R, seen, max + row, sum + row, NULL, 0);                         \
         scale_weights(p, R, part->v_scale);                                                        \
-        values_##R(out + row * d, d, enlarge(p[0], p[0], R * BLOCK), part->v, p, first, end, &by); \
+        values_##R(out + row * d, d, enlarge(p[0], p[0], R * BLOCK), part->v, p, first, end, &by,  \
+                   (const uint8_t *)part->k + BLOCK * d);                                          \
     }
 ROWS(1)
 ROWS(2)
