@@ -2,6 +2,8 @@
  * same bits however rows, tokens and threads are cut. */
 #include <math.h>
 
+#include "io/safetensors.h"
+#include "kernel/kv_place.h"
 #include "op/calls.h"
 #include "op/kv.h"
 #include "quant/codes.h"
@@ -62,6 +64,10 @@ typedef struct setting {
     nib_tensor *q, *rows, *k, *v;
     int64_t d, T;
 } setting;
+
+static const void *golden(nib_safetensors *file, const char *name) {
+    return nib_safetensors_data(file, nib_safetensors_find(file, name));
+}
 
 /* T rows of keys and values appended in pieces, T rows of queries. */
 static setting set_up(void **state_, const cache_kind *kind, int threads, int64_t T, int64_t d,
@@ -163,6 +169,61 @@ TEST(bits_do_not_hang_on_threads_rows_or_how_tokens_were_appended) {
     }
 }
 
+/* tests/golden/op/make_kv.py. What torchao's attention saw is codes * scales rounded to bf16, by up
+ * to 2^-9 of each: scores, whose terms sum to less than 8, move by 2^-9 of that, weights by that
+ * share of themselves, and values, below 6, by 2^-9 again. Against codes * scales as they are, only
+ * the steps of queries and weights remain. */
+TEST(int8_torchao_has_torchaos_codes_scales_and_attention) {
+    nib_safetensors *file = nib_safetensors_open(NULL, "tests/golden/op/kv.safetensors");
+    CHECK_MADE(file);
+    nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+    const cache_kind *kind = &kinds[1];
+    CHECK(strcmp(kind->name, "int8_torchao") == 0);
+    const nib_safetensors_entry *entry = nib_safetensors_find(file, "codes_k");
+    const int64_t heads = entry->shape.dim[0], T = entry->shape.dim[1], d = entry->shape.dim[2];
+    const int64_t room = (T + 63) / 64 * 64, dp = nib_kv_dp(d);
+    nib_tensor *cache[2];
+    for (int i = 0; i < 2; i++) {
+        char name[16];
+        cache[i] = cache_of(ctx, kind, i ? kind->values : kind->keys, heads, room, d);
+        CHECK_MADE(cache[i]);
+        snprintf(name, sizeof name, "rows_%c", "kv"[i]);
+        nib_tensor *rows = nib_tensor_wrap(ctx, NIB_F32, (nib_shape){2, {T, heads * d}},
+                                           golden(file, name), NULL, NULL);
+        CHECK_OK(nib_kv_append(cache[i], rows, 0));
+        nib_tensor_free(rows);
+        snprintf(name, sizeof name, "codes_%c", "kv"[i]);
+        const int8_t *codes = golden(file, name);
+        snprintf(name, sizeof name, "scales_%c", "kv"[i]);
+        const float *scales = golden(file, name);
+        const uint8_t *got = nib_tensor_part(cache[i], 0);
+        const float *got_scales = nib_tensor_part(cache[i], 1);
+        for (int64_t h = 0; h < heads; h++)
+            for (int64_t t = 0; t < T; t++) {
+                CHECK_NEAR(got_scales[h * room + t], scales[h * T + t], 0);
+                for (int64_t c = 0; c < d; c++) {
+                    const int64_t at = i ? nib_kv_v8(t, c, dp) : nib_kv_k8(t, c, dp);
+                    CHECK_INT(got[h * room * dp + at] - 128, codes[(h * T + t) * d + c]);
+                }
+            }
+    }
+    entry = nib_safetensors_find(file, "q");
+    const int64_t M = entry->shape.dim[0], H_d = entry->shape.dim[1];
+    nib_tensor *q =
+        nib_tensor_wrap(ctx, NIB_F32, (nib_shape){2, {M, H_d}}, golden(file, "q"), NULL, NULL);
+    const nib_tensor *y = nib_attention(q, cache[0], cache[1], H_d / d, T - M, 0, 0.25);
+    CHECK_MADE(y);
+    const float *x = nib_tensor_data(y), *exact = golden(file, "exact"),
+                *rounded = golden(file, "rounded");
+    for (int64_t i = 0; i < M * H_d; i++) {
+        CHECK_NEAR(x[i], exact[i], 2e-3);
+        CHECK_NEAR(x[i], rounded[i], 6 * (8 + 1) / 512.0);
+    }
+    nib_tensor_free(q);
+    nib_ctx_free(ctx);
+    nib_safetensors_close(file);
+}
+
 TEST(what_does_not_belong_together_is_refused) {
     const setting s = set_up(state_, &kinds[0], 1, 64, 16, 64);
     nib_tensor *f8 = cache_of(s.ctx, &kinds[3], "kv_v8f", HK, 64, 16);
@@ -179,4 +240,5 @@ TEST(what_does_not_belong_together_is_refused) {
 TESTS(RUNS(what_is_appended_comes_back_within_half_a_step),
       RUNS(attention_over_codes_equals_softmax_in_double),
       RUNS(bits_do_not_hang_on_threads_rows_or_how_tokens_were_appended),
+      RUNS(int8_torchao_has_torchaos_codes_scales_and_attention),
       RUNS(what_does_not_belong_together_is_refused))
