@@ -140,7 +140,7 @@ refused 3 nan.safetensors a.weight "row 2, column 0" -- quantize nan.safetensors
 refused 2 "nonfinite" "error, keep or zero" -- quantize nan.safetensors -o out -s int8_weight_only --nonfinite drop
 # A model that runs with such a weight says so when its logits show it, and names the model.
 printf '\300\177' | dd of="$work/m/model.safetensors" bs=1 seek=$(($(wc -c <"$work/m/model.safetensors") - 2)) conv=notrunc 2>/dev/null
-for i in 1 2 3 4 5 6 7 8 9; do echo "and it came to pass in those days that there went out a decree"; done >"$work/text"
+awk 'BEGIN { for (i = 0; i < 40; i++) print "and it came to pass in the days of", i }' >"$work/text"
 refused 3 "NaN" "(file m)" -- generate m --ids 5 -n 1
 refused 3 "not finite" "(file m)" -- eval m --perplexity text --context 32
 refused 3 "not finite" "(file m)" -- eval "$tiny" --perplexity text --context 32 --reference m
@@ -249,6 +249,31 @@ else
     "$nibble" quantize "$kjv" -o "$work/whole" -s "$slow" --unfit leave >/dev/null 2>&1
     cmp -s "$work/big/model.safetensors" "$work/whole/model.safetensors" || fail "--resume: other bytes than at once"
 fi
+
+# What writes nothing but its results stops as well, and says nothing on stdout that is no result.
+# Each takes seconds where nobody stops it; where it was over before, it is tried again.
+interrupted() { # WORDS...
+    cases=$((cases + 1))
+    wait_s=0.2
+    for try in 1 2 3 4 5 6; do
+        "$nibble" "$@" >"$tmp/out" 2>"$tmp/err" &
+        pid=$!
+        sleep $wait_s
+        kill -s INT $pid 2>/dev/null
+        wait $pid 2>/dev/null
+        got=$?
+        [ "$got" -eq 0 ] || break
+        wait_s=0.0$try
+    done
+    [ "$got" -ne 0 ] || { echo "skipped: nibble $1 was always over before it could be stopped"; return; }
+    [ "$got" -eq 130 ] || fail "nibble $* asked to stop: exit $got, want 130: $(cat "$tmp/err")"
+}
+awk 'BEGIN { for (i = 0; i < 20000; i++) print "and it came to pass in the days of", i }' >"$work/text"
+interrupted eval "$kjv" --perplexity "$work/text" --json
+[ ! -s "$tmp/out" ] || fail "eval asked to stop: says $(cat "$tmp/out")"
+interrupted generate "$kjv" -p "And it came to pass" -n 500 --ignore-eos
+interrupted bench "$kjv" -p 256 -n 256 -r 100 --json
+[ ! -s "$tmp/out" ] || fail "bench asked to stop: says $(cat "$tmp/out")"
 
 [ "$failures" -eq 0 ] || exit 1
 echo "bad input: $cases cases, each with one error, its exit code and nothing changed"
