@@ -85,7 +85,7 @@ static float codes_of(int16_t *code, const float *x, int64_t n, float most, floa
     return step;
 }
 
-/* Weights times the scales of the values, as codes: the largest has NIB_WEIGHT_CODES. */
+/* Weights times the scales of the values, as codes: the largest has 32512. */
 static float weight_codes(int16_t code[BLOCK], const float p[BLOCK], const float *scale, int first,
                           int end) {
     float w[BLOCK] = {0}, most = 0;

@@ -3,7 +3,7 @@
  *
  * AVX2 multiplies unsigned by signed bytes (vpmaddubsw), adding two products in 16 bits with
  * saturation. Weights are the unsigned side. A code below 2^bits times -128 .. 127, twice, is at
- * most 2^bits * 256 in magnitude, so NIB_DEPTH(bits) of them may be summed in 16 bits before one
+ * most 2^bits * 256 in magnitude, so 2^(7 - bits) of them may be summed in 16 bits before one
  * vpmaddwd with ones widens the sums: nothing is ever cut off. */
 #ifndef NIB_KERNEL_X86_LANE_I8_AVX2_H
 #define NIB_KERNEL_X86_LANE_I8_AVX2_H
