@@ -59,6 +59,8 @@ X(norm_neon)
 X(inputs_neon)
 X(lane_rows_neon)
 X(attention_neon)
+X(attention_codes_neon)
+X(attention_codes_dotprod)
 X(lane_i8_dotprod)
 X(lane_i8_i8mm)
 #endif

@@ -1,6 +1,5 @@
 /* attention_neon.c: queries against a part of a float cache; head elements in lanes. */
-#include "kernel/arm/float_neon.h"
-#include "kernel/kernel.h"
+#include "kernel/arm/attention_neon.h"
 
 /* out[0 .. d): sums over tokens of p[t] v[t], 32 elements at a time: 8 chains hide the latency. */
 static void weighted_rows(float *out, const float *p, const float *v, int64_t ldv, int64_t tokens,
@@ -25,33 +24,14 @@ static void weighted_rows(float *out, const float *p, const float *v, int64_t ld
     }
 }
 
-static void attention_merge_f32(float *out, float *max, float *sum, const float *part,
-                                float part_max, float part_sum, int64_t d) {
-    const float most = part_max > *max ? part_max : *max;
-    const float32x4_t old = neon_exp(vdupq_n_f32(*max - most));
-    const float32x4_t new = neon_exp(vdupq_n_f32(part_max - most));
-    for (int64_t i = 0; i < d; i += 4) {
-        const size_t rest = (size_t)(d - i);
-        const float32x4_t kept = vmulq_f32(neon_load_first(out + i, rest), old);
-        neon_store_first(out + i, rest, vfmaq_f32(kept, neon_load_first(part + i, rest), new));
-    }
-    *sum = fmaf(part_sum, vgetq_lane_f32(new, 0), *sum * vgetq_lane_f32(old, 0));
-    *max = most;
-}
-
-/* One row; a weight of 0 for a token that is not seen changes no sum. */
+/* One row. */
 static void attend(float *out, float *max, float *sum, const float *q, const float *k,
                    const float *v, int64_t d, int first, int end, float scale) {
-    float p[NIB_ATTENTION_BLOCK] = {0}, part[NIB_ATTENTION_HEAD];
+    float p[BLOCK], part[NIB_ATTENTION_HEAD], part_max, part_sum;
     for (int t = first; t < end; t++) p[t] = neon_dot(q, k + t * d, (size_t)d) * scale;
-    const float most = neon_max(p + first, (size_t)(end - first));
-    for (int t = first; t < end; t += 4) {
-        const size_t rest = (size_t)(end - t);
-        const float32x4_t below = vsubq_f32(neon_load_first(p + t, rest), vdupq_n_f32(most));
-        neon_store_first(p + t, rest, neon_exp(below));
-    }
+    weigh(p, first, end, &part_max, &part_sum);
     weighted_rows(part, p + first, v + first * d, d, end - first, d);
-    attention_merge_f32(out, max, sum, part, most + 0.0f, neon_sum(p, NIB_ATTENTION_BLOCK), d);
+    merge_part(out, max, sum, part, part_max, part_sum, d);
 }
 
 static void attention_f32(float *out, float *max, float *sum, const nib_attention_rows *a,
@@ -63,7 +43,7 @@ static void attention_f32(float *out, float *max, float *sum, const nib_attentio
 
 static void install(nib_kernels *k) {
     k->attention_f32 = attention_f32;
-    k->attention_merge_f32 = attention_merge_f32;
+    k->attention_merge_f32 = merge_part;
 }
 const nib_kernel_set nib_kernels_attention_neon = {
     .name = "attention_neon", .needs = NIB_CPU_NEON, .install = install};
