@@ -193,8 +193,46 @@ TEST(what_follows_a_product_gives_the_bits_of_the_ops_by_themselves) {
     nib_ctx_free(ctx);
 }
 
+/* What of a weight lies in which allocation. */
+static nib_storage *storage_of(void **state_, nib_module *root, const char *child) {
+    nib_tensor *w = nib_module_parameter(nib_module_child(root, child), "weight");
+    for (int i = 1; i < w->nparts; i++) CHECK(w->part[i] == w->part[0]);
+    return w->part[0];
+}
+
+static void small_weights_share_an_allocation_that_just_holds_them(void **state_) {
+    static const nib_module_kind holder = {.name = "Weights"};
+    uint64_t seed = 7;
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_module *root = nib_module_new(ctx, &holder, NULL);
+    const struct {
+        const char *name;
+        int64_t rows;
+    } linears[] = {{"a", 64}, {"large", 2100}, {"b", 50}, {"c", 16}};
+    for (size_t i = 0; i < 4; i++)
+        CHECK_OK(nib_module_add(
+            root, linears[i].name,
+            nib_linear_new(ctx, quantized(ctx, "int8_weight_only", linears[i].rows, 2048, &seed),
+                           NIB_NONE)));
+    CHECK_OK(nib_prepare(root));
+    nib_storage *shelf = storage_of(state_, root, "a"), *large = storage_of(state_, root, "large");
+    CHECK(shelf == storage_of(state_, root, "b") && shelf == storage_of(state_, root, "c"));
+    CHECK(large != shelf);
+    CHECK(large->size >= 2100 * 2048);
+    const size_t codes = (64 + 64 + 16) * 2048; /* 50 channels are four panels */
+    CHECK(shelf->size >= codes && shelf->size < codes + 8192);
+    /* who stays last keeps it */
+    nib_tensor *kept =
+        nib_tensor_retain(nib_module_parameter(nib_module_child(root, "b"), "weight"));
+    nib_module_free(root);
+    CHECK_INT(atomic_load(&shelf->refs), kept->nparts);
+    nib_tensor_free(kept);
+    nib_ctx_free(ctx);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        RUNS(small_weights_share_an_allocation_that_just_holds_them),
         RUNS(a_prepared_weight_gives_the_same_bits),
         RUNS(a_weight_shared_by_two_modules_is_prepared_once_for_both),
         RUNS(what_follows_a_product_gives_the_bits_of_the_ops_by_themselves),
