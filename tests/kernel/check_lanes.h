@@ -11,6 +11,7 @@ typedef struct lane_case {
     nib_dtype code, scale_dtype;
     nib_offset offset;
     int extreme; /* codes: 0 random, 1 all least, 2 all greatest, 3 alternating, 4 near 128 */
+    int power;   /* scales and offsets are of about this power of two */
 } lane_case;
 
 /* Eight cells of small codes, then eight with four of a channel that sum to 252 .. 256 above 128 or
@@ -35,11 +36,11 @@ static void lane_codes(uint8_t *codes, size_t size, const lane_case *c) {
     }
 }
 
-static void lane_values(void *out, nib_dtype dtype, int64_t n, bool point) {
+static void lane_values(void *out, nib_dtype dtype, int64_t n, bool point, int power) {
     for (int64_t i = 0; i < n; i++) {
         const float u = test_uniform(&seed);
         const float x =
-            point ? (float)(int)(u * 127) : ldexpf(u, (int)(test_random(&seed) % 9) - 8);
+            point ? (float)(int)(u * 127) : ldexpf(u, (int)(test_random(&seed) % 9) - 8 + power);
         if (dtype == NIB_F32)
             ((float *)out)[i] = x;
         else if (dtype == NIB_F16)
@@ -71,11 +72,12 @@ static nib_lane_weight lane_weight(const lane_case *c, float *correction) {
     lane_codes(codes, bytes, c);
     w.codes = codes;
     void *scale = guarded_at_end(in2, values * width, 0);
-    lane_values(scale, c->scale_dtype, (int64_t)values, false);
+    lane_values(scale, c->scale_dtype, (int64_t)values, false, c->power);
     w.scale = scale;
     if (c->offset != NIB_OFFSET_NONE) {
         void *offset = guarded_at_end(in3, values * width, 0);
-        lane_values(offset, c->scale_dtype, (int64_t)values, c->offset == NIB_OFFSET_POINT);
+        lane_values(offset, c->scale_dtype, (int64_t)values, c->offset == NIB_OFFSET_POINT,
+                    c->power);
         w.offset = offset;
     }
     for (int64_t i = 0; i < panels * NIB_PANEL; i++) correction[i] = test_uniform(&seed) * 100;
@@ -195,6 +197,9 @@ static void lane_everywhere(void **state_, lane_case c, int64_t M, int turn) {
     c.scale_dtype = dtypes[turn % 3];
     c.offset = c.lane == NIB_LANE_F8 ? NIB_OFFSET_NONE : (nib_offset)(turn / 3 % 4);
     c.extreme = turn / 2 % 5;
+    /* next to denormal and, with narrow floats, far from it: where scales have no room for a power
+     * of two more */
+    if (c.scale_dtype != NIB_F16) c.power = turn % 7 == 3 ? -101 : turn % 7 == 5 ? 12 : 0;
     if (CHANGED(lane_rows[c.lane]))
         one_lane_rows(state_, &c, M < NIB_LANE_ROWS ? M : NIB_LANE_ROWS, turn % UGLY_KINDS);
     if (CHANGED(lane_widen[c.lane])) one_lane_widen(state_, &c);
@@ -215,7 +220,7 @@ static void check_dense_rows(void **state_) {
             void *w = guarded_at_end(in1, count * width, 0);
             if (d)
                 for (size_t i = 0; i < count; i++)
-                    lane_values((char *)w + 2 * i, dtypes[d], 1, false);
+                    lane_values((char *)w + 2 * i, dtypes[d], 1, false, 0);
             else
                 ugly_fill(w, count, turn % UGLY_KINDS, &seed);
             const float *x = ugly(in4, (size_t)(M * K), turn % UGLY_KINDS);
