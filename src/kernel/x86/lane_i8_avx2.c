@@ -2,33 +2,18 @@
  *
  * Up to eight rows: codes unpacked in registers and met by four rows at once, so that weights are
  * read once, as they lie in memory. More rows: tiles over a panel unpacked to bytes. */
-#include "kernel/x86/lane_planes_avx2.h"
+#include "kernel/x86/lane_few_planes_avx2.h"
 #include "kernel/x86/lane_tiles_avx2.h"
 
 /* ---- a panel unpacked to bytes ---- */
-
-/* Codes of `columns` columns from a panel that begins there. */
-INLINE void unpack_cells(const int bits, uint8_t *out, const uint8_t *codes, int64_t columns) {
-    const __m256i mask = _mm256_set1_epi8((char)((1 << bits) - 1));
-    for (int64_t k = 0; k < columns; k += 32 / bits, codes += 64) {
-        const __m256i low = lane_load(codes), high = lane_load(codes + 32);
-        LANE_UNROLL
-        for (int i = 0; i < 8 / bits; i++, out += 64) {
-            const __m256i a = _mm256_and_si256(_mm256_srli_epi16(low, i * bits), mask);
-            const __m256i b = _mm256_and_si256(_mm256_srli_epi16(high, i * bits), mask);
-            _mm256_storeu_si256((__m256i *)out, a);
-            _mm256_storeu_si256((__m256i *)(out + 32), b);
-        }
-    }
-}
 
 static const uint8_t *unpack(uint8_t *out, const nib_lane_weight *w, int64_t panel, int64_t k,
                              int64_t columns) {
     const uint8_t *codes = w->codes + panel * w->panel_bytes;
     if (w->lane == NIB_LANE_W4)
-        unpack_cells(4, out, codes + k * 8, columns);
+        lane_unpack_cells(4, out, codes + k * 8, columns);
     else if (w->lane == NIB_LANE_W2)
-        unpack_cells(2, out, codes + k * 4, columns);
+        lane_unpack_cells(2, out, codes + k * 4, columns);
     else
         lane_unpack_planes(out, w, panel, k, columns);
     return out;
