@@ -5,6 +5,9 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 
 #include "base/checked.h"
 #include "base/error.h"
@@ -107,6 +110,12 @@ void nib_mem_hint_pages(void *ptr, size_t size, bool huge) {
                              huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 #else
     (void)ptr, (void)size, (void)huge;
+#endif
+}
+
+void nib_mem_trim(void) {
+#if defined(__GLIBC__)
+    (void)malloc_trim(0);
 #endif
 }
 

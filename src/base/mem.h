@@ -39,6 +39,9 @@ void nib_mem_free(nib_mem *mem, void *ptr, size_t size); /* ptr NULL is fine */
  * from its first touch on. A hint: where it is refused, nothing happens. */
 void nib_mem_hint_pages(void *ptr, size_t size, bool huge);
 
+/* Give what was freed, but is kept by the C library for blocks to come, back to the system. */
+void nib_mem_trim(void);
+
 char *nib_mem_strdup(nib_mem *mem, const char *text); /* give back with nib_mem_strfree */
 void nib_mem_strfree(nib_mem *mem, char *text);
 
