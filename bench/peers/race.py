@@ -227,7 +227,7 @@ def race(options, libraries, name, N, K):
                     if M > 1 and (M <= 8 or racer.library == "blas" and name.startswith("int")) \
                             and racer.library != "nibble":
                         continue  # only our own M = 4 has a goal, and BLAS there is a reader of memory
-                    ms = racer.ask(M, threads, 0.02 if M <= 8 else 0.001)
+                    ms = racer.ask(M, threads, 0.02 if M <= 8 else 0.01)
                     if ms is None:
                         failed.add(racer)
                         out.append((racer.name, f"ended at M = {M}, {threads} threads"))
