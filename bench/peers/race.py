@@ -139,7 +139,7 @@ class Racer:
         first, last = libraries.command[library]
         environment = dict(os.environ)
         if " avx512f" in open("/proc/cpuinfo").read():  # older ones do not know newer processors
-            environment["OPENBLAS_CORETYPE"] = "SkylakeX"
+            environment.setdefault("OPENBLAS_CORETYPE", "SkylakeX")
         if threads:
             environment["OMP_NUM_THREADS"] = str(threads)
         self.errors = tempfile.TemporaryFile("w+")
