@@ -213,6 +213,8 @@ typedef struct nib_impl {              /* one row of impl_list.h; the first that
     const nib_op *op; const char *device; const char *layouts; /* "x:dense w:int4.*", for people */
     bool       (*accepts)(const nib_call_args *args);          /* NULL: always */
     nib_status (*run)(const nib_call_args *args);
+    int variants;                      /* ways of running that give the same bits: nib_compile measures
+                                          which is fastest. 0: one */
 } nib_impl;
 
 /* ---- modes: stacked on a context; a mode is off inside its own functions ---- */

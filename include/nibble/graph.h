@@ -20,9 +20,12 @@ typedef struct nib_graph nib_graph;
 typedef struct nib_compile_options {   /* zero means default */
     size_t size;
     bool no_fusion;                    /* one node for each op that forward calls */
-    const char *tune;                  /* a file that keeps which nodes run faster on one thread than
-                                          on all, which the first runs measure; NULL: none. Whatever
-                                          it holds, and wherever it is from, the bits are the same */
+    const char *tune;                  /* a file that keeps how each node runs fastest, which the first
+                                          runs measure: on one thread or all, and how its work is cut;
+                                          NULL: none. Whatever it holds, and wherever it is from, the
+                                          bits are the same. What is missing, damaged or of another
+                                          machine or version is measured again; a file that is
+                                          something else is left as it is, and the log told so */
 } nib_compile_options;
 
 /* Record what the module's forward calls for an input like x, and plan it. Nothing is computed: a

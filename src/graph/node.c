@@ -140,7 +140,10 @@ char *nib_graph_print(const nib_graph *g) {
             print_value(&text, g, node->in[k]);
             if (k + 1 < node->args.nin) nib_text_add(&text, ", ");
         }
-        nib_text_add(&text, node->alone ? ") on one thread\n" : ")\n");
+        const nib_way way = nib_graph_way(g, node->way);
+        nib_text_add(&text, way.alone ? ") on one thread" : ")");
+        if (way.variant) nib_text_format(&text, ", variant %d", way.variant);
+        nib_text_add(&text, "\n");
     }
     nib_text_format(&text, "%d nodes, %zu bytes of results\n", g->nnodes, g->arena_size);
     char *out = text.failed ? NULL : nib_mem_strdup(NULL, text.data);

@@ -14,7 +14,7 @@
 
 #include "op/op.h"
 
-enum { NIB_MAX_SYMBOLS = 4, NIB_ABSENT = -1 };
+enum { NIB_MAX_SYMBOLS = 4, NIB_MAX_WAYS = 4, NIB_ABSENT = -1 };
 
 typedef enum nib_value_kind { NIB_VALUE_MADE, NIB_VALUE_INPUT, NIB_VALUE_CONSTANT } nib_value_kind;
 
@@ -41,8 +41,8 @@ typedef struct nib_node {
     nib_call_args args;     /* complete when planned; symbols are filled in at each run */
     int in[NIB_MAX_INPUTS]; /* values, or NIB_ABSENT */
     int out[NIB_MAX_OUTPUTS];
-    bool tuned, alone;  /* is to be tuned; runs on the caller's thread alone */
-    int64_t best_ns[2]; /* on all threads; alone */
+    int ways, way; /* that it may run in, to be measured; the one that is chosen */
+    int64_t best_ns[NIB_MAX_WAYS];
 } nib_node;
 
 typedef struct nib_follows { /* attribute `attr` of a node follows a symbol */
@@ -76,8 +76,9 @@ struct nib_graph {
     nib_storage *arena; /* every buffer; made by nib_graph_plan */
     bool ready;         /* every node has an implementation and fits its inputs */
     size_t arena_size;
-    int tune_runs;   /* so far; at NIB_TUNE_RUNS the choice is made */
-    char *tune_path; /* where to keep it; NULL: nowhere */
+    int tune_runs, tune_wanted; /* timed so far; when the choice is made */
+    int64_t tune_ns;            /* that the timed runs took */
+    char *tune_path;            /* where to keep it; NULL: nowhere */
 };
 
 /* An empty graph; nib_graph_free gives it back in any state. */
@@ -120,13 +121,25 @@ nib_status nib_graph_fuse(nib_graph *g);
 nib_status nib_graph_plan(nib_graph *g);
 
 /* ---- tune.c ---- */
-/* Runs that are timed: blocks of NIB_TUNE_BLOCK on all threads and on one in turns. */
-enum { NIB_TUNE_BLOCK = 4, NIB_TUNE_RUNS = 16 };
+/* Runs that are timed: blocks of NIB_TUNE_BLOCK in each of a node's ways in turns, so that every
+ * way has its turn NIB_TUNE_TURNS times. */
+enum { NIB_TUNE_BLOCK = 4, NIB_TUNE_TURNS = 2 };
+
+/* A way to run a node: way 0 is what is best as a rule. */
+typedef struct nib_way {
+    bool alone;  /* on the caller's thread */
+    int variant; /* of its implementation */
+} nib_way;
+nib_way nib_graph_way(const nib_graph *g, int way);
 
 /* Take choices from the file, or have the next runs make them and write it. path NULL: no file.
  * After nib_graph_plan. Only a lack of memory fails. */
 nib_status nib_graph_tune(nib_graph *g, const char *path);
 void nib_graph_tuned_run(nib_graph *g); /* one more timed run is over */
+
+/* All that follows a trace which began at `began` (nib_now_ns): fuse, plan, tune, and tell the log
+ * how long it took. */
+nib_status nib_graph_finish(nib_graph *g, bool fuse, const char *tune, int64_t began);
 
 /* ---- run.c ---- */
 /* Run all nodes with these inputs and symbols; *output is borrowed until the next run. */

@@ -110,6 +110,5 @@ nib_status nib_graph_plan(nib_graph *g) {
     NIB_TRY(nib_graph_trim(g));
     NIB_TRY(make_headers(g));
     point(g);
-    g->tune_runs = NIB_TUNE_RUNS; /* nothing to choose until nib_graph_tune */
     return NIB_OK;
 }

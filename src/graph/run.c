@@ -134,23 +134,28 @@ static nib_status run_watched(nib_node *n) {
 }
 
 /* On one thread by taking the pool away: a loop without one is the serial loop it equals. */
-static nib_status run_node(nib_ctx *ctx, const nib_node *n, bool alone) {
-    if (!alone) return n->impl->run(&n->args);
+static nib_status run_node(const nib_graph *g, const nib_node *n, int number) {
+    nib_ctx *ctx = g->ctx;
+    if (!number) return n->impl->run(&n->args);
+    const nib_way way = nib_graph_way(g, number);
     nib_pool *pool = ctx->pool;
-    ctx->pool = NULL;
+    if (way.alone) ctx->pool = NULL;
+    ctx->variant = way.variant < n->impl->variants ? way.variant : 0;
     const nib_status status = n->impl->run(&n->args);
+    ctx->variant = 0;
     ctx->pool = pool;
     return status;
 }
 
 static nib_status run_timed(nib_graph *g) {
-    const int way = g->tune_runs / NIB_TUNE_BLOCK % 2;
     for (int i = 0; i < g->nnodes; i++) {
         nib_node *n = &g->nodes[i];
+        const int way = g->tune_runs / NIB_TUNE_BLOCK % n->ways;
         const int64_t began = nib_now_ns();
-        NIB_TRY(run_node(g->ctx, n, n->tuned && way));
+        NIB_TRY(run_node(g, n, way));
         const int64_t took = nib_now_ns() - began;
         if (took < n->best_ns[way]) n->best_ns[way] = took;
+        g->tune_ns += took;
     }
     nib_graph_tuned_run(g);
     return NIB_OK;
@@ -168,11 +173,10 @@ nib_status nib_graph_execute(nib_graph *g, nib_tensor *const *inputs, const int6
     NIB_TRY(check_symbols(g));
     if (g->ctx->nmodes) {
         for (int i = 0; i < g->nnodes; i++) NIB_TRY(run_watched(&g->nodes[i]));
-    } else if (g->tune_runs < NIB_TUNE_RUNS) {
+    } else if (g->tune_runs < g->tune_wanted) {
         NIB_TRY(run_timed(g));
     } else {
-        for (int i = 0; i < g->nnodes; i++)
-            NIB_TRY(run_node(g->ctx, &g->nodes[i], g->nodes[i].alone));
+        for (int i = 0; i < g->nnodes; i++) NIB_TRY(run_node(g, &g->nodes[i], g->nodes[i].way));
     }
     *output = g->values[g->output].tensor;
     return NIB_OK;

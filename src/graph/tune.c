@@ -1,29 +1,50 @@
-/* tune.c: how each node runs fastest, measured while the graph is used: on all threads of the
- * context, or on the caller's alone, which spares small nodes the round trip between cores. Either
- * way gives the same bits, so the first runs of a graph serve two ends: they do their work, in
- * blocks of one way and the other, and are timed node by node, with caches as they really are. The
- * least time counts, summed over nodes of one key (op, shapes, layouts), of which each layer has
- * one.
+/* tune.c: how each node runs fastest, measured while the graph is used. All ways give the same
+ * bits: on all threads of the context, or on the caller's alone, which spares small nodes the round
+ * trip between cores; and where an implementation has variants, each of these on all threads. So
+ * the first runs of a graph serve two ends: they do their work, in blocks of one way after another,
+ * and are timed node by node, with caches as they really are. The least time counts, summed over
+ * nodes of one key (op, shapes, layouts), of which each layer has one.
  *
  * What was found may be kept in a file, a line a key:
- *     machine TAB instruction set TAB threads TAB key TAB choice TAB ns on all TAB ns alone
- * It is a cache: lines that are damaged or of another machine are passed over, it is written whole
- * or not at all, and a run does not fail because of it. */
+ *     version, machine, instruction set TAB threads TAB key TAB way TAB ns of way 0 SPACE of way 1
+ * ... It is a cache: lines of another machine or version, for nodes that have other ways now, and
+ * damaged ones are passed over, it is written whole or not at all, and a run does not fail because
+ * of it. A file that is something else is left as it is, and the log is told. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/cpu.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/path.h"
 #include "base/text_util.h"
 #include "graph/node.h"
 #include "tensor/context.h"
 
-static const char heading[] = "nibble tune 1\n";
+static const char family[] = "nibble tune ", heading[] = "nibble tune 2\n";
 enum {
     MOST_BYTES = 1 << 20, /* of a file: more is not ours, or not worth keeping */
-    GAIN_PERCENT = 5,     /* that running alone must bring */
+    GAIN_PERCENT = 5,     /* that another way than the first must bring */
 };
+
+nib_way nib_graph_way(const nib_graph *g, int way) {
+    if (nib_pool_threads(g->ctx->pool) == 1) return (nib_way){.variant = way};
+    return way == 1 ? (nib_way){.alone = true} : (nib_way){.variant = way ? way - 1 : 0};
+}
+
+static int ways_of(const nib_graph *g, const nib_op *op) {
+    const int ways = nib_op_variants(op) + (nib_pool_threads(g->ctx->pool) > 1);
+    return ways < NIB_MAX_WAYS ? ways : NIB_MAX_WAYS;
+}
+
+static void tell(const nib_graph *g, const char *path, const char *what) {
+    if (!g->ctx->log) return;
+    nib_text text = {.mem = &g->ctx->mem};
+    nib_text_format(&text, "%s: %s", path, what);
+    if (!text.failed) g->ctx->log(g->ctx->user, 0, text.data);
+    nib_text_free(&text);
+}
 
 /* ---- keys ---- */
 
@@ -48,7 +69,7 @@ static void add_key(nib_text *text, const nib_graph *g, const nib_node *n) {
 static void add_machine(nib_text *text, const nib_graph *g) {
     char name[64];
     nib_cpu_name(name, sizeof name);
-    nib_text_format(text, "%s\t%s\t%d\t", name, nib_cpu_level(g->ctx->features),
+    nib_text_format(text, "%s, %s, %s\t%d\t", nib_version(), name, nib_cpu_level(g->ctx->features),
                     nib_pool_threads(g->ctx->pool));
 }
 
@@ -69,6 +90,13 @@ static bool same_key(const nib_graph *g, const nib_node *a, const nib_node *b) {
     return true;
 }
 
+/* The first node of the same key, which may be itself. */
+static int first_of_key(const nib_graph *g, int node) {
+    for (int i = 0; i < node; i++)
+        if (g->nodes[i].ways > 1 && same_key(g, &g->nodes[i], &g->nodes[node])) return i;
+    return node;
+}
+
 /* ---- the file ---- */
 
 /* The next line of a file that was read, without its end; NULL after the last whole one. */
@@ -80,68 +108,119 @@ static char *next_line(char **at) {
     return line;
 }
 
-/* The choice of a line that begins with `key` and is whole; -1: another line. */
-static int choice_of(const char *line, const char *key, size_t length) {
-    if (strncmp(line, key, length) != 0 || line[length] != '\t') return -1;
-    const char *rest = line + length + 1;
-    if ((rest[0] != '0' && rest[0] != '1') || rest[1] != '\t') return -1;
-    int tabs = 0;
-    for (const char *p = rest + 2; *p; p++) {
-        if (*p != '\t' && (*p < '0' || *p > '9')) return -1;
-        tabs += *p == '\t';
+/* A line without its end. Its first `length` bytes say which machine and node it is about. */
+typedef struct entry {
+    size_t length;
+    int way, ways;
+} entry;
+
+/* False: damaged. */
+static bool read_entry(const char *line, entry *out) {
+    const char *key = line;
+    for (int tabs = 0; tabs < 3; tabs++) {
+        key = strchr(key, '\t');
+        if (!key) return false;
+        if (tabs < 2) key++;
     }
-    return tabs == 1 ? rest[0] - '0' : -1;
+    *out = (entry){.length = (size_t)(key - line), .way = key[1] - '0', .ways = 1};
+    if (out->way < 0 || out->way >= NIB_MAX_WAYS || key[2] != '\t') return false;
+    const char *ns = key + 3;
+    for (bool digit = false; *ns; ns++) {
+        if (*ns == ' ' ? !digit : *ns < '0' || *ns > '9') return false;
+        digit = *ns != ' ';
+        out->ways += *ns == ' ';
+        if (!digit && !ns[1]) return false;
+    }
+    return ns > key + 3 && out->way < out->ways;
 }
 
-/* The lines after the heading; NULL when there is no such file, or none of ours. */
-static char *read_lines(nib_mem *mem, const char *path, char **whole, size_t *size) {
+typedef enum owner { NOBODYS, OURS, FOREIGN } owner;
+
+/* The lines after the heading, or NULL. Of another version of ours none is taken. */
+static char *read_lines(nib_mem *mem, const char *path, char **whole, size_t *size, owner *whose) {
     *whole = nib_file_read_whole(mem, path, MOST_BYTES, size);
-    if (!*whole || *size < sizeof heading - 1 || strlen(*whole) != *size) return NULL;
-    return memcmp(*whole, heading, sizeof heading - 1) == 0 ? *whole + sizeof heading - 1 : NULL;
+    *whose = *whole && *size ? FOREIGN : NOBODYS;
+    if (!*whole) { /* one that is there, but cannot be read or is too long, is not ours either */
+        nib_path_kind kind = NIB_PATH_NONE;
+        if (nib_path_look(path, true, &kind) >= NIB_OK && kind != NIB_PATH_NONE) *whose = FOREIGN;
+        return NULL;
+    }
+    if (!*size) return NULL;
+    const size_t common = *size < sizeof family - 1 ? *size : sizeof family - 1;
+    if (memcmp(*whole, family, common) != 0 || strlen(*whole) != *size) return NULL;
+    *whose = OURS;
+    if (*size < sizeof heading - 1 || memcmp(*whole, heading, sizeof heading - 1) != 0) return NULL;
+    return *whole + sizeof heading - 1;
 }
 
-/* Take choices over; true when all nodes that want one have it. */
-static bool choose_from_file(nib_graph *g, const char *path) {
-    nib_mem *mem = &g->ctx->mem;
+/* The way that a file has for node `n`; -1: none that is known today. */
+static int way_in(const nib_graph *g, const nib_node *n, char *lines) {
+    nib_text key = {.mem = &g->ctx->mem};
+    add_machine(&key, g);
+    add_key(&key, g, n);
+    int way = -1;
+    for (char *line = lines, *end; !key.failed && way < 0 && (end = strchr(line, '\n'));) {
+        entry e;
+        *end = '\0';
+        if (read_entry(line, &e) && e.length == key.length && e.ways == n->ways &&
+            memcmp(line, key.data, key.length) == 0)
+            way = e.way;
+        *end = '\n';
+        line = end + 1;
+    }
+    nib_text_free(&key);
+    return way;
+}
+
+static bool is_whole(char *lines) {
+    bool whole = true;
+    char *line = lines;
+    for (char *end; (end = strchr(line, '\n')); line = end + 1) {
+        entry e;
+        *end = '\0';
+        whole &= read_entry(line, &e);
+        *end = '\n';
+    }
+    return whole && !*line;
+}
+
+/* Take choices over; true when all nodes that want one have it. *whose: is there a file? */
+static bool choose_from_file(nib_graph *g, const char *path, owner *whose) {
     size_t size = 0;
-    char *whole, *lines = read_lines(mem, path, &whole, &size);
+    char *whole, *lines = read_lines(&g->ctx->mem, path, &whole, &size, whose);
     bool all = lines != NULL;
+    if (*whose == FOREIGN)
+        tell(g, path, "is not a file of measured choices; it is left as it is");
+    else if (*whose == OURS && (!lines || !is_whole(lines)))
+        tell(g, path, "is damaged or of another version; what it lacks is measured again");
     for (int i = 0; lines && i < g->nnodes; i++) {
         nib_node *n = &g->nodes[i];
-        if (!n->tuned) continue;
-        nib_text key = {.mem = mem};
-        add_machine(&key, g);
-        add_key(&key, g, n);
-        int choice = -1;
-        for (char *line = lines; !key.failed && *line && choice < 0;) {
-            char *end = strchr(line, '\n');
-            if (!end) break;
-            *end = '\0';
-            choice = choice_of(line, key.data, key.length);
-            *end = '\n';
-            line = end + 1;
-        }
-        nib_text_free(&key);
-        n->alone = choice == 1;
-        all &= choice >= 0;
+        if (n->ways == 1) continue;
+        const int first = first_of_key(g, i);
+        const int way = first < i ? g->nodes[first].way : way_in(g, n, lines);
+        n->way = way < 0 ? 0 : way;
+        all &= way >= 0;
     }
-    nib_mem_free(mem, whole, size + 1);
+    nib_mem_free(&g->ctx->mem, whole, size + 1);
     return all;
 }
 
-static bool is_first_of_key(const nib_graph *g, int node) {
-    for (int i = 0; i < node; i++)
-        if (g->nodes[i].tuned && same_key(g, &g->nodes[i], &g->nodes[node])) return false;
-    return true;
-}
-
-static void sum_of_key(const nib_graph *g, const nib_node *of, int64_t sum[2]) {
-    sum[0] = sum[1] = 0;
+static void sum_of_key(const nib_graph *g, const nib_node *of, int64_t sum[NIB_MAX_WAYS]) {
+    for (int way = 0; way < NIB_MAX_WAYS; way++) sum[way] = 0;
     for (int i = 0; i < g->nnodes; i++) {
         const nib_node *n = &g->nodes[i];
-        if (!n->tuned || !same_key(g, n, of)) continue;
-        for (int way = 0; way < 2; way++) sum[way] += n->best_ns[way];
+        if (n->ways == 1 || !same_key(g, n, of)) continue;
+        for (int way = 0; way < n->ways; way++) sum[way] += n->best_ns[way];
     }
+}
+
+/* Does `text` have a line about the same as the first `length` bytes of `line`? */
+static bool has_entry(const nib_text *text, const char *line, size_t length) {
+    for (const char *at = text->data; at; at = strchr(at, '\n')) {
+        if (*at == '\n') at++;
+        if (strncmp(at, line, length) == 0 && at[length] == '\t') return true;
+    }
+    return false;
 }
 
 /* Our lines, then those of the file that are about other machines or keys. */
@@ -151,34 +230,31 @@ static nib_status write_lines(const nib_graph *g, const char *path) {
     nib_text_add(&text, heading);
     for (int i = 0; i < g->nnodes; i++) {
         const nib_node *n = &g->nodes[i];
-        if (!n->tuned || !is_first_of_key(g, i)) continue;
-        int64_t sum[2];
+        if (n->ways == 1 || first_of_key(g, i) != i) continue;
+        int64_t sum[NIB_MAX_WAYS];
         sum_of_key(g, n, sum);
         add_machine(&text, g);
         add_key(&text, g, n);
-        nib_text_format(&text, "\t%d\t%lld\t%lld\n", (int)n->alone, (long long)sum[0],
-                        (long long)sum[1]);
+        nib_text_format(&text, "\t%d", n->way);
+        for (int way = 0; way < n->ways; way++)
+            nib_text_format(&text, "%c%lld", way ? ' ' : '\t', (long long)sum[way]);
+        nib_text_add(&text, "\n");
     }
-    const size_t ours = text.length;
     size_t size = 0;
-    char *whole, *lines = read_lines(mem, path, &whole, &size);
+    owner whose;
+    entry e;
+    char *whole, *lines = read_lines(mem, path, &whole, &size, &whose);
     for (char *line; lines && !text.failed && (line = next_line(&lines));) {
-        /* The key ends before the last three tabs. */
-        size_t length = strlen(line);
-        for (int tabs = 0; length && tabs < 3;) tabs += line[--length] == '\t';
-        if (!length || choice_of(line, line, length) < 0) continue;
-        line[length] = '\0';
-        const char *known = strstr(text.data, line);
-        const bool replaced = known && (size_t)(known - text.data) < ours &&
-                              known[length] == '\t' && known > text.data && known[-1] == '\n';
-        line[length] = '\t';
-        if (replaced || text.length + strlen(line) + 1 > MOST_BYTES) continue;
+        if (!read_entry(line, &e) || has_entry(&text, line, e.length) ||
+            text.length + strlen(line) + 1 > MOST_BYTES)
+            continue;
         nib_text_add(&text, line);
         nib_text_add(&text, "\n");
     }
     nib_mem_free(mem, whole, size + 1);
-    const nib_status status = text.failed ? nib_last_error()->status
-                                          : nib_file_write_whole(mem, path, text.data, text.length);
+    nib_status status = text.failed ? nib_last_error()->status : NIB_OK;
+    if (status >= NIB_OK && whose != FOREIGN)
+        status = nib_file_write_whole(mem, path, text.data, text.length);
     nib_text_free(&text);
     return status;
 }
@@ -186,32 +262,45 @@ static nib_status write_lines(const nib_graph *g, const char *path) {
 /* ---- measuring ---- */
 
 nib_status nib_graph_tune(nib_graph *g, const char *path) {
-    g->tune_runs = NIB_TUNE_RUNS;
-    if (nib_pool_threads(g->ctx->pool) == 1) return NIB_OK;
+    int most = 1;
+    owner whose = NOBODYS;
     for (int i = 0; i < g->nnodes; i++) {
         nib_node *n = &g->nodes[i];
-        n->tuned = true;
-        n->best_ns[0] = n->best_ns[1] = INT64_MAX;
+        n->ways = ways_of(g, n->args.op);
     }
     /* What follows a symbol grows and shrinks with it: no measurement holds. */
-    for (int k = 0; k < g->nfollows; k++) g->nodes[g->follows[k].node].tuned = false;
-    if (path) {
-        if (choose_from_file(g, path)) return NIB_OK;
+    for (int k = 0; k < g->nfollows; k++) g->nodes[g->follows[k].node].ways = 1;
+    for (int i = 0; i < g->nnodes; i++) {
+        nib_node *n = &g->nodes[i];
+        if (n->ways > most) most = n->ways;
+        for (int way = 0; way < n->ways; way++) n->best_ns[way] = INT64_MAX;
+    }
+    if (most == 1 || (path && choose_from_file(g, path, &whose))) return NIB_OK;
+    if (path && whose != FOREIGN) {
         g->tune_path = nib_mem_strdup(&g->ctx->mem, path);
         if (!g->tune_path) return nib_last_error()->status;
     }
-    g->tune_runs = 0;
+    g->tune_wanted = most * NIB_TUNE_BLOCK * NIB_TUNE_TURNS;
     return NIB_OK;
 }
 
 void nib_graph_tuned_run(nib_graph *g) {
-    if (++g->tune_runs < NIB_TUNE_RUNS) return;
+    if (++g->tune_runs < g->tune_wanted) return;
     for (int i = 0; i < g->nnodes; i++) {
         nib_node *n = &g->nodes[i];
-        if (!n->tuned) continue;
-        int64_t sum[2];
+        if (n->ways == 1) continue;
+        int64_t sum[NIB_MAX_WAYS];
         sum_of_key(g, n, sum);
-        n->alone = sum[1] < sum[0] - sum[0] / 100 * GAIN_PERCENT;
+        n->way = 0;
+        for (int way = 1; way < n->ways; way++)
+            if (sum[way] < sum[n->way] && sum[way] < sum[0] - sum[0] / 100 * GAIN_PERCENT)
+                n->way = way;
+    }
+    if (g->ctx->log) {
+        char line[96];
+        snprintf(line, sizeof line, "measured how its nodes run fastest in %d runs, %.1f ms",
+                 g->tune_runs, (double)g->tune_ns * 1e-6);
+        g->ctx->log(g->ctx->user, 0, line);
     }
     if (g->tune_path && write_lines(g, g->tune_path) < NIB_OK && g->ctx->log)
         g->ctx->log(g->ctx->user, 0, nib_last_error()->what);

@@ -1,5 +1,6 @@
 #include "model/step.h"
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "graph/node.h"
 #include "tensor/context.h"
@@ -64,6 +65,7 @@ static void look_at_cache(nib_step *step, const nib_kvcache *cache) {
 nib_step *nib_step_new(nib_ctx *ctx, const nib_model *model, nib_kvcache *cache, int64_t position,
                        const char *tune) {
     const nib_shape one = {1, {1}};
+    const int64_t began = nib_now_ns();
     nib_step *step = nib_mem_alloc_zero(&ctx->mem, sizeof *step);
     if (!step) return NULL;
     step->ctx = ctx;
@@ -77,9 +79,7 @@ nib_step *nib_step_new(nib_ctx *ctx, const nib_model *model, nib_kvcache *cache,
     body b = {.model = model, .step = step, .cache = cache};
     step->graph = trace(&b, position);
     if (!step->graph) goto fail;
-    NIB_TRY_GOTO(nib_graph_fuse(step->graph), fail);
-    NIB_TRY_GOTO(nib_graph_plan(step->graph), fail);
-    NIB_TRY_GOTO(nib_graph_tune(step->graph, tune), fail);
+    NIB_TRY_GOTO(nib_graph_finish(step->graph, true, tune, began), fail);
     return step;
 fail:
     nib_step_free(step);

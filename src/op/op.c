@@ -65,6 +65,13 @@ const nib_impl *nib_call_choose(const nib_call_args *args) {
     return NULL;
 }
 
+int nib_op_variants(const nib_op *op) {
+    int most = 1;
+    for (size_t i = 0; impls[i]; i++)
+        if (impls[i]->op == op && impls[i]->variants > most) most = impls[i]->variants;
+    return most;
+}
+
 static int count_outputs(const nib_op *op, const nib_dtype dtype[NIB_MAX_OUTPUTS]) {
     int count = op->nout < 0 ? 0 : op->nout;
     while (op->nout < 0 && count < NIB_MAX_OUTPUTS && dtype[count]) count++;

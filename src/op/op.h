@@ -17,6 +17,8 @@ nib_tensor *nib_call_one(nib_ctx *ctx, const nib_op *op, int nin, const nib_tens
 /* The steps of the door by themselves, for those who plan calls and run them later. */
 nib_status nib_call_outputs(nib_call_args *args);           /* makes args->out */
 const nib_impl *nib_call_choose(const nib_call_args *args); /* raises when none accepts */
+int nib_op_variants(
+    const nib_op *op); /* the most that one of its implementations has; at least 1 */
 
 const nib_op *nib_op_at(size_t i); /* in list order; NULL: no more */
 const nib_op *nib_op_find(const char *name);

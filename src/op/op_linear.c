@@ -33,7 +33,8 @@ const nib_impl nib_impl_linear_any = {.op = &nib_op_linear,
                                       .device = "cpu",
                                       .layouts = "input:dense f32, weight:any, bias:dense",
                                       .accepts = accepts,
-                                      .run = run};
+                                      .run = run,
+                                      .variants = NIB_PRODUCT_VARIANTS};
 
 nib_tensor *nib_linear(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias) {
     if (!x || !weight || !bias) return NULL;

@@ -46,7 +46,8 @@ const nib_impl nib_impl_linear_add_any = {.op = &nib_op_linear_add,
                                           .layouts =
                                               "input, residual:dense f32, weight:any, bias:dense",
                                           .accepts = accepts,
-                                          .run = run};
+                                          .run = run,
+                                          .variants = NIB_PRODUCT_VARIANTS};
 
 nib_tensor *nib_linear_add(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
                            const nib_tensor *residual) {

@@ -53,7 +53,8 @@ const nib_impl nib_impl_linear_many_any = {.op = &nib_op_linear_many,
                                            .device = "cpu",
                                            .layouts = "input:dense f32, weights:any, biases:dense",
                                            .accepts = accepts,
-                                           .run = run};
+                                           .run = run,
+                                           .variants = NIB_PRODUCT_VARIANTS};
 
 nib_status nib_linear_many(const nib_tensor *x, const nib_tensor *const weights[],
                            const nib_tensor *const biases[], int count, nib_tensor *out[]) {

@@ -47,7 +47,8 @@ const nib_impl nib_impl_linear_silu_mul_any = {.op = &nib_op_linear_silu_mul,
                                                .layouts =
                                                    "input:dense f32, gate, up:any, biases:dense",
                                                .accepts = accepts,
-                                               .run = run};
+                                               .run = run,
+                                               .variants = NIB_PRODUCT_VARIANTS};
 
 nib_tensor *nib_linear_silu_mul(const nib_tensor *x, const nib_tensor *gate, const nib_tensor *up,
                                 const nib_tensor *gate_bias, const nib_tensor *up_bias) {

@@ -20,10 +20,21 @@
 enum {
     PIECE = 4,                 /* panels that a thread takes at once */
     WIDTH = PIECE * NIB_PANEL, /* their channels */
-    MANY_ROWS_GRAIN = 4,       /* pieces in a row for many rows of inputs: still even work */
-    KC = 256,                  /* columns that are widened at once: a piece of them fits L2 */
     MAX_WEIGHTS = 2 * NIB_MAX_PRODUCTS,
 };
+
+/* How a product is cut. It shows in the time alone, so which of these is best may be measured. */
+typedef struct cut {
+    int runs; /* few rows of inputs: for each thread so many runs of pieces; 0: each by itself */
+    int64_t grain; /* many rows: pieces in a row, at most */
+    int64_t kc;    /* columns that are widened at once */
+} cut;
+
+/* Few rows wait for memory, which is read fastest in long runs: a thread that takes every other
+ * piece begins anew each time. Four runs a thread still even out what delays one of them. With many
+ * rows a few pieces in a row are still even work, and KC columns of one fit L2. */
+enum { KC = 256 };
+static const cut cuts[NIB_PRODUCT_VARIANTS] = {{4, 4, KC}, {1, 16, 2 * KC}, {0, 1, KC / 2}};
 
 /* One weight and how it is multiplied. */
 typedef enum how {
@@ -52,7 +63,7 @@ typedef struct job {
     const nib_kernels *k;
     const float *x;
     const float *rows; /* x as gemm_rows_f32 reads it; where M > NIB_LANE_ROWS meets float inputs */
-    int64_t M, K;
+    int64_t M, K, kc;
     target targets[NIB_MAX_PRODUCTS];
     int count;
     nib_scratch scratch;
@@ -159,8 +170,8 @@ static void piece_of_lanes(const piece *s, const operand *o, const nib_lane_weig
     }
     float *widened = (float *)(void *)(s->scratch + j->at_panels);
     y += panel * NIB_PANEL;
-    for (int64_t k = 0; k < j->K || k == 0; k += KC) {
-        const int64_t kc = j->K - k < KC ? j->K - k : KC;
+    for (int64_t k = 0; k < j->K || k == 0; k += j->kc) {
+        const int64_t kc = j->K - k < j->kc ? j->K - k : j->kc;
         for (int64_t p = 0; p < panels; p++)
             j->k->lane_widen[w->lane](widened + p * kc * NIB_PANEL, w, panel + p, k, kc);
         multiply_panels(s, widened, k, kc, y, ldy);
@@ -178,8 +189,8 @@ static void piece_of_dense(const piece *s, const operand *o, float *y, int64_t l
     }
     float *rows = (float *)(void *)(s->scratch + j->at_rows);
     float *widened = (float *)(void *)(s->scratch + j->at_panels);
-    for (int64_t k = 0; k < j->K || k == 0; k += KC) {
-        const int64_t kc = j->K - k < KC ? j->K - k : KC;
+    for (int64_t k = 0; k < j->K || k == 0; k += j->kc) {
+        const int64_t kc = j->K - k < j->kc ? j->K - k : j->kc;
         for (int64_t p = 0; p < s->channels; p += NIB_PANEL) {
             const int64_t n = s->channels - p < NIB_PANEL ? s->channels - p : NIB_PANEL;
             const char *w_p = w + (size_t)(p * ldw + k) * width;
@@ -416,8 +427,8 @@ static nib_status plan_scratch(job *j, size_t *size) {
                 for (int p = 0; p < count; p++) larger(&lift_parts[p], nib_part_bytes(&parts[p]));
             }
             if (j->M > NIB_LANE_ROWS && !o->integer) {
-                larger(&panels, sizeof(float) * WIDTH * KC);
-                if (o->how == DENSE) larger(&rows, sizeof(float) * NIB_PANEL * KC);
+                larger(&panels, sizeof(float) * WIDTH * (size_t)j->kc);
+                if (o->how == DENSE) larger(&rows, sizeof(float) * NIB_PANEL * (size_t)j->kc);
             }
         }
     }
@@ -524,7 +535,8 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
     assert(count >= 1 && count <= NIB_MAX_PRODUCTS);
     const int64_t M = nib_product_rows(x), K = products[0].weight->shape.dim[1];
     const bool coded = x->dtype == NIB_I8;
-    job j = {.k = &ctx->kernels, .M = M, .K = K, .count = count};
+    const cut *c = &cuts[ctx->variant];
+    job j = {.k = &ctx->kernels, .M = M, .K = K, .kc = c->kc, .count = count};
     if (!coded) j.x = nib_tensor_data(x);
     int64_t pieces = 0;
     for (int i = 0; i < count; i++) {
@@ -560,11 +572,9 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
         if (K) nib_parallel_for(ctx->pool, M, NIB_ROW_BLOCK, pack_rows, &p);
         j.rows = p.rows;
     }
-    /* Few rows wait for memory, which is read fastest in long runs: a thread that takes every other
-     * piece begins anew each time. Four runs a thread still even out what delays one of them. */
-    const int64_t runs = 4 * nib_pool_threads(ctx->pool);
-    int64_t grain = pieces > runs ? pieces / runs : 1;
-    if (M > NIB_LANE_ROWS && grain > MANY_ROWS_GRAIN) grain = MANY_ROWS_GRAIN;
+    const int64_t runs = c->runs * nib_pool_threads(ctx->pool);
+    int64_t grain = runs && pieces > runs ? pieces / runs : 1;
+    if (M > NIB_LANE_ROWS && grain > c->grain) grain = c->grain;
     nib_parallel_for(ctx->pool, pieces, grain, run_pieces, &j);
     return NIB_OK;
 }

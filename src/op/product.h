@@ -45,6 +45,10 @@ nib_status nib_product_shape(const nib_op *op, const nib_tensor *x, const nib_te
                              const nib_tensor *bias, nib_shape *out);
 int64_t nib_product_rows(const nib_tensor *x); /* M */
 
+/* Ways of nib_products, of which the context's variant names one: how long the runs of panels are
+ * that a thread takes, and how many columns are widened at once. */
+enum { NIB_PRODUCT_VARIANTS = 3 };
+
 /* Can nib_products take such a weight? */
 bool nib_product_takes(const nib_tensor *weight);
 #endif

@@ -29,6 +29,7 @@ struct nib_ctx {
     size_t owned_count, owned_room;
     nib_pushed_mode modes[NIB_MAX_MODES];
     int nmodes;
+    int variant;     /* of the op that runs, below its nib_impl.variants; 0: what is best as a rule */
     void *workspace; /* of the op that runs; grows, stays */
     size_t workspace_size;
 };
