@@ -263,7 +263,7 @@ nib_module *nib_model_root(nib_model *model);        /* borrowed; change it befo
 
 /* ---- sessions: one conversation each; n of them advance together and read the weights once ---- */
 typedef enum nib_compile_when {        /* the same bits either way */
-    NIB_COMPILE_AUTO = 0,              /* where it can be: one session at a time, not while modes watch
+    NIB_COMPILE_AUTO = 0,              /* where it can be: up to 8 sessions together, not while modes watch
                                           modules or RoPE's frequencies grow with the length */
     NIB_COMPILE_ALWAYS,                /* a model whose step cannot be compiled is a failure */
     NIB_COMPILE_NEVER,

@@ -14,7 +14,7 @@
 
 #include "op/op.h"
 
-enum { NIB_MAX_SYMBOLS = 4, NIB_MAX_WAYS = 4, NIB_ABSENT = -1 };
+enum { NIB_MAX_SYMBOLS = 8, NIB_MAX_WAYS = 4, NIB_ABSENT = -1 };
 
 typedef enum nib_value_kind { NIB_VALUE_MADE, NIB_VALUE_INPUT, NIB_VALUE_CONSTANT } nib_value_kind;
 

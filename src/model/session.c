@@ -29,7 +29,9 @@ struct nib_session {
     int64_t sampled;     /* draws so far: the counter of the random numbers */
     nib_sampler sampler; /* holds the logits */
     char *tune;          /* copy of the option, or NULL */
-    nib_step *step;      /* compiled when it is first needed; NULL before, and where it cannot be */
+    /* Compiled when first needed, [n - 1] for this session and n - 1 others that step with it; NULL
+     * before, and where they cannot be. */
+    nib_step *steps[NIB_STEP_ROWS];
     bool has_logits, failed, not_compiled;
     bool ended; /* an end was sampled; feeding more goes on */
     nib_error failure;
@@ -102,7 +104,7 @@ fail:
 void nib_session_free(nib_session *s) {
     if (!s) return;
     nib_mem *mem = &s->ctx->mem;
-    nib_step_free(s->step);
+    for (int i = 0; i < NIB_STEP_ROWS; i++) nib_step_free(s->steps[i]);
     nib_mem_strfree(mem, s->tune);
     nib_sampler_free(&s->sampler);
     nib_kvcache_free(&s->cache);
@@ -193,67 +195,97 @@ static nib_status check_step(nib_session *const *s, size_t n) {
     return NIB_OK;
 }
 
-/* True when the next token of this session is to run compiled. A step that cannot be compiled is
- * a failure only where compiling was asked for, or where it is a matter of memory. */
-static nib_status compiled(nib_session *s, bool *yes) {
-    *yes = false;
-    if (s->options.compile == NIB_COMPILE_NEVER || s->not_compiled ||
-        !nib_step_fits(s->ctx, s->model, s->used))
-        return NIB_OK;
-    if (!s->step) s->step = nib_step_new(s->ctx, s->model, &s->cache, s->used, s->tune);
-    *yes = s->step != NULL;
-    if (s->step) return NIB_OK;
-    const nib_status status = nib_last_error()->status;
-    s->not_compiled = status == NIB_E_UNSUPPORTED;
-    return s->not_compiled && s->options.compile == NIB_COMPILE_AUTO ? NIB_OK : status;
-}
-
 static bool has_pending(const nib_session *s) { return s->used < s->count && s->count < s->most; }
 
-/* Run what one session sampled last. */
-static nib_status run_one(nib_session *s) {
-    bool yes;
-    if (!has_pending(s)) return NIB_OK;
-    NIB_TRY(nib_kvcache_reserve(&s->cache, s->count, s->used));
-    NIB_TRY(compiled(s, &yes));
-    if (!yes) return run_chunk(s, 1, true);
-    const float *logits;
-    NIB_TRY(nib_step_run(s->step, &s->cache, s->history[s->used], s->used, &logits));
-    memcpy(logits_of(s), logits, (size_t)s->model->hparams.vocab_size * sizeof *logits);
-    s->used++;
-    return NIB_OK;
+/* The compiled step of n sessions, kept by the first; NULL where it is to run op by op. A step that
+ * cannot be compiled is a failure only where compiling was asked for, or where it is a matter of
+ * memory. */
+static nib_status compiled(nib_session *const *s, const nib_step_row *rows, int n,
+                           nib_step **step) {
+    *step = NULL;
+    bool asked = false;
+    for (int i = 0; i < n; i++) {
+        if (s[i]->options.compile == NIB_COMPILE_NEVER || s[i]->not_compiled ||
+            !nib_step_fits(s[i]->ctx, s[i]->model, rows[i].position))
+            return NIB_OK;
+        asked |= s[i]->options.compile == NIB_COMPILE_ALWAYS;
+    }
+    nib_step **kept = &s[0]->steps[n - 1];
+    if (!*kept) *kept = nib_step_new(s[0]->ctx, s[0]->model, rows, n, s[0]->tune);
+    *step = *kept;
+    if (*step) return NIB_OK;
+    const nib_status status = nib_last_error()->status;
+    s[0]->not_compiled = status == NIB_E_UNSUPPORTED;
+    return s[0]->not_compiled && !asked ? NIB_OK : status;
 }
 
-/* Run what sessions sampled last, one row each, all in one batch. */
-static nib_status run_pending(nib_session *const *s, size_t n) {
+/* What was run: n rows of logits, one for each session. */
+static void take_logits(nib_session *const *s, size_t n, const float *logits) {
+    const size_t V = (size_t)s[0]->model->hparams.vocab_size;
+    for (size_t i = 0; i < n; i++) {
+        memcpy(logits_of(s[i]), logits + i * V, V * sizeof *logits);
+        s[i]->used++;
+    }
+}
+
+/* Run one row of each of these sessions in one batch, op by op. */
+static nib_status run_batch(nib_session *const *s, size_t n) {
     nib_ctx *ctx = s[0]->ctx;
     nib_segment *segments = nib_mem_alloc_array(&ctx->mem, n, sizeof *segments);
     int32_t *tokens = nib_mem_alloc_array(&ctx->mem, n, sizeof *tokens);
-    nib_batch batch = {.ctx = ctx, .tokens = tokens, .segments = segments, .logits = NIB_WANT_ALL};
+    const nib_batch batch = {.ctx = ctx,
+                             .tokens = tokens,
+                             .segments = segments,
+                             .nsegments = n,
+                             .M = (int64_t)n,
+                             .logits = NIB_WANT_ALL};
     nib_status status = segments && tokens ? NIB_OK : nib_last_error()->status;
     for (size_t i = 0; i < n && status >= NIB_OK; i++) {
-        if (!has_pending(s[i])) continue;
-        status = nib_kvcache_reserve(&s[i]->cache, s[i]->count, s[i]->used);
-        segments[batch.nsegments++] = (nib_segment){&s[i]->cache, s[i]->used, 1, s[i]->count};
-        tokens[batch.M++] = s[i]->history[s[i]->used];
+        segments[i] = (nib_segment){&s[i]->cache, s[i]->used, 1, s[i]->count};
+        tokens[i] = s[i]->history[s[i]->used];
     }
     nib_tensor *logits = NULL;
     const size_t mark = nib_scope_begin(ctx);
     const nib_model *model = s[0]->model;
-    if (status >= NIB_OK && batch.M)
+    if (status >= NIB_OK)
         status = model->arch->forward(&model->hparams, model->root, &batch, &logits);
-    if (status >= NIB_OK && batch.M) {
-        const float *row = nib_tensor_data(logits);
-        for (size_t i = 0; i < n; i++) {
-            if (!has_pending(s[i])) continue;
-            memcpy(logits_of(s[i]), row, (size_t)model->hparams.vocab_size * sizeof *row);
-            row += model->hparams.vocab_size;
-            s[i]->used++;
-        }
-    }
+    if (status >= NIB_OK) take_logits(s, n, nib_tensor_data(logits));
     nib_scope_end(ctx, mark);
     nib_mem_free(&ctx->mem, tokens, n * sizeof *tokens);
     nib_mem_free(&ctx->mem, segments, n * sizeof *segments);
+    return status;
+}
+
+/* A few sessions, compiled where that can be. */
+static nib_status run_few(nib_session *const *s, int n) {
+    nib_step_row rows[NIB_STEP_ROWS];
+    nib_step *step;
+    const float *logits;
+    for (int i = 0; i < n; i++)
+        rows[i] = (nib_step_row){&s[i]->cache, s[i]->used, s[i]->history[s[i]->used]};
+    NIB_TRY(compiled(s, rows, n, &step));
+    if (!step) return n == 1 ? run_chunk(s[0], 1, true) : run_batch(s, (size_t)n);
+    NIB_TRY(nib_step_run(step, rows, &logits));
+    take_logits(s, (size_t)n, logits);
+    return NIB_OK;
+}
+
+/* Run what sessions sampled last, one row each: all together. */
+static nib_status run_pending(nib_session *const *s, size_t n) {
+    nib_ctx *ctx = s[0]->ctx;
+    nib_session *few[NIB_STEP_ROWS], **pending = few;
+    size_t count = 0;
+    if (n > NIB_STEP_ROWS && !(pending = nib_mem_alloc_array(&ctx->mem, n, sizeof *pending)))
+        return nib_last_error()->status;
+    nib_status status = NIB_OK;
+    for (size_t i = 0; i < n && status >= NIB_OK; i++) {
+        if (!has_pending(s[i])) continue;
+        status = nib_kvcache_reserve(&s[i]->cache, s[i]->count, s[i]->used);
+        pending[count++] = s[i];
+    }
+    if (status >= NIB_OK && count)
+        status = count <= NIB_STEP_ROWS ? run_few(pending, (int)count) : run_batch(pending, count);
+    if (pending != few) nib_mem_free(&ctx->mem, pending, n * sizeof(nib_session *));
     return status;
 }
 
@@ -268,7 +300,7 @@ nib_status nib_sessions_step(nib_session *const *s, size_t n, int32_t *tokens) {
     if (!s) return nib_last_error()->status;
     if (!tokens) return NIB_RAISE(NIB_E_ARGUMENT, "no memory was given for the tokens");
     NIB_TRY(check_step(s, n));
-    if ((n == 1 ? run_one(s[0]) : run_pending(s, n)) < NIB_OK) {
+    if (run_pending(s, n) < NIB_OK) {
         for (size_t i = 0; i < n; i++) fail(s[i]);
         return s[0]->failure.status;
     }

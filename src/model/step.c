@@ -1,54 +1,65 @@
 #include "model/step.h"
 
+#include <assert.h>
+
 #include "base/clock.h"
 #include "base/error.h"
 #include "graph/node.h"
 #include "tensor/context.h"
 #include "tensor/tensor.h"
 
-/* Inputs of the graph: ids, positions, then the tensors of the cache; symbol 0: the position. */
-enum { IDS, POSITIONS, CACHE };
+_Static_assert((int)NIB_STEP_ROWS <= (int)NIB_MAX_SYMBOLS, "each position is a symbol");
+
+/* Inputs of the graph: ids, positions, then the tensors of each row's cache; symbol i: its
+ * position. */
+enum { IDS, POSITIONS, CACHES };
 
 struct nib_step {
     nib_ctx *ctx;
     nib_graph *graph;
     nib_tensor **inputs;
-    int ninputs;
+    int ninputs, rows;
 };
 
 typedef struct body {
     const nib_model *model;
     nib_step *step;
-    nib_kvcache *cache;
-    int64_t position;
+    const nib_step_row *rows;
+    int64_t position[NIB_STEP_ROWS];
 } body;
 
 static nib_status forward(void *user, nib_tensor **logits) {
     const body *b = user;
-    const int32_t token = 0;
-    const nib_segment segment = {b->cache, b->position, 1, b->position + 1};
+    const int n = b->step->rows;
+    const int32_t tokens[NIB_STEP_ROWS] = {0};
+    nib_segment segments[NIB_STEP_ROWS];
+    for (int i = 0; i < n; i++)
+        segments[i] = (nib_segment){b->rows[i].cache, b->position[i], 1, b->position[i] + 1};
     const nib_batch batch = {.ctx = b->step->ctx,
-                             .tokens = &token,
-                             .segments = &segment,
-                             .nsegments = 1,
-                             .M = 1,
+                             .tokens = tokens,
+                             .segments = segments,
+                             .nsegments = (size_t)n,
+                             .M = n,
                              .logits = NIB_WANT_ALL,
                              .ids = b->step->inputs[IDS],
                              .positions = b->step->inputs[POSITIONS]};
     return b->model->arch->forward(&b->model->hparams, b->model->root, &batch, logits);
 }
 
-static nib_graph *trace_at(body *b, int64_t position) {
-    b->position = position;
-    return nib_trace(b->step->ctx, b->step->inputs, b->step->ninputs, &position, 1, forward, b);
+static nib_graph *trace_once(body *b) {
+    const nib_step *s = b->step;
+    return nib_trace(s->ctx, s->inputs, s->ninputs, b->position, s->rows, forward, b);
 }
 
-/* The trace at `position`, and what of it follows the position. */
-static nib_graph *trace(body *b, int64_t position) {
-    const int64_t others[] = {position - 1, 0};
-    nib_graph *g = trace_at(b, position);
-    for (int i = 0; g && i < 2; i++) {
-        nib_graph *other = trace_at(b, others[i]);
+/* The trace as it is, and what of it follows each position: those before it and at 0 tell. */
+static nib_graph *trace(body *b) {
+    nib_graph *g = trace_once(b);
+    for (int k = 0; g && k < 2 * b->step->rows; k++) {
+        int64_t *position = &b->position[k / 2];
+        const int64_t here = *position;
+        *position = k % 2 ? 0 : here - 1;
+        nib_graph *other = trace_once(b);
+        *position = here;
         const nib_status status = other ? nib_trace_learn(g, other) : nib_last_error()->status;
         nib_graph_free(other);
         if (status >= NIB_OK) continue;
@@ -58,26 +69,31 @@ static nib_graph *trace(body *b, int64_t position) {
     return g;
 }
 
-static void look_at_cache(nib_step *step, const nib_kvcache *cache) {
-    for (int64_t i = 0; i < 2 * cache->layers; i++) step->inputs[CACHE + i] = cache->keys[i];
+static void look_at_caches(nib_step *step, const nib_step_row *rows) {
+    nib_tensor **to = step->inputs + CACHES;
+    for (int i = 0; i < step->rows; i++)
+        for (int64_t k = 0; k < 2 * rows[i].cache->layers; k++) *to++ = rows[i].cache->keys[k];
 }
 
-nib_step *nib_step_new(nib_ctx *ctx, const nib_model *model, nib_kvcache *cache, int64_t position,
+nib_step *nib_step_new(nib_ctx *ctx, const nib_model *model, const nib_step_row *rows, int n,
                        const char *tune) {
-    const nib_shape one = {1, {1}};
+    assert(n >= 1 && n <= NIB_STEP_ROWS);
+    const nib_shape shape = {1, {n}};
     const int64_t began = nib_now_ns();
     nib_step *step = nib_mem_alloc_zero(&ctx->mem, sizeof *step);
     if (!step) return NULL;
     step->ctx = ctx;
-    step->ninputs = CACHE + 2 * (int)cache->layers;
+    step->rows = n;
+    step->ninputs = CACHES + n * 2 * (int)rows[0].cache->layers;
     step->inputs = nib_mem_alloc_array(&ctx->mem, (size_t)step->ninputs, sizeof *step->inputs);
     if (!step->inputs) goto fail;
-    step->inputs[IDS] = nib_tensor_new(ctx, NIB_I32, one);
-    step->inputs[POSITIONS] = nib_tensor_new(ctx, NIB_I32, one);
+    step->inputs[IDS] = nib_tensor_new(ctx, NIB_I32, shape);
+    step->inputs[POSITIONS] = nib_tensor_new(ctx, NIB_I32, shape);
     if (!step->inputs[IDS] || !step->inputs[POSITIONS]) goto fail;
-    look_at_cache(step, cache);
-    body b = {.model = model, .step = step, .cache = cache};
-    step->graph = trace(&b, position);
+    look_at_caches(step, rows);
+    body b = {.model = model, .step = step, .rows = rows};
+    for (int i = 0; i < n; i++) b.position[i] = rows[i].position;
+    step->graph = trace(&b);
     if (!step->graph) goto fail;
     NIB_TRY_GOTO(nib_graph_finish(step->graph, true, tune, began), fail);
     return step;
@@ -106,13 +122,18 @@ bool nib_step_fits(const nib_ctx *ctx, const nib_model *model, int64_t position)
     return position >= 1 && !nib_rope_grows(&model->hparams.rope, position + 1);
 }
 
-nib_status nib_step_run(nib_step *step, nib_kvcache *cache, int32_t token, int64_t position,
-                        const float **logits) {
-    *(int32_t *)nib_tensor_data_mut(step->inputs[IDS]) = token;
-    *(int32_t *)nib_tensor_data_mut(step->inputs[POSITIONS]) = (int32_t)position;
-    look_at_cache(step, cache);
+nib_status nib_step_run(nib_step *step, const nib_step_row *rows, const float **logits) {
+    int32_t *ids = nib_tensor_data_mut(step->inputs[IDS]);
+    int32_t *positions = nib_tensor_data_mut(step->inputs[POSITIONS]);
+    int64_t symbols[NIB_STEP_ROWS];
+    for (int i = 0; i < step->rows; i++) {
+        ids[i] = rows[i].token;
+        symbols[i] = rows[i].position;
+        positions[i] = (int32_t)rows[i].position;
+    }
+    look_at_caches(step, rows);
     const nib_tensor *out;
-    NIB_TRY(nib_graph_execute(step->graph, step->inputs, &position, &out));
+    NIB_TRY(nib_graph_execute(step->graph, step->inputs, symbols, &out));
     *logits = nib_tensor_data(out);
     return NIB_OK;
 }

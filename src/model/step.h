@@ -1,15 +1,23 @@
-/* step.h: the step from one token to the next, compiled: what a forward calls for one row is
- * traced once, planned, and run with another token and position each time. */
+/* step.h: the step from one token to the next, compiled: what a forward calls for one row of each
+ * of a few sequences is traced once, planned, and run with other tokens and positions each time. */
 #ifndef NIB_MODEL_STEP_H
 #define NIB_MODEL_STEP_H
 #include "model/arch.h"
 
 typedef struct nib_step nib_step;
 
-/* Compile the step of a sequence whose cache has room for `position` >= 1 and holds what comes
- * before it. `tune`: a file of measured choices, or NULL. Caller owns. Fails: NIB_E_UNSUPPORTED for
- * a model whose step cannot be compiled. */
-nib_step *nib_step_new(nib_ctx *ctx, const nib_model *model, nib_kvcache *cache, int64_t position,
+enum { NIB_STEP_ROWS = 8 }; /* at most, one of each sequence */
+
+typedef struct nib_step_row {
+    nib_kvcache *cache; /* has room for `position` and holds what comes before it */
+    int64_t position;   /* >= 1 */
+    int32_t token;
+} nib_step_row;
+
+/* Compile the step of n sequences, 1 to NIB_STEP_ROWS, as they are now. `tune`: a file of measured
+ * choices, or NULL. Caller owns. Fails: NIB_E_UNSUPPORTED for a model whose step cannot be
+ * compiled. */
+nib_step *nib_step_new(nib_ctx *ctx, const nib_model *model, const nib_step_row *rows, int n,
                        const char *tune);
 void nib_step_free(nib_step *step); /* NULL is fine */
 
@@ -17,8 +25,7 @@ void nib_step_free(nib_step *step); /* NULL is fine */
  * frequencies of RoPE grow with the length. Run the forward instead. */
 bool nib_step_fits(const nib_ctx *ctx, const nib_model *model, int64_t position);
 
-/* Run it for `token` at `position`; its key and value go into the cache, which has room. *logits
- * [V] is borrowed until the next run. */
-nib_status nib_step_run(nib_step *step, nib_kvcache *cache, int32_t token, int64_t position,
-                        const float **logits);
+/* Run it for these tokens, as many as it was compiled for, of these sequences or others; their keys
+ * and values go into the caches. *logits [n, V] is borrowed until the next run. */
+nib_status nib_step_run(nib_step *step, const nib_step_row *rows, const float **logits);
 #endif

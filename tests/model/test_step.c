@@ -165,6 +165,57 @@ TEST(a_token_allocates_nothing) {
         }
 }
 
+static void count_fused(void *user, const char *op, int64_t calls, double ms, double bytes) {
+    (void)ms;
+    (void)bytes;
+    if (strcmp(op, "linear_many") == 0) *(int64_t *)user += calls;
+}
+
+TEST(up_to_eight_sessions_together_run_compiled_with_the_same_bits_and_allocate_nothing) {
+    enum { MOST = 9 };
+    static const char *const kinds[] = {"float", "int8", "int4", "fp8"};
+    for (int n = 2; n <= MOST; n++) {
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1 + n % 2});
+        nib_model *model = nib_model_load(ctx, GOLDEN "mistral_window", NULL);
+        nib_session *s[2][MOST];
+        int32_t ids[2][MOST];
+        for (int k = 0; k < 2; k++)
+            for (int i = 0; i < n; i++) {
+                s[k][i] = nib_session_new(
+                    ctx, model,
+                    &(nib_session_options){.ignore_eos = true,
+                                           .max_tokens = 128,
+                                           .kv = kinds[(i + n) % 4],
+                                           .compile = k ? NIB_COMPILE_ALWAYS : NIB_COMPILE_NEVER});
+                CHECK_MADE(s[k][i]);
+                CHECK_OK(nib_session_feed(s[k][i], (int32_t[]){5, 6, 7, 8, 9, 3 + i},
+                                          (size_t)(1 + i % 6)));
+            }
+        for (int step = 0; step < 110; step++) {
+            int64_t fused = 0;
+            for (int k = 0; k < 2; k++) {
+                const bool watched = k && step == 100;
+                if (watched) CHECK_OK(nib_profile_begin(ctx));
+                if (k && step > 100 && n < MOST) nib_mem_fail_after(-1, false);
+                CHECK_OK(nib_sessions_step(s[k], (size_t)n, ids[k]));
+                if (k && step > 100 && n < MOST) CHECK_INT(nib_mem_fail_after(-1, false), 0);
+                if (watched) CHECK_OK(nib_profile_end(ctx, count_fused, &fused));
+            }
+            if (step == 100) CHECK((fused > 0) == (n < MOST));
+            CHECK_BYTES(ids[1], ids[0], (size_t)n * sizeof **ids);
+            for (int i = 0; i < n; i++) {
+                size_t V;
+                const float *want = nib_session_logits(s[0][i], &V);
+                CHECK_BYTES(nib_session_logits(s[1][i], NULL), want, V * sizeof *want);
+            }
+        }
+        for (int k = 0; k < 2; k++)
+            for (int i = 0; i < n; i++) nib_session_free(s[k][i]);
+        nib_model_free(model);
+        nib_ctx_free(ctx);
+    }
+}
+
 static nib_status see_module(void *self, nib_module *module, nib_tensor **input) {
     (void)module;
     (void)input;
@@ -204,6 +255,7 @@ TEST(modes_see_a_compiled_step_op_by_op_and_those_on_modules_run_the_forward) {
 }
 
 TESTS(RUNS(every_kind_of_cache_has_the_same_bits_compiled), RUNS(a_token_allocates_nothing),
+      RUNS(up_to_eight_sessions_together_run_compiled_with_the_same_bits_and_allocate_nothing),
       RUNS(every_architecture_has_the_same_bits_compiled_until_its_last_position),
       RUNS(every_scheme_has_the_same_bits_compiled_on_every_instruction_set),
       RUNS(sessions_may_step_alone_and_together_in_any_turn),
