@@ -122,7 +122,7 @@ nib_status nib_graph_plan(nib_graph *g);
 
 /* ---- tune.c ---- */
 /* Runs that are timed: blocks of NIB_TUNE_BLOCK in each of a node's ways in turns, so that every
- * way has its turn NIB_TUNE_TURNS times. */
+ * way has its turn NIB_TUNE_TURNS times; once is enough where that took more than a second. */
 enum { NIB_TUNE_BLOCK = 4, NIB_TUNE_TURNS = 2 };
 
 /* A way to run a node: way 0 is what is best as a rule. */

@@ -26,6 +26,7 @@ static const char family[] = "nibble tune ", heading[] = "nibble tune 2\n";
 enum {
     MOST_BYTES = 1 << 20, /* of a file: more is not ours, or not worth keeping */
     GAIN_PERCENT = 5,     /* that another way than the first must bring */
+    LONG_NS = 1000000000, /* for one turn */
 };
 
 nib_way nib_graph_way(const nib_graph *g, int way) {
@@ -284,8 +285,16 @@ nib_status nib_graph_tune(nib_graph *g, const char *path) {
     return NIB_OK;
 }
 
+/* Nodes that take long tell within the first turn, and there is no second one for them. */
+static bool is_enough(const nib_graph *g) {
+    const int turn = g->tune_wanted / NIB_TUNE_TURNS;
+    return g->tune_runs >= g->tune_wanted || (g->tune_runs >= turn && g->tune_ns > LONG_NS);
+}
+
 void nib_graph_tuned_run(nib_graph *g) {
-    if (++g->tune_runs < g->tune_wanted) return;
+    g->tune_runs++;
+    if (!is_enough(g)) return;
+    g->tune_wanted = g->tune_runs;
     for (int i = 0; i < g->nnodes; i++) {
         nib_node *n = &g->nodes[i];
         if (n->ways == 1) continue;
