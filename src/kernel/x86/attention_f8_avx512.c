@@ -4,8 +4,10 @@
  * A code's bits, moved to where a float has its exponent, are the float 2^120 times smaller,
  * denormals included: a load, a shift and a mask, and no conversion. The judge has codes 256 times
  * smaller; so queries and weights are taken 2^112 times larger here. A power of two changes no
- * product, and so no rounding, unless it overflows: rows that hold something of 2^15 or more, an
+ * product, and so no rounding, unless it overflows: rows that hold something of 2^16 or more, an
  * infinity or a NaN go the slow way, where the code is multiplied instead. */
+#include <string.h>
+
 #include "kernel/x86/attention_avx512.h"
 
 #define APART static __attribute__((noinline)) /* see attention_avx512vnni.c */
@@ -23,19 +25,17 @@ INLINE __m512 floats_of(const uint8_t *codes, const __mmask16 there, const bool 
 
 /* n factors times 2^112, or as they are; -> whether that would overflow. */
 APART bool enlarge(float *out, const float *x, int64_t n) {
-    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-    __m512i most = _mm512_setzero_si512();
-    for (int64_t i = 0; i < n; i += 16)
+    const __m512 by = _mm512_set1_ps(LARGER);
+    __m512i most = _mm512_setzero_si512(); /* as bits without a sign: a NaN is the largest */
+    for (int64_t i = 0; i < n; i += 16) {
+        const __m512 larger = _mm512_mul_ps(avx512_load_first(x + i, (size_t)(n - i)), by);
+        avx512_store_first(out + i, (size_t)(n - i), larger);
         most = _mm512_max_epu32(
-            most, _mm512_and_si512(_mm512_castps_si512(avx512_load_first(x + i, (size_t)(n - i))),
-                                   magnitude));
-    const bool slow =
-        _mm512_cmpge_epu32_mask(most, _mm512_castps_si512(_mm512_set1_ps(0x1p15f))) != 0;
-    const __m512 by = _mm512_set1_ps(slow ? 1.0f : LARGER);
-    for (int64_t i = 0; i < n; i += 16)
-        avx512_store_first(out + i, (size_t)(n - i),
-                           _mm512_mul_ps(avx512_load_first(x + i, (size_t)(n - i)), by));
-    return slow;
+            most, _mm512_and_si512(_mm512_castps_si512(larger), _mm512_set1_epi32(0x7fffffff)));
+    }
+    if (!_mm512_cmpge_epu32_mask(most, _mm512_set1_epi32(0x7f800000))) return false;
+    memcpy(out, x, (size_t)n * sizeof *out);
+    return true;
 }
 
 /* sums[r][c] = chains over n cells of P vectors of codes: cells `step` bytes apart, vectors
@@ -133,7 +133,7 @@ INLINE void scale_weights(float p[R_MOST][BLOCK], const int R, const float *scal
                         int64_t row, const nib_kv_part *part) {                                    \
         const int64_t d = a->d;                                                                    \
         const int first = a->first[row], end = a->end[row];                                        \
-        float q[R * HEAD], p[R_MOST][BLOCK];                                                       \
+        float q[R * HEAD], p[R_MOST][BLOCK], w[R_MOST][BLOCK];                                     \
         uint64_t seen[R_MOST];                                                                     \
         for (int j = 0; j < BLOCK; j += 16) {                                                      \
             fetch((const float *)part->k_scale + BLOCK + j);                                       \
@@ -144,7 +144,7 @@ INLINE void scale_weights(float p[R_MOST][BLOCK], const int R, const float *scal
         scores_##R(p, large, q, d, part, a->scale);                                                \
         const merge by = weigh(p, R, seen, max + row, sum + row, NULL, 0);                         \
         scale_weights(p, R, part->v_scale);                                                        \
-        values_##R(out + row * d, d, enlarge(p[0], p[0], R * BLOCK), part->v, p, first, end, &by,  \
+        values_##R(out + row * d, d, enlarge(w[0], p[0], R * BLOCK), part->v, w, first, end, &by,  \
                    (const uint8_t *)part->k + BLOCK * d);                                          \
     }
 ROWS(1)
