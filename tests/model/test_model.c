@@ -1,8 +1,11 @@
 /* Loading: what config.json and the tensors may say, what stands in memory, who may share it. */
+#include <errno.h>
 #include <jansson.h>
 #include <nibble/nn.h>
 #include <pthread.h>
 
+#include "base/mem.h"
+#include "base/sys.h"
 #include "golden_model.h"
 #include "model/arch.h"
 #include "tensor/context.h"
@@ -180,6 +183,40 @@ TEST(files_that_are_missing_or_damaged_are_named) {
     CHECK(strstr(nib_last_error()->what, "is 99"));
     test_folder_remove(folder);
     nib_ctx_free(ctx);
+}
+
+/* Whatever fails is the reason told, also where the folder would have been refused anyway. */
+TEST(loading_survives_any_failing_call_or_allocation) {
+    TEST_FOLDER(folder);
+    char paths[3][256];
+    snprintf(paths[0], sizeof paths[0], "%s", IN(folder, "m"));
+    snprintf(paths[1], sizeof paths[1], "%s", IN(folder, "nowhere"));
+    snprintf(paths[2], sizeof paths[2], "%s", folder);
+    static const nib_status ends[] = {NIB_OK, NIB_E_IO, NIB_E_FORMAT};
+    mkdir(paths[0], 0700);
+    patched(paths[0], "llama_gqa_bf16", "{}");
+    nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1});
+    const size_t used = nib_mem_used(&ctx->mem);
+    for (int i = 0; i < 3; i++)
+        for (int memory = 0; memory < 2; memory++)
+            for (long n = 0;; n++) {
+                if (memory)
+                    nib_mem_fail_after(n, false);
+                else
+                    nib_sys_fail_after(n, EIO);
+                nib_model *model = nib_model_load(ctx, paths[i], NULL);
+                const long made =
+                    memory ? nib_mem_fail_after(-1, false) : nib_sys_fail_after(-1, 0);
+                const nib_status status = model ? NIB_OK : nib_last_error()->status;
+                nib_model_free(model);
+                CHECK_INT(nib_mem_used(&ctx->mem), used);
+                const bool did_fail = made > n;
+                if (did_fail && model) continue; /* what can be done without */
+                CHECK_INT(status, !did_fail ? ends[i] : memory ? NIB_E_MEMORY : NIB_E_IO);
+                if (!did_fail) break;
+            }
+    nib_ctx_free(ctx);
+    test_folder_remove(folder);
 }
 
 TEST(ends_come_from_either_config_as_one_id_or_a_list) {
@@ -388,6 +425,7 @@ TEST(stories260K_reproduces_its_reference) {
 
 TESTS(RUNS(a_config_that_is_wrong_is_one_error_that_names_file_and_key),
       RUNS(files_that_are_missing_or_damaged_are_named),
+      RUNS(loading_survives_any_failing_call_or_allocation),
       RUNS(ends_come_from_either_config_as_one_id_or_a_list),
       RUNS(a_loaded_model_stands_in_memory_once_where_the_file_is_mapped),
       RUNS(running_a_float_or_quantized_model_adds_no_copy_of_the_weights),
