@@ -3,7 +3,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -75,35 +74,6 @@ nib_status nib_path_same(const char *a, const char *b, bool *same) {
     NIB_TRY(look(b, true, &at_b, &there_b));
     *same = there_a && there_b && at_a.st_dev == at_b.st_dev && at_a.st_ino == at_b.st_ino;
     return NIB_OK;
-}
-
-/* The real path of something that exists, in room for PATH_MAX bytes. */
-static nib_status resolve(const char *path, char *real) {
-    if (nib_sys_realpath(path, real)) return NIB_OK;
-    NIB_RAISE_OS(errno, "cannot resolve this path");
-    return nib_error_at(path, NULL, -1);
-}
-
-nib_status nib_path_inside(const char *path, const char *folder, bool *inside) {
-    char *room = nib_mem_alloc(NULL, 2 * PATH_MAX), *parent = NULL;
-    if (!room) return NIB_E_MEMORY;
-    char *real = room, *real_folder = room + PATH_MAX;
-    nib_path_kind kind;
-    nib_status status = nib_path_look(path, true, &kind);
-    if (status == NIB_OK && kind == NIB_PATH_NONE) {
-        parent = nib_path_parent(NULL, path);
-        status = parent ? NIB_OK : NIB_E_MEMORY;
-    }
-    if (status == NIB_OK) status = resolve(parent ? parent : path, real);
-    if (status == NIB_OK) status = resolve(folder, real_folder);
-    if (status == NIB_OK) {
-        const size_t length = strlen(real_folder);
-        *inside = strncmp(real, real_folder, length) == 0 &&
-                  (length == 1 || real[length] == '/' || real[length] == '\0');
-    }
-    nib_mem_strfree(NULL, parent);
-    nib_mem_free(NULL, room, 2 * PATH_MAX);
-    return status;
 }
 
 nib_status nib_path_free_bytes(const char *path, size_t *bytes) {

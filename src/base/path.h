@@ -33,10 +33,6 @@ nib_status nib_path_look(const char *path, bool follow, nib_path_kind *kind);
  * or not; false when either does not exist. */
 nib_status nib_path_same(const char *a, const char *b, bool *same);
 
-/* True when `path` is `folder` or lies somewhere below it, links resolved. `path` need not exist,
- * the folder that holds it must. */
-nib_status nib_path_inside(const char *path, const char *folder, bool *inside);
-
 /* Bytes that an unprivileged process can still write on the file system of `path`. */
 nib_status nib_path_free_bytes(const char *path, size_t *bytes);
 

@@ -6,7 +6,6 @@
 #include <fcntl.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -83,7 +82,6 @@ const nib_sys nib_sys_real = {
     .readdir = readdir,
     .closedir = closedir,
     .statvfs = statvfs,
-    .realpath = realpath,
 };
 
 static const nib_sys *table = &nib_sys_real;
@@ -283,12 +281,4 @@ int nib_sys_statvfs(const char *path, struct statvfs *about) {
     int result;
     REPEAT(result, table->statvfs(path, about));
     return result;
-}
-
-char *nib_sys_realpath(const char *path, char *resolved) {
-    char *real;
-    do {
-        real = fails() ? NULL : table->realpath(path, resolved);
-    } while (!real && errno == EINTR);
-    return real;
 }

@@ -35,7 +35,6 @@ typedef struct nib_sys {
     struct dirent *(*readdir)(DIR *dir);
     int (*closedir)(DIR *dir);
     int (*statvfs)(const char *path, struct statvfs *about);
-    char *(*realpath)(const char *path, char *resolved);
 } nib_sys;
 
 extern const nib_sys nib_sys_real; /* the system's own */
@@ -78,5 +77,4 @@ DIR *nib_sys_opendir(const char *path);
 struct dirent *nib_sys_readdir(DIR *dir); /* NULL with errno 0: the end */
 int nib_sys_closedir(DIR *dir);
 int nib_sys_statvfs(const char *path, struct statvfs *about);
-char *nib_sys_realpath(const char *path, char *resolved); /* resolved: PATH_MAX bytes */
 #endif

@@ -49,24 +49,6 @@ TEST(one_file_under_two_names_is_the_same_and_a_copy_is_not) {
     test_folder_remove(dir);
 }
 
-TEST(a_name_below_a_folder_is_inside_it_through_links_too) {
-    TEST_FOLDER(dir);
-    bool inside;
-    CHECK(mkdir(IN(dir, "in"), 0700) == 0 && mkdir(IN(dir, "in2"), 0700) == 0);
-    CHECK(symlink("in", IN(dir, "link")) == 0);
-    CHECK_OK(nib_path_inside(IN(dir, "in/new"), IN(dir, "in"), &inside));
-    CHECK(inside);
-    CHECK_OK(nib_path_inside(IN(dir, "link/new"), IN(dir, "in"), &inside));
-    CHECK(inside);
-    CHECK_OK(nib_path_inside(IN(dir, "link"), IN(dir, "in"), &inside));
-    CHECK(inside);
-    CHECK_OK(nib_path_inside(IN(dir, "in2"), IN(dir, "in"), &inside));
-    CHECK(!inside);
-    CHECK_OK(nib_path_inside(IN(dir, "new"), IN(dir, "in"), &inside));
-    CHECK(!inside);
-    test_folder_remove(dir);
-}
-
 TEST(what_lies_under_a_name_is_told_with_and_without_its_links) {
     TEST_FOLDER(dir);
     nib_path_kind kind;
@@ -167,7 +149,6 @@ TEST(listing_survives_any_failing_call_or_allocation) {
 
 TESTS(RUNS(names_are_joined_and_taken_apart),
       RUNS(one_file_under_two_names_is_the_same_and_a_copy_is_not),
-      RUNS(a_name_below_a_folder_is_inside_it_through_links_too),
       RUNS(what_lies_under_a_name_is_told_with_and_without_its_links),
       RUNS(a_folder_is_listed_in_order_of_names), RUNS(a_folder_with_folders_in_it_is_not_removed),
       RUNS(listing_survives_any_failing_call_or_allocation))
