@@ -31,9 +31,10 @@ typedef struct cut {
 } cut;
 
 /* Few rows wait for memory, which is read fastest in long runs: a thread that takes every other
- * piece begins anew each time. Four runs a thread still even out what delays one of them. With many
- * rows a few pieces in a row are still even work, and KC columns of one fit L2. */
-enum { KC = 256 };
+ * piece begins anew each time. Four runs a thread still even out what delays one of them, where
+ * they are long enough (RUN weights). With many rows a few pieces in a row are still even work, and
+ * KC columns of one fit L2. */
+enum { KC = 256, RUN = 1 << 19 };
 static const cut cuts[NIB_PRODUCT_VARIANTS] = {{4, 4, KC}, {1, 16, 2 * KC}, {0, 1, KC / 2}};
 
 /* One weight and how it is multiplied. */
@@ -531,6 +532,16 @@ static void pack_rows(void *user, int64_t begin, int64_t end) {
     j->k->pack_rows_f32(p->rows + begin * j->K, j->x + begin * j->K, j->K, end - begin, j->K);
 }
 
+/* Pieces in a row for one thread. */
+static int64_t grain_of(const job *j, const cut *c, int64_t pieces, int threads) {
+    const int64_t runs = (int64_t)c->runs * threads, share = pieces / threads;
+    int64_t grain = runs && pieces > runs ? pieces / runs : 1;
+    if (j->M > NIB_LANE_ROWS) return grain < c->grain ? grain : c->grain;
+    const int64_t least = RUN / (WIDTH * (j->K + 1));
+    if (runs && grain < least) grain = least < share ? least : share;
+    return grain > 0 ? grain : 1;
+}
+
 nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *products, int count) {
     assert(count >= 1 && count <= NIB_MAX_PRODUCTS);
     const int64_t M = nib_product_rows(x), K = products[0].weight->shape.dim[1];
@@ -572,10 +583,8 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
         if (K) nib_parallel_for(ctx->pool, M, NIB_ROW_BLOCK, pack_rows, &p);
         j.rows = p.rows;
     }
-    const int64_t runs = c->runs * nib_pool_threads(ctx->pool);
-    int64_t grain = runs && pieces > runs ? pieces / runs : 1;
-    if (M > NIB_LANE_ROWS && grain > c->grain) grain = c->grain;
-    nib_parallel_for(ctx->pool, pieces, grain, run_pieces, &j);
+    nib_parallel_for(ctx->pool, pieces, grain_of(&j, c, pieces, nib_pool_threads(ctx->pool)),
+                     run_pieces, &j);
     return NIB_OK;
 }
 
