@@ -21,6 +21,7 @@ enum {
     PIECE = 4,                 /* panels that a thread takes at once */
     WIDTH = PIECE * NIB_PANEL, /* their channels */
     MAX_WEIGHTS = 2 * NIB_MAX_PRODUCTS,
+    LARGE_ROWS = 4 << 20, /* floats of inputs that do not stay in a cache */
 };
 
 /* How a product is cut. It shows in the time alone, so which of these is best may be measured. */
@@ -150,11 +151,10 @@ static void code_rows(const piece *s, const operand *o, int64_t n, int64_t chann
         }
 }
 
-/* y += x W^T over columns [k, k + kc) for f32 panels [panels][kc][16]. */
-static void multiply_panels(const piece *s, const float *panels, int64_t k, int64_t kc, float *y,
-                            int64_t ldy) {
-    const job *j = s->j;
-    j->k->gemm_rows_f32(y, ldy, j->rows, j->M, j->K, k, kc, panels, kc * NIB_PANEL, s->channels);
+/* y += x W^T over columns [k, k + kc) of so many channels, for f32 panels [panels][kc][16]. */
+static void multiply_panels(const job *j, const float *panels, int64_t k, int64_t kc, float *y,
+                            int64_t ldy, int64_t channels) {
+    j->k->gemm_rows_f32(y, ldy, j->rows, j->M, j->K, k, kc, panels, kc * NIB_PANEL, channels);
 }
 
 static void piece_of_lanes(const piece *s, const operand *o, const nib_lane_weight *w,
@@ -173,9 +173,13 @@ static void piece_of_lanes(const piece *s, const operand *o, const nib_lane_weig
     y += panel * NIB_PANEL;
     for (int64_t k = 0; k < j->K || k == 0; k += j->kc) {
         const int64_t kc = j->K - k < j->kc ? j->K - k : j->kc;
-        for (int64_t p = 0; p < panels; p++)
-            j->k->lane_widen[w->lane](widened + p * kc * NIB_PANEL, w, panel + p, k, kc);
-        multiply_panels(s, widened, k, kc, y, ldy);
+        for (int64_t c = 0; c < s->channels; c += WIDTH) {
+            const int64_t here = s->channels - c < WIDTH ? s->channels - c : WIDTH;
+            for (int64_t p = 0; p * NIB_PANEL < here; p++)
+                j->k->lane_widen[w->lane](widened + p * kc * NIB_PANEL, w,
+                                          panel + c / NIB_PANEL + p, k, kc);
+            multiply_panels(j, widened, k, kc, y + c, ldy, here);
+        }
     }
 }
 
@@ -192,18 +196,22 @@ static void piece_of_dense(const piece *s, const operand *o, float *y, int64_t l
     float *widened = (float *)(void *)(s->scratch + j->at_panels);
     for (int64_t k = 0; k < j->K || k == 0; k += j->kc) {
         const int64_t kc = j->K - k < j->kc ? j->K - k : j->kc;
-        for (int64_t p = 0; p < s->channels; p += NIB_PANEL) {
-            const int64_t n = s->channels - p < NIB_PANEL ? s->channels - p : NIB_PANEL;
-            const char *w_p = w + (size_t)(p * ldw + k) * width;
-            if (o->t->dtype == NIB_F32) {
-                j->k->pack_f32(widened + p * kc, (const void *)w_p, ldw, n, kc);
-                continue;
+        for (int64_t c = 0; c < s->channels; c += WIDTH) {
+            const int64_t here = s->channels - c < WIDTH ? s->channels - c : WIDTH;
+            for (int64_t p = 0; p < here; p += NIB_PANEL) {
+                const int64_t n = here - p < NIB_PANEL ? here - p : NIB_PANEL;
+                const char *w_p = w + (size_t)((c + p) * ldw + k) * width;
+                if (o->t->dtype == NIB_F32) {
+                    j->k->pack_f32(widened + p * kc, (const void *)w_p, ldw, n, kc);
+                    continue;
+                }
+                for (int64_t r = 0; r < n; r++)
+                    nib_to_f32(o->t->dtype, rows + r * kc, w_p + (size_t)(r * ldw) * width,
+                               (size_t)kc);
+                j->k->pack_f32(widened + p * kc, rows, kc, n, kc);
             }
-            for (int64_t r = 0; r < n; r++)
-                nib_to_f32(o->t->dtype, rows + r * kc, w_p + (size_t)(r * ldw) * width, (size_t)kc);
-            j->k->pack_f32(widened + p * kc, rows, kc, n, kc);
+            multiply_panels(j, widened, k, kc, y + c, ldy, here);
         }
-        multiply_panels(s, widened, k, kc, y, ldy);
     }
 }
 
@@ -353,16 +361,21 @@ static piece piece_at(const job *j, const target *t, int64_t index, int64_t coun
     return s;
 }
 
-/* Pieces that a kernel may take in one call, so that it lays the rows out once. */
-static bool goes_at_once(const target *t) {
-    return t->w.how == LANES && t->w.integer && !goes_beside(t->p);
+/* Pieces that are taken in one call: of codes, so that a kernel lays the rows out once; of floats,
+ * where the rows are more than what caches keep between pieces, so that all pieces of a run meet
+ * some columns of them before the next. */
+static bool goes_at_once(const job *j, const target *t) {
+    if (goes_beside(t->p)) return false;
+    if (t->w.integer) return t->w.how == LANES;
+    return j->M > NIB_LANE_ROWS && (t->w.how == LANES || t->w.how == DENSE) &&
+           j->M * j->K > LARGE_ROWS;
 }
 
 static void run_piece(const job *j, const target *t, int64_t index, char *scratch) {
     const piece s = piece_at(j, t, index, 1, scratch);
     if (!goes_beside(t->p)) {
         float *y = t->p->y;
-        if (!goes_at_once(t)) multiply(&s, &t->w, y, t->N);
+        if (!goes_at_once(j, t)) multiply(&s, &t->w, y, t->N);
         finish(&s, t, y + s.n, t->N);
         return;
     }
@@ -382,7 +395,7 @@ static void run_pieces(void *user, int64_t begin, int64_t end) {
         int64_t index = i;
         while (index >= t->pieces) index -= t++->pieces;
         const int64_t count = t->pieces - index < end - i ? t->pieces - index : end - i;
-        if (goes_at_once(t)) {
+        if (goes_at_once(j, t)) {
             const piece s = piece_at(j, t, index, count, scratch);
             multiply(&s, &t->w, t->p->y, t->N);
         }

@@ -230,8 +230,36 @@ static void small_weights_share_an_allocation_that_just_holds_them(void **state_
     nib_ctx_free(ctx);
 }
 
+/* Where inputs are more than caches keep, several pieces of a weight meet some columns of them at a
+ * time; few rows are never cut so. */
+TEST(rows_beyond_the_caches_give_the_bits_of_few) {
+    enum { M = 1024, FEW = 8, N = 520, K = 4128 };
+    static float all[M * N], few[FEW * N];
+    uint64_t seed = 11;
+    nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1}); /* whose runs are longest */
+    nib_tensor *x = random_tensor(ctx, NIB_F32, M, K, &seed);
+    nib_tensor *some = nib_tensor_wrap(ctx, NIB_F32, (nib_shape){2, {FEW, K}},
+                                       (void *)(uintptr_t)nib_tensor_data(x), NULL, NULL);
+    for (int i = 0; i < 3; i++) {
+        if (i == 2 && !test_has_scheme("int4_weight_only")) continue;
+        nib_tensor *w = i == 0   ? random_tensor(ctx, NIB_BF16, N, K, &seed)
+                        : i == 1 ? random_tensor(ctx, NIB_F32, N, K, &seed)
+                                 : quantized(ctx, "int4_weight_only:group_size=32", N, K, &seed);
+        nib_module *m = nib_linear_new(ctx, w, NIB_NONE);
+        CHECK_OK(nib_prepare(m));
+        product_of(ctx, m, x, all);
+        product_of(ctx, m, some, few);
+        CHECK_INT(memcmp(all, few, sizeof few), 0);
+        nib_module_free(m);
+    }
+    nib_tensor_free(some);
+    nib_tensor_free(x);
+    nib_ctx_free(ctx);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        RUNS(rows_beyond_the_caches_give_the_bits_of_few),
         RUNS(small_weights_share_an_allocation_that_just_holds_them),
         RUNS(a_prepared_weight_gives_the_same_bits),
         RUNS(a_weight_shared_by_two_modules_is_prepared_once_for_both),
