@@ -15,6 +15,9 @@ nib_tensor *nib_embedding(const nib_tensor *weight, const nib_tensor *indices);
  *   x [..., D] f32, weight [D] f32, f16 or bf16  ->  [..., D] f32
  * Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019. */
 nib_tensor *nib_rms_norm(const nib_tensor *x, const nib_tensor *weight, double eps);
+/* Of every op that norms rows of its first input by its second. */
+nib_status nib_rms_norm_shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype);
+bool nib_rms_norm_accepts(const nib_call_args *args);
 
 /* a + b, the same shape, f32. */
 nib_tensor *nib_add(const nib_tensor *a, const nib_tensor *b);

@@ -8,13 +8,13 @@
 #include "tensor/context.h"
 #include "tensor/dtype.h"
 
-static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
+nib_status nib_rms_norm_shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
     const nib_tensor *x = args->in[0], *w = args->in[1];
     NIB_TRY(nib_op_want_dense_f32(args->op, "input", x));
     char text[96], other[96];
     const int last = x->shape.ndim - 1;
     if (last < 0 || w->shape.ndim != 1 || w->shape.dim[0] != x->shape.dim[last])
-        return NIB_RAISE(NIB_E_SHAPE, "rms_norm: input is %s but weight is %s",
+        return NIB_RAISE(NIB_E_SHAPE, "%s: input is %s but weight is %s", args->op->name,
                          nib_shape_text(&x->shape, text, sizeof text),
                          nib_shape_text(&w->shape, other, sizeof other));
     *out = x->shape;
@@ -25,7 +25,7 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
 const nib_op nib_op_rms_norm = {
     .name = "rms_norm",
     .nout = 1,
-    .shape = shape,
+    .shape = nib_rms_norm_shape,
     .schema = "aten::rms_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, "
               "float? eps=None) -> Tensor",
 };
@@ -66,14 +66,14 @@ static nib_status run(const nib_call_args *args) {
     return NIB_OK;
 }
 
-static bool accepts(const nib_call_args *args) {
+bool nib_rms_norm_accepts(const nib_call_args *args) {
     return !args->in[1]->layout && nib_tensor_contiguous(args->in[1]);
 }
 
 const nib_impl nib_impl_rms_norm_f32 = {.op = &nib_op_rms_norm,
                                         .device = "cpu",
                                         .layouts = "input:dense f32, weight:dense",
-                                        .accepts = accepts,
+                                        .accepts = nib_rms_norm_accepts,
                                         .run = run};
 
 nib_tensor *nib_rms_norm(const nib_tensor *x, const nib_tensor *weight, double eps) {

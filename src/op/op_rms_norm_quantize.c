@@ -22,17 +22,9 @@ static nib_rows_kind kind_of(const nib_call_args *args) {
 }
 
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
-    const nib_tensor *x = args->in[0], *w = args->in[1];
-    NIB_TRY(nib_op_want_dense_f32(args->op, "input", x));
-    char text[96], other[96];
-    const int last = x->shape.ndim - 1;
-    if (last < 0 || w->shape.ndim != 1 || w->shape.dim[0] != x->shape.dim[last])
-        return NIB_RAISE(NIB_E_SHAPE, "rms_norm_quantize: input is %s but weight is %s",
-                         nib_shape_text(&x->shape, text, sizeof text),
-                         nib_shape_text(&w->shape, other, sizeof other));
+    NIB_TRY(nib_rms_norm_shape(args, out, dtype));
     const nib_rows_kind kind = kind_of(args);
-    *out = x->shape;
-    out->dim[last] = nib_rows_width(&kind);
+    out->dim[out->ndim - 1] = nib_rows_width(&kind);
     *dtype = NIB_I8;
     return NIB_OK;
 }
@@ -97,14 +89,10 @@ static nib_status run(const nib_call_args *args) {
     return NIB_OK;
 }
 
-static bool accepts(const nib_call_args *args) {
-    return !args->in[1]->layout && nib_tensor_contiguous(args->in[1]);
-}
-
 const nib_impl nib_impl_rms_norm_quantize_i8 = {.op = &nib_op_rms_norm_quantize,
                                                 .device = "cpu",
                                                 .layouts = "input:dense f32, weight:dense",
-                                                .accepts = accepts,
+                                                .accepts = nib_rms_norm_accepts,
                                                 .run = run};
 
 nib_tensor *nib_rms_norm_quantize(const nib_tensor *x, const nib_tensor *weight, double eps,
