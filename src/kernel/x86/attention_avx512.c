@@ -141,14 +141,8 @@ ROWS(4)
 
 static void attention_f32(float *out, float *max, float *sum, const nib_attention_rows *a,
                           const nib_kv_part *part) {
-    for (int64_t r = 0; r < a->rows;) {
-        const int64_t n = same_tokens(a, r);
-        if (n == 4) rows_4(out, max, sum, a, r, part);
-        if (n == 3) rows_3(out, max, sum, a, r, part);
-        if (n == 2) rows_2(out, max, sum, a, r, part);
-        if (n == 1) rows_1(out, max, sum, a, r, part);
-        r += n;
-    }
+    static rows_function *const of[R_MOST] = {rows_1, rows_2, rows_3, rows_4};
+    all_rows(of, out, max, sum, a, part);
 }
 
 static void attention_merge_f32(float *out, float *max, float *sum, const float *part,

@@ -81,6 +81,18 @@ INLINE int64_t same_tokens(const nib_attention_rows *a, int64_t r) {
     return n;
 }
 
+/* Rows [row, row + n), which see the same tokens, by of[n - 1]; so all rows are met. */
+typedef void rows_function(float *out, float *max, float *sum, const nib_attention_rows *a,
+                           int64_t row, const nib_kv_part *part);
+INLINE void all_rows(rows_function *const of[R_MOST], float *out, float *max, float *sum,
+                     const nib_attention_rows *a, const nib_kv_part *part) {
+    for (int64_t r = 0; r < a->rows;) {
+        const int64_t n = same_tokens(a, r);
+        of[n - 1](out, max, sum, a, r, part);
+        r += n;
+    }
+}
+
 /* What merging multiplies with: results so far, and those of the part. */
 typedef struct merge {
     float old[R_MOST], new[R_MOST];

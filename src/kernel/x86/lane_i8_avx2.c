@@ -5,20 +5,6 @@
 #include "kernel/x86/lane_few_planes_avx2.h"
 #include "kernel/x86/lane_tiles_avx2.h"
 
-/* ---- a panel unpacked to bytes ---- */
-
-static const uint8_t *unpack(uint8_t *out, const nib_lane_weight *w, int64_t panel, int64_t k,
-                             int64_t columns) {
-    const uint8_t *codes = w->codes + panel * w->panel_bytes;
-    if (w->lane == NIB_LANE_W4)
-        lane_unpack_cells(4, out, codes + k * 8, columns);
-    else if (w->lane == NIB_LANE_W2)
-        lane_unpack_cells(2, out, codes + k * 4, columns);
-    else
-        lane_unpack_planes(out, w, panel, k, columns);
-    return out;
-}
-
 /* ---- few rows ---- */
 
 /* One cell of R rows into 16-bit sums c, q[r] + at being its inputs. */
@@ -133,9 +119,9 @@ static void single_rows(const lane_block *b, const uint8_t *q, int64_t ldq, cons
     lane_block_rows(LANE_SINGLE, 0, b, q, ldq, sums, M, y, parts);
 }
 /* By what the depth of 16-bit sums allows: 1 to 4 bits, 5 and 6, 7. */
-static const lane_method deep = {unpack, lane_groups, deep_rows, lane_finish};
-static const lane_method pairs = {unpack, lane_groups, pairs_rows, lane_finish};
-static const lane_method single = {unpack, lane_groups, single_rows, lane_finish};
+static const lane_method deep = {lane_unpack, lane_groups, deep_rows, lane_finish};
+static const lane_method pairs = {lane_unpack, lane_groups, pairs_rows, lane_finish};
+static const lane_method single = {lane_unpack, lane_groups, single_rows, lane_finish};
 
 typedef void few_function(float *, int64_t, const nib_rows_i8 *, const nib_lane_weight *, int64_t,
                           int64_t);

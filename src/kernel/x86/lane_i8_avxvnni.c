@@ -107,21 +107,9 @@ FEW_ALL(7)
 static few_function *const few[8][LANE_FEW] = {{0},       FEW_OF(1), FEW_OF(2), FEW_OF(3),
                                                FEW_OF(4), FEW_OF(5), FEW_OF(6), FEW_OF(7)};
 
-static const uint8_t *unpack(uint8_t *out, const nib_lane_weight *w, int64_t panel, int64_t k,
-                             int64_t columns) {
-    const uint8_t *codes = w->codes + panel * w->panel_bytes;
-    if (w->lane == NIB_LANE_W4)
-        lane_unpack_cells(4, out, codes + k * 8, columns);
-    else if (w->lane == NIB_LANE_W2)
-        lane_unpack_cells(2, out, codes + k * 4, columns);
-    else
-        lane_unpack_planes(out, w, panel, k, columns);
-    return out;
-}
-
 static void lane_i8(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
                     const nib_lane_weight *w, int64_t panel, int64_t panels, void *scratch) {
-    static const lane_method method = {unpack, lane_groups, lane_vnni_tiles, lane_finish};
+    static const lane_method method = {lane_unpack, lane_groups, lane_vnni_tiles, lane_finish};
     if (M > 2 * LANE_FEW) {
         lane_many_rows(&method, y, ldy, rows, M, w, panel, panels, scratch);
         return;

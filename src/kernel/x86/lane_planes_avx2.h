@@ -67,4 +67,18 @@ static void lane_unpack_planes(uint8_t *out, const nib_lane_weight *w, int64_t p
     if (w->bits == 6) lane_unpack_chunks(6, out, at, columns);
     if (w->bits == 7) lane_unpack_chunks(7, out, at, columns);
 }
+
+/* Columns [k, k + columns) of a panel of less than 8 bits as bytes: the `codes` of a lane_method.
+ */
+static const uint8_t *lane_unpack(uint8_t *out, const nib_lane_weight *w, int64_t panel, int64_t k,
+                                  int64_t columns) {
+    const uint8_t *codes = w->codes + panel * w->panel_bytes;
+    if (w->lane == NIB_LANE_W4)
+        lane_unpack_cells(4, out, codes + k * 8, columns);
+    else if (w->lane == NIB_LANE_W2)
+        lane_unpack_cells(2, out, codes + k * 4, columns);
+    else
+        lane_unpack_planes(out, w, panel, k, columns);
+    return out;
+}
 #endif

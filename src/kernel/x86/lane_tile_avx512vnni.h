@@ -46,6 +46,14 @@ typedef struct tile_block {
     bool offset;
 } tile_block;
 
+/* What the sums of a row and panel begin with: what its group begins with, or what was left of it.
+ */
+INLINE __m512i first_sums(const tile_block *b, const tile_scratch *s, int64_t g, int64_t row,
+                          const int panel) {
+    return b->begins ? _mm512_set1_epi32(s->start[b->group + g][row])
+                     : _mm512_load_si512(s->part[row] + panel * NIB_PANEL);
+}
+
 /* Rows [row, row + rows) of the block; `bits` (8, 4 or 2) and `rows` are constant. */
 INLINE void tile(const int bits, const int rows, const tile_block *b, tile_scratch *s,
                  int64_t row) {
@@ -63,9 +71,8 @@ INLINE void tile(const int bits, const int rows, const tile_block *b, tile_scrat
         __m512i acc[TILE_ROWS][TILE_PANELS];
         UNROLL
         for (int r = 0; r < rows; r++) {
-            const __m512i start = _mm512_set1_epi32(s->start[b->group + g][row + r]);
-            acc[r][0] = b->begins ? start : _mm512_load_si512(s->part[row + r]);
-            acc[r][1] = b->begins ? start : _mm512_load_si512(s->part[row + r] + NIB_PANEL);
+            acc[r][0] = first_sums(b, s, g, row + r, 0);
+            acc[r][1] = first_sums(b, s, g, row + r, 1);
         }
         for (int64_t i = 0; i < b->cells; i++) {
             const __m512i cell[] = {_mm512_loadu_si512(codes[0]), _mm512_loadu_si512(codes[1])};
@@ -126,9 +133,8 @@ INLINE void tall(const int rows, const tile_block *b, tile_scratch *s, int64_t r
     __m512i acc[TALL_ROWS][TILE_PANELS];
     UNROLL
     for (int r = 0; r < rows; r++) {
-        const __m512i start = _mm512_set1_epi32(s->start[0][row + r]);
-        acc[r][0] = b->begins ? start : _mm512_load_si512(s->part[row + r]);
-        acc[r][1] = b->begins ? start : _mm512_load_si512(s->part[row + r] + NIB_PANEL);
+        acc[r][0] = first_sums(b, s, 0, row + r, 0);
+        acc[r][1] = first_sums(b, s, 0, row + r, 1);
     }
     for (int64_t i = 0; i < b->cells; i++) {
         const __m512i u[] = {_mm512_loadu_si512(codes[0]), _mm512_loadu_si512(codes[1])};
