@@ -8,25 +8,14 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "cache_fill.h"
 #include "op/calls.h"
 #include "tensor/context.h"
+#include "timing.h"
 
 enum { H = 32, HK = 8, D = 128, MOST_ROUNDS = 101 };
 static const size_t rotated = 300u << 20; /* bytes */
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int ascending(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 static double median(double *x, int n) {
     qsort(x, (size_t)n, sizeof *x, ascending);

@@ -11,24 +11,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #if defined(__AVX512VNNI__)
 #define nib_kernels_lane_i8_avx512vnni nib_looked_into /* not the library's */
 #include "kernel/x86/lane_i8_avx512vnni.c"
+#include "timing.h"
 
 enum { ROUNDS = 15, K = 4096, G = 64, ROWS = 84, LD = K + 64, N = 128 };
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int ascending(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 static void *filled(size_t size, int byte) {
     void *p = aligned_alloc(4096, (size + 8191) / 4096 * 4096);

@@ -17,25 +17,15 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "timing.h"
 
 enum { ROUNDS = 5, CASES = 4, WEIGHTS = 40 }; /* so many that no cache holds them */
 static const double slice = 2.0;              /* seconds of each case in a round */
 
 static const char *const names[CASES] = {"1 thread", "2 threads", "1 thread, neighbour",
                                          "2 threads, neighbour"};
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int ascending(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
 
 static int fail(void) {
     fprintf(stderr, "neighbour: %s\n", nib_last_error()->what);

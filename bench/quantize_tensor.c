@@ -9,6 +9,8 @@
 #include <string.h>
 #include <time.h>
 
+#include "timing.h"
+
 enum { RUNS = 11 };
 
 static const char *const schemes[] = {
@@ -30,11 +32,6 @@ static double seconds(clockid_t clock) {
     struct timespec t;
     clock_gettime(clock, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static int ascending(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
 }
 
 static uint16_t *weights(size_t n) {

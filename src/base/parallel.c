@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/cpu.h"
 
 enum { MOST_THREADS = 1024, SPIN_NS = 30000, SPINS_PER_LOOK = 64 };
@@ -56,12 +57,6 @@ struct nib_pool {
 
 static _Thread_local bool inside; /* this thread runs a body */
 
-static int64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
-}
-
 static void run_serially(int64_t count, int64_t grain,
                          void (*body)(void *user, int64_t begin, int64_t end), void *user) {
     for (int64_t begin = 0; begin < count;) {
@@ -104,7 +99,7 @@ static bool spin_for_work(const nib_pool *pool) {
     for (;;) {
         for (int i = 0; i < SPINS_PER_LOOK; i++)
             if (has_work(pool) || stopped(pool)) return true;
-        const int64_t now = now_ns();
+        const int64_t now = nib_now_ns();
         if (!until) until = now + SPIN_NS;
         if (now >= until) return false;
     }
@@ -124,7 +119,7 @@ static void sleep_until_work(nib_pool *pool) {
 static void rest(nib_pool *pool, int64_t until) {
     const struct timespec end = {(time_t)(until / 1000000000), (long)(until % 1000000000)};
     pthread_mutex_lock(&pool->lock);
-    while (!stopped(pool) && now_ns() < until)
+    while (!stopped(pool) && nib_now_ns() < until)
         pthread_cond_timedwait(&pool->rested, &pool->lock, &end);
     pthread_mutex_unlock(&pool->lock);
 }
@@ -181,7 +176,7 @@ nib_pool *nib_pool_new(nib_mem *mem, int threads) {
     if (pthread_mutex_init(&pool->lock, NULL) != 0) return pool;
     if (pthread_cond_init(&pool->wake, NULL) != 0) return pool;
     if (pthread_cond_init(&pool->done, NULL) != 0) return pool;
-    pthread_condattr_t steady; /* rests end by the clock that now_ns reads */
+    pthread_condattr_t steady; /* rests end by the clock that nib_now_ns reads */
     if (pthread_condattr_init(&steady) != 0) return pool;
     pthread_condattr_setclock(&steady, CLOCK_MONOTONIC);
     const bool can_rest = pthread_cond_init(&pool->rested, &steady) == 0;
@@ -199,7 +194,7 @@ nib_pool *nib_pool_new(nib_mem *mem, int threads) {
     pthread_sigmask(SIG_SETMASK, &all, &old); /* workers inherit it; signals are the caller's */
     while (forks_counted && pool->started < pool->room) {
         worker *w = &pool->worker[pool->started];
-        *w = (worker){.pool = pool, .since = now_ns(), .rests = RESTS_PER_STALL};
+        *w = (worker){.pool = pool, .since = nib_now_ns(), .rests = RESTS_PER_STALL};
         if (pthread_create(&w->thread, NULL, work, w) != 0) break;
         w->has_clock = pthread_getcpuclockid(w->thread, &w->clock) == 0;
         pool->started++;
@@ -245,7 +240,7 @@ enum { WATCHED = 64 }; /* workers that are looked at while the caller waits */
 static void sleep_until_done(nib_pool *pool) {
     int64_t used[WATCHED];
     const int watched = pool->started < WATCHED ? pool->started : WATCHED;
-    const int64_t began = now_ns();
+    const int64_t began = nib_now_ns();
     for (int i = 0; i < watched; i++) {
         const worker *w = &pool->worker[i];
         struct timespec t;
@@ -260,7 +255,7 @@ static void sleep_until_done(nib_pool *pool) {
     atomic_store(&pool->caller_sleeps, false);
     pthread_mutex_unlock(&pool->lock);
 
-    const int64_t end = now_ns();
+    const int64_t end = nib_now_ns();
     for (int i = 0; i < watched; i++) {
         worker *w = &pool->worker[i];
         if (used[i] < 0) continue;
@@ -284,7 +279,7 @@ static void wait_for_unfinished(nib_pool *pool) {
     do {
         for (int i = 0; i < SPINS_PER_LOOK; i++)
             if (atomic_load_explicit(&pool->unfinished, memory_order_acquire) == 0) return;
-        now = now_ns();
+        now = nib_now_ns();
         if (!until) until = now + SPIN_NS;
     } while (now < until);
     sleep_until_done(pool);
