@@ -152,6 +152,9 @@ CALL(nib_embedding_new, !nib_embedding_new(NULL, NULL) && !nib_embedding_new(ctx
                             !nib_embedding_new(ctx, NIB_NONE))
 CALL(nib_rms_norm_new, !nib_rms_norm_new(NULL, NULL, 0) && !nib_rms_norm_new(ctx, NULL, 0) &&
                            !nib_rms_norm_new(ctx, NIB_NONE, 0))
+CALL(nib_layer_norm_new, !nib_layer_norm_new(NULL, NULL, NULL, 1, 0) &&
+                             !nib_layer_norm_new(ctx, NULL, NIB_NONE, 1, 0) &&
+                             !nib_layer_norm_new(ctx, NIB_NONE, NULL, 1, 0))
 FREES(nib_module_set_head, nib_module_set_head(NULL, true))
 CALL(nib_module_is_head, !nib_module_is_head(NULL))
 
@@ -413,6 +416,7 @@ static const call calls[] = {
     ROW(nib_linear_new),
     ROW(nib_embedding_new),
     ROW(nib_rms_norm_new),
+    ROW(nib_layer_norm_new),
     ROW(nib_module_set_head),
     ROW(nib_module_is_head),
     ROW(nib_compile),

@@ -63,7 +63,10 @@ void  nib_text_release(char *text);
 nib_module *nib_linear_new(nib_ctx *ctx, nib_tensor *weight, nib_tensor *bias); /* [N, K]; [N] or NIB_NONE */
 nib_module *nib_embedding_new(nib_ctx *ctx, nib_tensor *weight);                /* [V, D] */
 nib_module *nib_rms_norm_new(nib_ctx *ctx, nib_tensor *weight, double eps);     /* [D] */
-extern const nib_module_kind nib_kind_linear, nib_kind_embedding, nib_kind_rms_norm;
+nib_module *nib_layer_norm_new(nib_ctx *ctx, nib_tensor *weight, nib_tensor *bias, int dims, double eps);
+                                 /* over the last `dims` dimensions; weight and bias of these, or NIB_NONE */
+extern const nib_module_kind nib_kind_linear, nib_kind_embedding, nib_kind_rms_norm,
+    nib_kind_layer_norm;
 
 /* Mark the output head of a model, which quantizing leaves float unless asked for. */
 void nib_module_set_head(nib_module *module, bool head);

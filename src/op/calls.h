@@ -19,6 +19,17 @@ nib_tensor *nib_rms_norm(const nib_tensor *x, const nib_tensor *weight, double e
 nib_status nib_rms_norm_shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype);
 bool nib_rms_norm_accepts(const nib_call_args *args);
 
+/* (x - mean) / sqrt(variance + eps) * weight + bias over the last `dims` dimensions, variance that
+ * of a population. weight and bias have the shape of these, f32, f16 or bf16, or are NIB_NONE.
+ *   x [..., D] f32  ->  the same shape */
+nib_tensor *nib_layer_norm(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
+                           int dims, double eps);
+
+/* Of every element, f32; silu(x) = x / (1 + exp(-x)), gelu by erf or by tanh, as ATen has them. */
+nib_tensor *nib_relu(const nib_tensor *x);
+nib_tensor *nib_gelu(const nib_tensor *x, bool by_tanh);
+nib_tensor *nib_silu(const nib_tensor *x);
+
 /* a + b, the same shape, f32. */
 nib_tensor *nib_add(const nib_tensor *a, const nib_tensor *b);
 

@@ -1,0 +1,97 @@
+/* op_activation.c: relu, gelu and silu of every element. */
+#include <string.h>
+
+#include "base/error.h"
+#include "base/parallel.h"
+#include "kernel/kernel.h"
+#include "op/calls.h"
+#include "tensor/context.h"
+
+static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
+    NIB_TRY(nib_op_want_dense_f32(args->op, "self", args->in[0]));
+    *out = args->in[0]->shape;
+    *dtype = NIB_F32;
+    return NIB_OK;
+}
+
+static nib_status gelu_shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
+    const char *how = args->attr[0].s;
+    if (strcmp(how, "none") != 0 && strcmp(how, "tanh") != 0)
+        return NIB_RAISE(NIB_E_ARGUMENT,
+                         "gelu: approximate is \"%s\"; there are \"none\" and \"tanh\"", how);
+    return shape(args, out, dtype);
+}
+
+const nib_op nib_op_relu = {
+    .name = "relu",
+    .nout = 1,
+    .shape = shape,
+    .schema = "aten::relu(Tensor self) -> Tensor",
+};
+
+/* Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016. */
+const nib_op nib_op_gelu = {
+    .name = "gelu",
+    .nout = 1,
+    .shape = gelu_shape,
+    .schema = "aten::gelu(Tensor self, *, str approximate='none') -> Tensor",
+};
+
+const nib_op nib_op_silu = {
+    .name = "silu",
+    .nout = 1,
+    .shape = shape,
+    .schema = "aten::silu(Tensor self) -> Tensor",
+};
+
+/* -0 stays and NaN stays, as in ATen. */
+static void relu_f32(float *out, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) out[i] = x[i] < 0 ? 0 : x[i];
+}
+
+typedef struct elements {
+    void (*kernel)(float *out, const float *x, size_t n);
+    const float *x;
+    float *y;
+} elements;
+
+static void run_of_elements(void *user, int64_t begin, int64_t end) {
+    const elements *e = user;
+    e->kernel(e->y + begin, e->x + begin, (size_t)(end - begin));
+}
+
+static nib_status each(const nib_call_args *args, void (*kernel)(float *, const float *, size_t)) {
+    elements e = {kernel, nib_tensor_data(args->in[0]), nib_tensor_data_mut(args->out[0])};
+    nib_parallel_for(args->ctx->pool, nib_tensor_count(args->out[0]), 8192, run_of_elements, &e);
+    return NIB_OK;
+}
+
+static nib_status run_relu(const nib_call_args *args) { return each(args, relu_f32); }
+static nib_status run_silu(const nib_call_args *args) {
+    return each(args, args->ctx->kernels.silu_f32);
+}
+static nib_status run_gelu(const nib_call_args *args) {
+    const nib_kernels *k = &args->ctx->kernels;
+    return each(args, strcmp(args->attr[0].s, "tanh") == 0 ? k->gelu_tanh_f32 : k->gelu_f32);
+}
+
+const nib_impl nib_impl_relu_f32 = {
+    .op = &nib_op_relu, .device = "cpu", .layouts = "self:dense f32", .run = run_relu};
+const nib_impl nib_impl_gelu_f32 = {
+    .op = &nib_op_gelu, .device = "cpu", .layouts = "self:dense f32", .run = run_gelu};
+const nib_impl nib_impl_silu_f32 = {
+    .op = &nib_op_silu, .device = "cpu", .layouts = "self:dense f32", .run = run_silu};
+
+nib_tensor *nib_relu(const nib_tensor *x) {
+    return x ? nib_call_one(x->ctx, &nib_op_relu, 1, &x, 0, NULL) : NULL;
+}
+
+nib_tensor *nib_gelu(const nib_tensor *x, bool by_tanh) {
+    return x ? nib_call_one(x->ctx, &nib_op_gelu, 1, &x, 1,
+                            (nib_attr[]){{.s = by_tanh ? "tanh" : "none"}})
+             : NULL;
+}
+
+nib_tensor *nib_silu(const nib_tensor *x) {
+    return x ? nib_call_one(x->ctx, &nib_op_silu, 1, &x, 0, NULL) : NULL;
+}
