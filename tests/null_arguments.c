@@ -143,6 +143,28 @@ CALL(nib_module_parameter, !nib_module_parameter(NULL, NULL))
 CALL(nib_module_child, !nib_module_child(NULL, NULL))
 CALL(nib_module_walk, nib_module_walk(NULL, NULL, NULL) < NIB_OK)
 CALL(nib_module_walk_parameters, nib_module_walk_parameters(NULL, NULL, NULL) < NIB_OK)
+CALL(nib_module_share, !nib_module_share(NULL))
+CALL(nib_module_append, nib_module_append(NULL, NULL) < NIB_OK)
+CALL(nib_module_set_buffer, nib_module_set_buffer(NULL, NULL, NULL) < NIB_OK)
+CALL(nib_module_replace, nib_module_replace(NULL, NULL, NULL) < NIB_OK)
+CALL(nib_module_forward_many,
+     !nib_module_forward_many(NULL, NULL, 1) && !nib_module_forward_many(NULL, NULL, 0))
+CALL(nib_module_buffer, !nib_module_buffer(NULL, NULL))
+CALL(nib_module_children, nib_module_children(NULL) == 0)
+CALL(nib_module_child_at, !nib_module_child_at(NULL, 0, NULL))
+FREES(nib_module_train, nib_module_train(NULL, true))
+CALL(nib_module_is_training, !nib_module_is_training(NULL))
+CALL(nib_module_walk_state, nib_module_walk_state(NULL, NULL, NULL) < NIB_OK)
+CALL(nib_module_load_state, nib_module_load_state(NULL, NULL, 1, NULL) < NIB_OK)
+CALL(nib_module_load, nib_module_load(NULL, NULL, NULL) < NIB_OK)
+CALL(nib_module_save, nib_module_save(NULL, NULL) < NIB_OK)
+CALL(nib_module_to_dtype, nib_module_to_dtype(NULL, NIB_F16) < NIB_OK)
+CALL(nib_module_to_device, nib_module_to_device(NULL, NULL) < NIB_OK)
+CALL(nib_time_begin, nib_time_begin(NULL) < NIB_OK)
+CALL(nib_time_end,
+     nib_time_end(NULL, NULL, NULL, NULL) < NIB_OK && nib_time_end(ctx, NULL, NULL, NULL) < NIB_OK)
+CALL(nib_sequential_new, !nib_sequential_new(NULL))
+CALL(nib_sequential_of, !nib_sequential_of(NULL, NULL, 1) && !nib_sequential_of(ctx, NULL, 1))
 CALL(nib_prepare, nib_prepare(NULL) < NIB_OK)
 CALL(nib_module_print, !nib_module_print(NULL))
 FREES(nib_text_release, nib_text_release(NULL))
@@ -410,6 +432,26 @@ static const call calls[] = {
     ROW(nib_module_child),
     ROW(nib_module_walk),
     ROW(nib_module_walk_parameters),
+    ROW(nib_module_share),
+    ROW(nib_module_append),
+    ROW(nib_module_set_buffer),
+    ROW(nib_module_replace),
+    ROW(nib_module_forward_many),
+    ROW(nib_module_buffer),
+    ROW(nib_module_children),
+    ROW(nib_module_child_at),
+    ROW(nib_module_train),
+    ROW(nib_module_is_training),
+    ROW(nib_module_walk_state),
+    ROW(nib_module_load_state),
+    ROW(nib_module_load),
+    ROW(nib_module_save),
+    ROW(nib_module_to_dtype),
+    ROW(nib_module_to_device),
+    ROW(nib_time_begin),
+    ROW(nib_time_end),
+    ROW(nib_sequential_new),
+    ROW(nib_sequential_of),
     ROW(nib_prepare),
     ROW(nib_module_print),
     ROW(nib_text_release),

@@ -21,24 +21,48 @@ typedef struct nib_module_kind {
     /* The result belongs to the open scope. NULL: this module only holds others. */
     nib_tensor *(*forward)(nib_module *module, nib_tensor *x);
     void (*free)(nib_module *module);  /* gives back what `self` holds; NULL: nothing to do */
+    /* Of several inputs, as attention has: at most NIB_MAX_INPUTS (extend.h), NIB_NONE for one that
+     * is left out. NULL: one input only. */
+    nib_tensor *(*forward_many)(nib_module *module, nib_tensor *const in[], int count);
+    /* Its options as one line of text, for nib_module_print. NULL: it has none. */
+    void (*describe)(const nib_module *module, char *text, size_t room);
 } nib_module_kind;
 
 /* A module without children. `self` is handed to the kind through nib_module_self. Caller owns. */
 nib_module *nib_module_new(nib_ctx *ctx, const nib_module_kind *kind, void *self);
 void        nib_module_free(nib_module *module);       /* with its children; NULL is fine */
 
-/* Give a child or a parameter to a module under a name without dots. The module owns it then,
- * also when the call fails. NULL in: passes the failure on. */
+/* The same module once more, for a second place in a tree; it goes when the last place has gone. */
+nib_module *nib_module_share(nib_module *module);
+
+/* Give a child, a parameter or a buffer (state that is not trained, such as a running mean) to a
+ * module under a name without dots. The module owns it then, also when the call fails. NULL in:
+ * passes the failure on. */
 nib_status  nib_module_add(nib_module *module, const char *name, nib_module *child);
+nib_status  nib_module_append(nib_module *module, nib_module *child);  /* under the next of "0", "1" ... */
 nib_status  nib_module_set(nib_module *module, const char *name, nib_tensor *parameter); /* replaces */
+nib_status  nib_module_set_buffer(nib_module *module, const char *name, nib_tensor *buffer);
+
+/* Put `with` where the module of this dotted name was, which goes. Owned as above. A root has no
+ * place: replace what holds it. */
+nib_status  nib_module_replace(nib_module *root, const char *dotted, nib_module *with);
 
 nib_tensor *nib_module_forward(nib_module *module, nib_tensor *x);
+nib_tensor *nib_module_forward_many(nib_module *module, nib_tensor *const in[], int count);
 
 void                  *nib_module_self(const nib_module *module);
 const nib_module_kind *nib_module_kind_of(const nib_module *module);
 nib_ctx               *nib_module_ctx(const nib_module *module);
 nib_tensor *nib_module_parameter(const nib_module *module, const char *name); /* borrowed; NULL: none */
+nib_tensor *nib_module_buffer(const nib_module *module, const char *name);
 nib_module *nib_module_child(const nib_module *module, const char *dotted);   /* borrowed; NULL: none */
+size_t      nib_module_children(const nib_module *module);                    /* how many, */
+nib_module *nib_module_child_at(const nib_module *module, size_t index, const char **name); /* and each */
+
+/* Whether a tree trains, which Dropout and BatchNorm look at. A new module does not: unlike in torch
+ * there is no eval() to forget. */
+void nib_module_train(nib_module *root, bool training);
+bool nib_module_is_training(const nib_module *module);
 
 /* Every module of the tree, a parent before its children, in the order they were added. */
 typedef nib_status nib_module_visit(void *user, const char *dotted, nib_module *module);
@@ -48,6 +72,58 @@ nib_status nib_module_walk(nib_module *root, nib_module_visit *visit, void *user
 typedef nib_status nib_parameter_visit(void *user, const char *dotted, nib_module *owner,
                                        const char *name, nib_tensor *parameter);
 nib_status nib_module_walk_parameters(nib_module *root, nib_parameter_visit *visit, void *user);
+
+/* The same with the buffers of each module after its parameters: what a state dict holds. */
+nib_status nib_module_walk_state(nib_module *root, nib_parameter_visit *visit, void *user);
+
+/* ---- state by dotted name ---- */
+typedef enum nib_state_problem {
+    NIB_STATE_MISSING,                 /* the tree has it, the state has not */
+    NIB_STATE_UNEXPECTED,              /* the other way round */
+    NIB_STATE_SHAPE,                   /* both have it, in different shapes */
+    NIB_STATE_PROBLEMS,
+} nib_state_problem;
+
+typedef struct nib_state_report {
+    size_t size; int loaded, missing, unexpected, mismatched;
+    /* Each problem by name; `detail` " is [3], the module's [4]" or NULL. NULL: totals only */
+    void (*row)(void *user, nib_state_problem problem, const char *dotted, const char *detail);
+    void *user;
+} nib_state_report;
+
+typedef struct nib_state_options {
+    size_t size;
+    bool lenient;                      /* take what fits by name; torch's strict=False */
+    bool assign;                       /* dtypes become the state's; else they stay the module's */
+    nib_state_report *report;          /* filled when not NULL, also when the call fails */
+} nib_state_options;
+
+/* Replace parameters and buffers by those of the same names, all or nothing: any that is missing,
+ * unexpected or of another shape fails the call, and one message names them together. A quantized
+ * tensor takes the place of a float one of its shape. NULL options: strict, dtypes stay.
+ * Fails: NIB_E_FORMAT, or NIB_E_SHAPE when shapes contradict. */
+typedef struct nib_named_tensor { const char *name; nib_tensor *tensor; } nib_named_tensor; /* both stay yours */
+nib_status nib_module_load_state(nib_module *root, const nib_named_tensor *tensors, size_t count,
+                                 const nib_state_options *options);
+
+/* The same from a checkpoint: a .safetensors file, or a folder as Hugging Face writes them. */
+nib_status nib_module_load(nib_module *root, const char *path, const nib_state_options *options);
+/* All parameters and buffers, which must be dense, as one .safetensors file; an old one of this name is
+ * replaced in one step. */
+nib_status nib_module_save(nib_module *root, const char *path);
+
+/* All floats of a tree in another dtype, F32, F16 or BF16, all or nothing; integers stay. Results of
+ * operations are f32 whatever the weights are. NIB_E_UNSUPPORTED names a quantized parameter. */
+nib_status nib_module_to_dtype(nib_module *root, nib_dtype dtype);
+/* "cpu"; any other is NIB_E_DEVICE, as there is none in this build. */
+nib_status nib_module_to_device(nib_module *root, const char *device);
+
+/* Time each module between the two calls, with all that it calls: rows in the order of the tree,
+ * names dotted (the root's is ""), for those that were called. */
+nib_status nib_time_begin(nib_ctx *ctx);
+nib_status nib_time_end(nib_ctx *ctx, nib_module *root,
+                        void (*row)(void *user, const char *dotted, const char *kind, int64_t calls, double ms),
+                        void *user);
 
 /* Put the quantized weight of every Linear in the form that this machine's kernels read; results stay
  * the same to the bit, and the form it came from is let go. Models do this at their first session; a
@@ -67,6 +143,12 @@ nib_module *nib_layer_norm_new(nib_ctx *ctx, nib_tensor *weight, nib_tensor *bia
                                  /* over the last `dims` dimensions; weight and bias of these, or NIB_NONE */
 extern const nib_module_kind nib_kind_linear, nib_kind_embedding, nib_kind_rms_norm,
     nib_kind_layer_norm;
+
+/* One child after the other, in their order. Give it children with nib_module_append or _add. */
+nib_module *nib_sequential_new(nib_ctx *ctx);
+/* The same of modules at hand, which it owns; one of them NULL: passes the failure on. */
+nib_module *nib_sequential_of(nib_ctx *ctx, nib_module *const modules[], size_t count);
+extern const nib_module_kind nib_kind_sequential;
 
 /* Mark the output head of a model, which quantizing leaves float unless asked for. */
 void nib_module_set_head(nib_module *module, bool head);

@@ -10,6 +10,7 @@
 #include "base/halffloat.h"
 #include "base/mem.h"
 #include "io/manifest.h"
+#include "quant/cast.h"
 #include "quant/codes.h"
 #include "quant/scheme.h"
 #include "tensor/context.h"
@@ -89,30 +90,20 @@ static nib_storage *bytes_of(const nib_weights *w, const nib_checkpoint_tensor *
     return NULL;
 }
 
-/* A dense float tensor in another dtype, by way of f32. Takes `t`. */
+/* A dense float tensor in another dtype. Takes `t`. */
 static nib_tensor *cast(nib_tensor *t, nib_dtype dtype) {
-    enum { RUN = 1024 };
-    nib_tensor *out = t ? nib_tensor_new(t->ctx, dtype, t->shape) : NULL;
-    if (out) {
-        const unsigned char *from = nib_tensor_data(t);
-        unsigned char *to = nib_tensor_data_mut(out);
-        const size_t from_size = (size_t)nib_dtype_bits(t->dtype) / 8,
-                     size = (size_t)nib_dtype_bits(dtype) / 8;
-        const size_t count = (size_t)nib_tensor_count(t);
-        float run[RUN];
-        for (size_t i = 0; i < count; i += RUN) {
-            const size_t n = count - i < RUN ? count - i : RUN;
-            nib_to_f32(t->dtype, run, from + i * from_size, n);
-            if (dtype == NIB_F32)
-                memcpy(to + i * size, run, n * size);
-            else if (dtype == NIB_F16)
-                nib_codes_kernels()->f32_to_f16(to + i * size, run, n);
-            else
-                nib_codes_kernels()->f32_to_bf16(to + i * size, run, n);
-        }
-    }
+    nib_tensor *out = nib_tensor_cast(t, dtype);
     nib_tensor_free(t);
     return out;
+}
+
+/* A dense tensor as the file has it. */
+static nib_tensor *dense(const nib_weights *w, const nib_checkpoint_tensor *found) {
+    nib_storage *bytes = bytes_of(w, found);
+    nib_tensor *t =
+        bytes ? nib_tensor_over(w->ctx, found->entry->dtype, found->entry->shape, bytes, 0) : NULL;
+    nib_storage_release(bytes);
+    return t;
 }
 
 /* A quantized weight over its parts, each where it lies. It keeps the dtype that its codes stand
@@ -160,10 +151,19 @@ nib_tensor *nib_weights_get(nib_weights *w, const char *name, const nib_shape *s
         nib_weights_error_at(w, name);
         return NULL;
     }
-    nib_storage *bytes = bytes_of(w, found);
-    nib_tensor *t = bytes ? nib_tensor_over(w->ctx, entry->dtype, entry->shape, bytes, 0) : NULL;
-    nib_storage_release(bytes);
+    nib_tensor *t = dense(w, found);
     if (t && w->dtype && w->dtype != entry->dtype) t = cast(t, w->dtype);
     if (!t) nib_weights_error_at(w, name);
     return t;
 }
+
+nib_tensor *nib_weights_get_any(nib_weights *w, const char *name, const nib_shape *shape) {
+    const nib_stored *item = nib_manifest_find(&w->manifest, name);
+    if (!item || item->layout) return nib_weights_get(w, name, shape);
+    nib_tensor *t = dense(w, nib_checkpoint_find(w->checkpoint, name));
+    if (!t) nib_weights_error_at(w, name);
+    return t;
+}
+
+size_t nib_weights_count(const nib_weights *w) { return w->manifest.count; }
+const char *nib_weights_name(const nib_weights *w, size_t i) { return w->manifest.items[i].name; }

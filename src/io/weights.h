@@ -29,6 +29,14 @@ bool nib_weights_has(const nib_weights *weights, const char *name);
  * tensor are on record. */
 nib_tensor *nib_weights_get(nib_weights *weights, const char *name, const nib_shape *shape);
 
+/* The same for what need not take part in a product, such as a counter: dense tensors of any dtype,
+ * as the file has them. */
+nib_tensor *nib_weights_get_any(nib_weights *weights, const char *name, const nib_shape *shape);
+
+/* Their names, in the order of the files. */
+size_t nib_weights_count(const nib_weights *weights);
+const char *nib_weights_name(const nib_weights *weights, size_t i);
+
 /* Say of the latest failure that this tensor is to blame: its file, name and first byte, or the
  * checkpoint's path for one that is not there. */
 nib_status nib_weights_error_at(const nib_weights *weights, const char *name);

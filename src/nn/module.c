@@ -1,35 +1,12 @@
-/* module.c: the tree. Children and parameters keep the order in which they were added, since that
- * is the order in which people read a model. */
-#include <nibble/nn.h>
+/* module.c: a module and what it holds. Children, parameters and buffers keep the order in which
+ * they were added, since that is the order in which people read a model. */
+#include "nn/module.h"
+
+#include <stdio.h>
 #include <string.h>
 
 #include "base/error.h"
-#include "base/text_util.h"
 #include "op/mode.h"
-#include "tensor/context.h"
-#include "tensor/dtype.h"
-#include "tensor/tensor.h"
-
-enum { MAX_DEPTH = 32, MAX_NAME = 512 };
-
-typedef struct named_child {
-    char *name;
-    nib_module *module;
-} named_child;
-typedef struct named_parameter {
-    char *name;
-    nib_tensor *tensor;
-} named_parameter;
-
-struct nib_module {
-    nib_ctx *ctx;
-    const nib_module_kind *kind;
-    void *self;
-    bool head;
-    named_child *children;
-    named_parameter *parameters;
-    size_t nchildren, nparameters, children_room, parameters_room;
-};
 
 nib_module *nib_module_new(nib_ctx *ctx, const nib_module_kind *kind, void *self) {
     if (!ctx || !kind) return NULL;
@@ -38,24 +15,30 @@ nib_module *nib_module_new(nib_ctx *ctx, const nib_module_kind *kind, void *self
     m->ctx = ctx;
     m->kind = kind;
     m->self = self;
+    m->refs = 1;
     return m;
 }
 
 void nib_module_free(nib_module *m) {
-    if (!m) return;
+    if (!m || --m->refs > 0) return;
     nib_mem *mem = &m->ctx->mem;
     for (size_t i = 0; i < m->nchildren; i++) {
         nib_mem_strfree(mem, m->children[i].name);
         nib_module_free(m->children[i].module);
     }
-    for (size_t i = 0; i < m->nparameters; i++) {
-        nib_mem_strfree(mem, m->parameters[i].name);
-        nib_tensor_free(m->parameters[i].tensor);
+    for (size_t i = 0; i < m->nstate; i++) {
+        nib_mem_strfree(mem, m->state[i].name);
+        nib_tensor_free(m->state[i].tensor);
     }
     if (m->kind->free) m->kind->free(m);
     nib_mem_free(mem, m->children, m->children_room * sizeof *m->children);
-    nib_mem_free(mem, m->parameters, m->parameters_room * sizeof *m->parameters);
+    nib_mem_free(mem, m->state, m->state_room * sizeof *m->state);
     nib_mem_free(mem, m, sizeof *m);
+}
+
+nib_module *nib_module_share(nib_module *m) {
+    if (m) m->refs++;
+    return m;
 }
 
 static nib_status check_name(const char *name) {
@@ -74,6 +57,15 @@ static void *grow(nib_mem *mem, void *entries, size_t count, size_t *room, size_
     return grown;
 }
 
+/* ---- children ---- */
+
+static nib_named_child *find_child(const nib_module *m, const char *name, size_t length) {
+    for (size_t i = 0; i < m->nchildren; i++)
+        if (strlen(m->children[i].name) == length && !memcmp(m->children[i].name, name, length))
+            return &m->children[i];
+    return NULL;
+}
+
 nib_status nib_module_add(nib_module *m, const char *name, nib_module *child) {
     if (!m || !child) {
         nib_module_free(child);
@@ -81,58 +73,152 @@ nib_status nib_module_add(nib_module *m, const char *name, nib_module *child) {
     }
     char *copy = NULL;
     NIB_TRY_GOTO(check_name(name), fail);
-    named_child *grown =
+    if (child == m || find_child(m, name, strlen(name))) {
+        NIB_RAISE(NIB_E_ARGUMENT, "a %s %s %s; replace it with nib_module_replace", m->kind->name,
+                  child == m ? "cannot be its own child" : "has a child already that is called",
+                  name);
+        goto fail;
+    }
+    nib_named_child *grown =
         grow(&m->ctx->mem, m->children, m->nchildren, &m->children_room, sizeof *grown);
     if (!grown) goto fail;
     m->children = grown;
     copy = nib_mem_strdup(&m->ctx->mem, name);
     if (!copy) goto fail;
-    m->children[m->nchildren++] = (named_child){copy, child};
+    m->children[m->nchildren++] = (nib_named_child){copy, child};
     return NIB_OK;
 fail:
     nib_module_free(child);
     return nib_last_error()->status;
 }
 
-nib_status nib_module_set(nib_module *m, const char *name, nib_tensor *parameter) {
-    if (!m || !parameter) {
-        nib_tensor_free(parameter);
+nib_status nib_module_append(nib_module *m, nib_module *child) {
+    char name[24];
+    snprintf(name, sizeof name, "%zu", m ? m->nchildren : (size_t)0);
+    return nib_module_add(m, name, child);
+}
+
+/* The entry of a dotted name, or NULL. */
+static nib_named_child *find(const nib_module *m, const char *dotted) {
+    nib_named_child *found = NULL;
+    while (m && *dotted) {
+        const size_t length = strcspn(dotted, ".");
+        found = find_child(m, dotted, length);
+        m = found ? found->module : NULL;
+        dotted += length + (dotted[length] == '.');
+    }
+    return m ? found : NULL;
+}
+
+nib_module *nib_module_child(const nib_module *m, const char *dotted) {
+    if (!m || !dotted) return NULL;
+    if (!*dotted) return (nib_module *)(uintptr_t)m;
+    const nib_named_child *found = find(m, dotted);
+    return found ? found->module : NULL;
+}
+
+nib_status nib_module_replace(nib_module *root, const char *dotted, nib_module *with) {
+    if (!root || !with) {
+        nib_module_free(with);
+        return nib_last_error()->status;
+    }
+    nib_named_child *found = dotted ? find(root, dotted) : NULL;
+    if (!found) {
+        nib_module_free(with);
+        return NIB_RAISE(NIB_E_ARGUMENT, "there is no module \"%s\" below this %s to replace",
+                         dotted ? dotted : "", root->kind->name);
+    }
+    nib_module_free(found->module);
+    found->module = with;
+    return NIB_OK;
+}
+
+size_t nib_module_children(const nib_module *m) { return m ? m->nchildren : 0; }
+
+nib_module *nib_module_child_at(const nib_module *m, size_t index, const char **name) {
+    if (!m || index >= m->nchildren) return NULL;
+    if (name) *name = m->children[index].name;
+    return m->children[index].module;
+}
+
+/* ---- parameters and buffers ---- */
+
+static nib_named_state *find_state(const nib_module *m, const char *name) {
+    for (size_t i = 0; i < m->nstate; i++)
+        if (strcmp(m->state[i].name, name) == 0) return &m->state[i];
+    return NULL;
+}
+
+static nib_status set(nib_module *m, const char *name, nib_tensor *tensor, bool buffer) {
+    if (!m || !tensor) {
+        nib_tensor_free(tensor);
         return nib_last_error()->status;
     }
     NIB_TRY_GOTO(check_name(name), fail);
-    if (parameter == NIB_NONE) {
+    if (tensor == NIB_NONE) {
         NIB_RAISE(NIB_E_ARGUMENT, "a %s's %s cannot be NIB_NONE", m->kind->name, name);
         goto fail;
     }
-    for (size_t i = 0; i < m->nparameters; i++) {
-        if (strcmp(m->parameters[i].name, name) != 0) continue;
-        nib_tensor_free(m->parameters[i].tensor);
-        m->parameters[i].tensor = parameter;
+    nib_named_state *found = find_state(m, name);
+    if (found) {
+        nib_tensor_free(found->tensor);
+        found->tensor = tensor;
+        found->buffer = buffer;
         return NIB_OK;
     }
-    named_parameter *grown =
-        grow(&m->ctx->mem, m->parameters, m->nparameters, &m->parameters_room, sizeof *grown);
+    nib_named_state *grown = grow(&m->ctx->mem, m->state, m->nstate, &m->state_room, sizeof *grown);
     if (!grown) goto fail;
-    m->parameters = grown;
+    m->state = grown;
     char *copy = nib_mem_strdup(&m->ctx->mem, name);
     if (!copy) goto fail;
-    m->parameters[m->nparameters++] = (named_parameter){copy, parameter};
+    m->state[m->nstate++] = (nib_named_state){copy, tensor, buffer};
     return NIB_OK;
 fail:
-    nib_tensor_free(parameter);
+    nib_tensor_free(tensor);
     return nib_last_error()->status;
 }
 
-nib_tensor *nib_module_forward(nib_module *m, nib_tensor *x) {
-    if (!m || !x) return NULL;
-    if (!m->kind->forward)
+nib_status nib_module_set(nib_module *m, const char *name, nib_tensor *parameter) {
+    return set(m, name, parameter, false);
+}
+nib_status nib_module_set_buffer(nib_module *m, const char *name, nib_tensor *buffer) {
+    return set(m, name, buffer, true);
+}
+
+static nib_tensor *get(const nib_module *m, const char *name, bool buffer) {
+    const nib_named_state *found = m && name ? find_state(m, name) : NULL;
+    return found && found->buffer == buffer ? found->tensor : NULL;
+}
+nib_tensor *nib_module_parameter(const nib_module *m, const char *name) {
+    return get(m, name, false);
+}
+nib_tensor *nib_module_buffer(const nib_module *m, const char *name) { return get(m, name, true); }
+
+/* ---- running ---- */
+
+nib_tensor *nib_module_forward_many(nib_module *m, nib_tensor *const in[], int count) {
+    if (!m || !in || count < 1) return NULL;
+    for (int i = 0; i < count; i++)
+        if (!in[i]) return NULL;
+    nib_tensor *x = in[0];
+    if (!m->kind->forward && !m->kind->forward_many)
         return NIB_RAISE_NULL(NIB_E_UNSUPPORTED, "a %s has no forward of its own", m->kind->name);
-    nib_ctx *ctx = x->ctx; /* of the caller: the tree may be shared by several */
+    if (count > NIB_MAX_INPUTS || (count > 1 && !m->kind->forward_many))
+        return NIB_RAISE_NULL(NIB_E_ARGUMENT, "a %s takes %d inputs at most, not %d", m->kind->name,
+                              m->kind->forward_many ? (int)NIB_MAX_INPUTS : 1, count);
+    nib_ctx *ctx = x == NIB_NONE ? m->ctx : x->ctx; /* of the caller: threads may share the tree */
     NIB_TRY_NULL(nib_modes_enter_module(ctx, m, &x));
-    nib_tensor *y = m->kind->forward(m, x);
+    nib_tensor *all[NIB_MAX_INPUTS] = {x};
+    for (int i = 1; i < count; i++) all[i] = in[i];
+    nib_tensor *y = m->kind->forward && count == 1 ? m->kind->forward(m, x)
+                                                   : m->kind->forward_many(m, all, count);
     if (!y) return NULL;
     NIB_TRY_NULL(nib_modes_leave_module(ctx, m, &y));
     return y;
+}
+
+nib_tensor *nib_module_forward(nib_module *m, nib_tensor *x) {
+    return nib_module_forward_many(m, &x, 1);
 }
 
 void *nib_module_self(const nib_module *m) { return m ? m->self : NULL; }
@@ -143,101 +229,45 @@ void nib_module_set_head(nib_module *m, bool head) {
     if (m) m->head = head;
 }
 
-nib_tensor *nib_module_parameter(const nib_module *m, const char *name) {
-    if (!m || !name) return NULL;
-    for (size_t i = 0; i < m->nparameters; i++)
-        if (strcmp(m->parameters[i].name, name) == 0) return m->parameters[i].tensor;
+void nib_module_train(nib_module *m, bool training) {
+    if (!m) return;
+    m->training = training;
+    for (size_t i = 0; i < m->nchildren; i++) nib_module_train(m->children[i].module, training);
+}
+bool nib_module_is_training(const nib_module *m) { return m && m->training; }
+
+/* ---- for the layers ---- */
+
+nib_module *nib_layer_new(nib_ctx *ctx, const nib_module_kind *kind, size_t size, int count,
+                          int required, const char *const names[], nib_tensor *const tensors[]) {
+    bool given = ctx != NULL;
+    for (int i = 0; i < count; i++) given = given && tensors[i];
+    void *self = given && size ? nib_mem_alloc_zero(&ctx->mem, size) : NULL;
+    nib_module *m = given && (self || !size) ? nib_module_new(ctx, kind, self) : NULL;
+    if (!m && self) nib_mem_free(&ctx->mem, self, size);
+    nib_status status = m ? NIB_OK : nib_last_error()->status;
+    for (int i = 0; i < count; i++) {
+        if (tensors[i] == NIB_NONE && i >= required) continue;
+        if (m && status >= NIB_OK)
+            status = nib_module_set(m, names[i], tensors[i]);
+        else
+            nib_tensor_free(tensors[i]);
+    }
+    if (m && status >= NIB_OK) return m;
+    nib_module_free(m);
     return NULL;
 }
 
-nib_module *nib_module_child(const nib_module *m, const char *dotted) {
-    if (!dotted) return NULL;
-    while (m && *dotted) {
-        const size_t length = strcspn(dotted, ".");
-        const nib_module *next = NULL;
-        for (size_t i = 0; i < m->nchildren && !next; i++)
-            if (strlen(m->children[i].name) == length &&
-                memcmp(m->children[i].name, dotted, length) == 0)
-                next = m->children[i].module;
-        m = next;
-        dotted += length + (dotted[length] == '.');
-    }
-    return (nib_module *)(uintptr_t)m;
+void nib_layer_free(nib_module *m, size_t size) { nib_mem_free(&m->ctx->mem, m->self, size); }
+
+nib_tensor *nib_layer_parameter(const nib_module *m, const char *name) {
+    nib_tensor *t = nib_module_parameter(m, name);
+    return t ? t : NIB_NONE;
 }
 
-/* Put `name` behind the dotted prefix in `path` and return the new length. */
-static nib_status join(char path[MAX_NAME], size_t length, const char *name, size_t *joined) {
-    const size_t more = strlen(name);
-    if (length + more + 2 > MAX_NAME)
-        return NIB_RAISE(NIB_E_UNSUPPORTED, "the name of %s is over %d bytes long", name, MAX_NAME);
-    if (length) path[length++] = '.';
-    memcpy(path + length, name, more + 1);
-    *joined = length + more;
-    return NIB_OK;
+void nib_layer_options(void *to, size_t room, const void *given) {
+    if (!given) return;
+    size_t size;
+    memcpy(&size, given, sizeof size);
+    memcpy(to, given, size && size < room ? size : room);
 }
-
-static nib_status walk(nib_module *m, char path[MAX_NAME], size_t length, int depth,
-                       nib_module_visit *visit, nib_parameter_visit *visit_parameter, void *user) {
-    if (depth == MAX_DEPTH)
-        return NIB_RAISE(NIB_E_UNSUPPORTED, "%s nests over %d modules deep", path, MAX_DEPTH);
-    size_t joined = 0;
-    if (visit) NIB_TRY(visit(user, path, m));
-    for (size_t i = 0; visit_parameter && i < m->nparameters; i++) {
-        NIB_TRY(join(path, length, m->parameters[i].name, &joined));
-        NIB_TRY(visit_parameter(user, path, m, m->parameters[i].name, m->parameters[i].tensor));
-        path[length] = '\0';
-    }
-    for (size_t i = 0; i < m->nchildren; i++) {
-        NIB_TRY(join(path, length, m->children[i].name, &joined));
-        NIB_TRY(walk(m->children[i].module, path, joined, depth + 1, visit, visit_parameter, user));
-        path[length] = '\0';
-    }
-    return NIB_OK;
-}
-
-nib_status nib_module_walk(nib_module *root, nib_module_visit *visit, void *user) {
-    if (!root) return nib_last_error()->status;
-    if (!visit) return NIB_RAISE(NIB_E_ARGUMENT, "walking needs a function to visit modules with");
-    char path[MAX_NAME] = "";
-    return walk(root, path, 0, 0, visit, NULL, user);
-}
-
-nib_status nib_module_walk_parameters(nib_module *root, nib_parameter_visit *visit, void *user) {
-    if (!root) return nib_last_error()->status;
-    if (!visit)
-        return NIB_RAISE(NIB_E_ARGUMENT, "walking needs a function to visit parameters with");
-    char path[MAX_NAME] = "";
-    return walk(root, path, 0, 0, NULL, visit, user);
-}
-
-static nib_status print_one(void *user, const char *dotted, nib_module *m) {
-    nib_text *text = user;
-    int depth = *dotted != '\0';
-    for (const char *p = dotted; *p; p++) depth += *p == '.';
-    const char *last = strrchr(dotted, '.');
-    for (int i = 0; i < depth; i++) nib_text_add(text, "  ");
-    if (*dotted) nib_text_format(text, "%s: ", last ? last + 1 : dotted);
-    nib_text_add(text, m->kind->name);
-    for (size_t i = 0; i < m->nparameters; i++) {
-        const nib_tensor *t = m->parameters[i].tensor;
-        char shape[96];
-        nib_text_format(text, "  %s %s %s", m->parameters[i].name,
-                        nib_shape_text(&t->shape, shape, sizeof shape),
-                        t->layout ? t->layout->name : nib_dtype_name(t->dtype));
-    }
-    nib_text_add(text, "\n");
-    return NIB_OK;
-}
-
-char *nib_module_print(nib_module *root) {
-    nib_text text = {0};
-    if (nib_module_walk(root, print_one, &text) < NIB_OK || text.failed) {
-        nib_text_free(&text);
-        return NULL;
-    }
-    char *out = nib_mem_strdup(NULL, text.data);
-    nib_text_free(&text);
-    return out;
-}
-
-void nib_text_release(char *text) { nib_mem_strfree(NULL, text); }

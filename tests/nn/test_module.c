@@ -108,6 +108,84 @@ TEST(names_with_dots_are_refused) {
     nib_ctx_free(ctx);
 }
 
-TESTS(RUNS(a_tree_is_walked_by_dotted_names_and_found_by_them),
+TEST(a_child_is_replaced_in_its_place) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_module *root = small_tree(ctx);
+    CHECK_OK(nib_module_add(nib_module_child(root, "mlp"), "act",
+                            nib_module_new(ctx, &container, NULL)));
+    CHECK_OK(nib_module_replace(root, "mlp.up_proj", nib_module_new(ctx, &container, NULL)));
+    char names[200] = "";
+    CHECK_OK(nib_module_walk(root, note, names));
+    CHECK_TEXT(names, "|mlp|mlp.up_proj|mlp.act|");
+    CHECK_TEXT(nib_module_kind_of(nib_module_child(root, "mlp.up_proj"))->name, "Block");
+    CHECK_FAILS(nib_module_replace(root, "mlp.down", nib_module_new(ctx, &container, NULL)),
+                NIB_E_ARGUMENT, "no module \"mlp.down\"");
+    CHECK_FAILS(nib_module_replace(root, "", nib_module_new(ctx, &container, NULL)), NIB_E_ARGUMENT,
+                "to replace");
+    CHECK_FAILS(nib_module_add(root, "mlp", nib_module_new(ctx, &container, NULL)), NIB_E_ARGUMENT,
+                "called mlp");
+    nib_module_free(root);
+    nib_ctx_free(ctx);
+}
+
+TEST(a_shared_module_stands_in_two_places_and_goes_with_the_last) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    const size_t before = nib_mem_used(nib_ctx_mem(ctx));
+    nib_module *root = small_tree(ctx), *mlp = nib_module_child(root, "mlp");
+    CHECK_OK(nib_module_add(root, "again", nib_module_share(mlp)));
+    char names[200] = "";
+    CHECK_OK(nib_module_walk(root, note, names));
+    CHECK_TEXT(names, "|mlp|mlp.up_proj|again|again.up_proj|");
+    CHECK_OK(nib_module_replace(root, "mlp", nib_module_new(ctx, &container, NULL)));
+    CHECK(nib_module_child(root, "again.up_proj") != NULL);
+    nib_module_free(root);
+    CHECK_INT(nib_mem_used(nib_ctx_mem(ctx)), before);
+    nib_ctx_free(ctx);
+}
+
+TEST(a_tree_trains_or_does_not) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_module *root = small_tree(ctx), *linear = nib_module_child(root, "mlp.up_proj");
+    CHECK(!nib_module_is_training(linear));
+    nib_module_train(root, true);
+    CHECK(nib_module_is_training(root) && nib_module_is_training(linear));
+    nib_module_train(root, false);
+    CHECK(!nib_module_is_training(linear));
+    nib_module_free(root);
+    nib_ctx_free(ctx);
+}
+
+/* A user's own module of two inputs: x W^T where the second says so, else x. */
+static nib_tensor *either(nib_module *m, nib_tensor *const in[], int count) {
+    return count > 1 && in[1] != NIB_NONE
+               ? nib_linear(in[0], nib_module_parameter(m, "weight"), NIB_NONE)
+               : in[0];
+}
+
+TEST(a_module_of_ones_own_may_take_several_inputs) {
+    static const nib_module_kind kind = {.name = "Either", .forward_many = either};
+    static const float ones[3] = {1, 1, 1};
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_module *m = nib_module_new(ctx, &kind, NULL), *linear = NULL;
+    nib_tensor *x = nib_tensor_wrap(ctx, NIB_F32, (nib_shape){2, {1, 3}}, ones, NULL, NULL);
+    CHECK_OK(nib_module_set(m, "weight", nib_tensor_retain(x)));
+    CHECK(nib_module_forward(m, x) == x);
+    CHECK(nib_module_forward_many(m, (nib_tensor *[]){x, NIB_NONE}, 2) == x);
+    nib_tensor *y = nib_module_forward_many(m, (nib_tensor *[]){x, x}, 2);
+    CHECK_MADE(y);
+    CHECK_NEAR(((const float *)nib_tensor_data(y))[0], 3, 0);
+    linear = nib_linear_new(ctx, nib_tensor_retain(x), NIB_NONE);
+    CHECK(!nib_module_forward_many(linear, (nib_tensor *[]){x, x}, 2));
+    CHECK(strstr(nib_last_error()->what, "1 inputs at most, not 2"));
+    nib_module_free(linear);
+    nib_module_free(m);
+    nib_tensor_free(x);
+    nib_ctx_free(ctx);
+}
+
+TESTS(RUNS(a_child_is_replaced_in_its_place),
+      RUNS(a_shared_module_stands_in_two_places_and_goes_with_the_last),
+      RUNS(a_tree_trains_or_does_not), RUNS(a_module_of_ones_own_may_take_several_inputs),
+      RUNS(a_tree_is_walked_by_dotted_names_and_found_by_them),
       RUNS(a_mode_stands_at_the_doors_of_modules),
       RUNS(every_failed_allocation_leaves_nothing_behind), RUNS(names_with_dots_are_refused))
