@@ -25,6 +25,13 @@ typedef int32_t __attribute__((may_alias)) four_codes;
 #define DOT_ALL(acc, u, q) DOT(acc, u, _mm512_set1_epi32(q))
 #endif
 
+/* Pointers between which the compiler is not to see any relation. */
+#if defined(__AVX512VNNI__)
+#define UNRELATED(a, b, c) __asm__("" : "+r"(a), "+r"(b), "+r"(c))
+#else
+#define UNRELATED(a, b, c) ((void)0)
+#endif
+
 /* Asks for a line that will be written. */
 #if defined(__AVX512VNNI__)
 #define EXPECT(p) __asm__ volatile("prefetchw %0" : : "m"(*(const char *)(p)))

@@ -35,7 +35,25 @@ typedef struct tile_scratch {
 } tile_scratch;
 _Static_assert(sizeof(tile_scratch) <= NIB_LANE_SCRATCH, "scratch of a tile");
 
+/* What the tiles of a call share. */
+typedef struct tile_job {
+    float *y;
+    int64_t ldy;
+    const nib_rows_i8 *x;
+    const nib_lane_weight *w;
+    tile_scratch *s;
+    int64_t row, rows;     /* a block of rows */
+    int64_t k, end, group; /* a span of columns, the group at its beginning */
+    int64_t Kp, depth;     /* columns of a panel, and of a block of codes */
+    int64_t height;        /* rows of a tile */
+    int bits;              /* as a tile takes them: 8 where they are unpacked first */
+    int columns;           /* of a cell */
+} tile_job;
+
 typedef struct tile_block {
+    const tile_job *job;
+    int64_t panel; /* the first */
+    int panels;
     const int8_t *q; /* of the first row, at the first column */
     int64_t ld;
     const uint8_t *codes[TILE_PANELS]; /* twice the same for a last panel by itself */
@@ -44,7 +62,25 @@ typedef struct tile_block {
     bool begins, ends;                 /* the group, here */
     bool fresh;                        /* nothing was added to the results yet */
     bool offset;
+    bool complete; /* sums of one group that begin and end here */
 } tile_block;
+
+/* What follows the sums of one group that is a whole row: the result of row m of the block. */
+INLINE __m512 whole_row(const tile_job *t, int64_t m, __m512i part, __m512 scale, __m512 offset) {
+    const __m512 v = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(part), _mm512_setzero_ps());
+    if (t->w->offset_kind == NIB_OFFSET_NONE) return v;
+    return _mm512_fmadd_ps(offset, _mm512_set1_ps(t->s->sums[0][m]), v);
+}
+
+/* The last steps of a result. */
+INLINE __m512 last_steps(const tile_job *t, int64_t m, __m512 v, __m512 correction) {
+    if (t->x->zero)
+        v = _mm512_fmadd_ps(_mm512_set1_ps(-(float)t->x->zero[t->row + m]), correction, v);
+    return _mm512_mul_ps(v, _mm512_set1_ps(t->x->scale[t->row + m]));
+}
+INLINE __m512 correction_of(const tile_job *t, int64_t panel) {
+    return t->x->zero ? _mm512_loadu_ps(t->w->correction + panel * NIB_PANEL) : _mm512_setzero_ps();
+}
 
 /* What the sums of a row and panel begin with: what its group begins with, or what was left of it.
  */
@@ -54,12 +90,37 @@ INLINE __m512i first_sums(const tile_block *b, const tile_scratch *s, int64_t g,
                      : _mm512_load_si512(s->part[row] + panel * NIB_PANEL);
 }
 
+/* Where the rows of a tile are read: two pointers beside the first, and the distance of a row one
+ * to four times, reach all twelve. The compiler is kept from seeing how they hang together: it
+ * would make a pointer of each row, and spill those to vector registers, whose way back takes turns
+ * of the units that multiply. */
+typedef struct row_pointers {
+    const int8_t *q[3]; /* rows 0, 5 and 10 */
+    int64_t ld, ld3;
+} row_pointers;
+
+INLINE row_pointers rows_from(const int8_t *q, int64_t ld) {
+    row_pointers r = {{q, q + 5 * ld, q + 10 * ld}, ld, 3 * ld};
+    UNRELATED(r.q[0], r.q[1], r.q[2]);
+    return r;
+}
+INLINE void next_column(row_pointers *r, const int rows) {
+    r->q[0] += 4;
+    if (rows > 5) r->q[1] += 4;
+    if (rows > 10) r->q[2] += 4;
+    UNRELATED(r->q[0], r->q[1], r->q[2]);
+}
+/* Four codes of row r, a constant, in all lanes. */
+INLINE __m512i row_codes(const row_pointers *p, const int r) {
+    const int8_t *q = p->q[r / 5] + (r % 5 == 3 ? p->ld3 : r % 5 * p->ld);
+    return _mm512_set1_epi32(*(const four_codes *)q);
+}
+
 /* Rows [row, row + rows) of the block; `bits` (8, 4 or 2) and `rows` are constant. */
 INLINE void tile(const int bits, const int rows, const tile_block *b, tile_scratch *s,
                  int64_t row) {
     const __m512i mask = _mm512_set1_epi8((char)((1 << bits) - 1));
-    const int64_t ld = b->ld;
-    const int8_t *q = b->q + row * ld;
+    row_pointers x = rows_from(b->q + row * b->ld, b->ld);
     const uint8_t *codes[TILE_PANELS] = {b->codes[0], b->codes[1]};
     __m512 y[TILE_ROWS][TILE_PANELS];
     UNROLL
@@ -75,19 +136,20 @@ INLINE void tile(const int bits, const int rows, const tile_block *b, tile_scrat
             acc[r][1] = first_sums(b, s, g, row + r, 1);
         }
         for (int64_t i = 0; i < b->cells; i++) {
-            const __m512i cell[] = {_mm512_loadu_si512(codes[0]), _mm512_loadu_si512(codes[1])};
             UNROLL
             for (int j = 0; j < 8 / bits; j++) {
-                __m512i u[TILE_PANELS] = {shifted(cell[0], j * bits), shifted(cell[1], j * bits)};
+                __m512i u[TILE_PANELS] = {shifted(_mm512_loadu_si512(codes[0]), j * bits),
+                                          shifted(_mm512_loadu_si512(codes[1]), j * bits)};
                 if (bits < 8) u[0] = _mm512_and_si512(u[0], mask);
                 if (bits < 8) u[1] = _mm512_and_si512(u[1], mask);
                 UNROLL
                 for (int r = 0; r < rows; r++) {
-                    const __m512i x = _mm512_set1_epi32(*(const four_codes *)(q + r * ld));
-                    DOT(acc[r][0], u[0], x);
-                    DOT(acc[r][1], u[1], x);
+                    const __m512i q = row_codes(&x, r);
+                    DOT(acc[r][0], u[0], q);
+                    DOT(acc[r][1], u[1], q);
                 }
-                q += 4;
+                next_column(&x, rows);
+                UNRELATED(codes[0], codes[1], x.ld3); /* reads the cell anew: two registers less */
             }
             codes[0] += 64;
             codes[1] += 64;
@@ -127,8 +189,7 @@ INLINE void tile(const int bits, const int rows, const tile_block *b, tile_scrat
 /* Where a row has one group of bytes no results need registers until it ends: a taller tile reads
  * each code half as often. */
 INLINE void tall(const int rows, const tile_block *b, tile_scratch *s, int64_t row) {
-    const int64_t ld = b->ld;
-    const int8_t *q = b->q + row * ld;
+    row_pointers x = rows_from(b->q + row * b->ld, b->ld);
     const uint8_t *codes[TILE_PANELS] = {b->codes[0], b->codes[1]};
     __m512i acc[TALL_ROWS][TILE_PANELS];
     UNROLL
@@ -140,13 +201,31 @@ INLINE void tall(const int rows, const tile_block *b, tile_scratch *s, int64_t r
         const __m512i u[] = {_mm512_loadu_si512(codes[0]), _mm512_loadu_si512(codes[1])};
         UNROLL
         for (int r = 0; r < rows; r++) {
-            const __m512i x = _mm512_set1_epi32(*(const four_codes *)(q + r * ld));
-            DOT(acc[r][0], u[0], x);
-            DOT(acc[r][1], u[1], x);
+            const __m512i q = row_codes(&x, r);
+            DOT(acc[r][0], u[0], q);
+            DOT(acc[r][1], u[1], q);
         }
-        q += 4;
+        next_column(&x, rows);
         codes[0] += 64;
         codes[1] += 64;
+    }
+    if (b->complete) {
+        const tile_job *t = b->job;
+        UNROLL
+        for (int p = 0; p < TILE_PANELS; p++) {
+            if (p >= b->panels) return;
+            const __mmask16 channels = channels_of(t->w, b->panel + p);
+            const __m512 scale = _mm512_load_ps(s->scale[p][0]);
+            const __m512 offset = _mm512_load_ps(s->offset[p][0]);
+            const __m512 correction = correction_of(t, b->panel + p);
+            float *y = t->y + (t->row + row) * t->ldy + (b->panel + p) * NIB_PANEL;
+            UNROLL
+            for (int r = 0; r < rows; r++, y += t->ldy) {
+                const __m512 v = whole_row(t, row + r, acc[r][p], scale, offset);
+                _mm512_mask_storeu_ps(y, channels, last_steps(t, row + r, v, correction));
+            }
+        }
+        return;
     }
     UNROLL
     for (int r = 0; r < rows; r++) {
@@ -253,21 +332,6 @@ static void lay_out_sums(tile_scratch *s, const nib_rows_i8 *x, int64_t row, int
     }
 }
 
-/* What the tiles of a call share. */
-typedef struct tile_job {
-    float *y;
-    int64_t ldy;
-    const nib_rows_i8 *x;
-    const nib_lane_weight *w;
-    tile_scratch *s;
-    int64_t row, rows;     /* a block of rows */
-    int64_t k, end, group; /* a span of columns, the group at its beginning */
-    int64_t Kp, depth;     /* columns of a panel, and of a block of codes */
-    int64_t height;        /* rows of a tile */
-    int bits;              /* as a tile takes them: 8 where they are unpacked first */
-    int columns;           /* of a cell */
-} tile_job;
-
 /* What earlier spans left in y: results, or the sums of the one group as they are. */
 static void begin_rows(const tile_job *t, int64_t panel, int panels, int64_t row, int64_t rows) {
     const bool one_group = t->w->groups == 1;
@@ -288,24 +352,15 @@ static void end_rows(const tile_job *t, int64_t panel, int panels, int64_t row, 
         const __mmask16 channels = channels_of(w, panel + p);
         const __m512 scale = _mm512_load_ps(t->s->scale[p][0]);
         const __m512 offset = _mm512_load_ps(t->s->offset[p][0]);
-        const __m512 correction = t->x->zero
-                                      ? _mm512_loadu_ps(w->correction + (panel + p) * NIB_PANEL)
-                                      : _mm512_setzero_ps();
+        const __m512 correction = correction_of(t, panel + p);
         float *y = t->y + (t->row + row) * t->ldy + (panel + p) * NIB_PANEL;
         for (int64_t m = row; m < row + rows; m++, y += t->ldy) {
             __m512 v = _mm512_load_ps(t->s->y[m] + p * NIB_PANEL);
             if (one_group) {
                 const __m512i part = _mm512_load_si512(t->s->part[m] + p * NIB_PANEL);
-                v = _mm512_castsi512_ps(part);
-                if (complete) {
-                    v = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(part), _mm512_setzero_ps());
-                    if (w->offset_kind != NIB_OFFSET_NONE)
-                        v = _mm512_fmadd_ps(offset, _mm512_set1_ps(t->s->sums[0][m]), v);
-                }
+                v = complete ? whole_row(t, m, part, scale, offset) : _mm512_castsi512_ps(part);
             }
-            if (complete && t->x->zero)
-                v = _mm512_fmadd_ps(_mm512_set1_ps(-(float)t->x->zero[t->row + m]), correction, v);
-            if (complete) v = _mm512_mul_ps(v, _mm512_set1_ps(t->x->scale[t->row + m]));
+            if (complete) v = last_steps(t, m, v, correction);
             _mm512_mask_storeu_ps(y, channels, v);
         }
     }
@@ -340,7 +395,7 @@ static void tiles(const tile_job *t, const tile_block *b, int64_t panel, int pan
         if (first && t->k) begin_rows(t, panel, panels, row, height);
         if (last) expect_rows(t, panel, row, height);
         tile_of[height - 1](b, t->s, row);
-        if (last) end_rows(t, panel, panels, row, height);
+        if (last && !b->complete) end_rows(t, panel, panels, row, height);
         row += height;
     }
 }
@@ -357,14 +412,18 @@ static void span(const tile_job *t, int64_t panel, int panels) {
         int64_t kc = least(t->end - k, whole && w->groups > 1 ? t->depth / G * G : t->depth);
         if (!whole) kc = least(kc, (g + 1) * G - k);
         const bool first = k == t->k, last = k + kc == t->end;
-        tile_block b = {.q = t->x->q + t->row * t->x->ld + k,
+        tile_block b = {.job = t,
+                        .panel = panel,
+                        .panels = panels,
+                        .q = t->x->q + t->row * t->x->ld + k,
                         .ld = t->x->ld,
                         .groups = whole && G ? kc / G : 1,
                         .group = g - t->group,
                         .begins = one_group ? k == 0 : whole || k == g * G,
                         .ends = !one_group && (whole || k + kc == (g + 1) * G),
                         .fresh = one_group || (whole ? k == 0 : g == 0),
-                        .offset = w->offset_kind != NIB_OFFSET_NONE};
+                        .offset = w->offset_kind != NIB_OFFSET_NONE,
+                        .complete = t->height == TALL_ROWS && k == 0 && k + kc == w->K};
         const int64_t padded = (kc + t->columns - 1) / t->columns * t->columns;
         b.cells = padded / b.groups * t->bits / 32;
         for (int p = 0; p < TILE_PANELS; p++) {
