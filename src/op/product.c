@@ -472,20 +472,23 @@ static void quantize_inputs(nib_ctx *ctx, job *j, char *memory, size_t rows_size
         if (!o->t || !o->integer) continue;
         int have = 0;
         while (have < n && !same_act(&made[have]->t->act, &o->t->act)) have++;
-        if (have == n) {
-            nib_quantize_rows(ctx, j->x, j->M, j->K, &o->t->act, memory, &o->rows);
-            memory += rows_size;
-            made[n++] = o;
-        } else {
-            o->rows = made[have]->rows;
-            const int64_t G = group_columns(&made[have]->t->desc);
-            if (G == group_columns(&o->t->desc)) continue;
-        }
         const int64_t G = group_columns(&o->t->desc);
-        if (j->K % G) continue; /* the reference sums for itself */
-        int32_t *sums = (int32_t *)(void *)memory;
-        nib_sum_rows(ctx, &o->rows, j->M, j->K, G, sums);
+        if (have < n) {
+            o->rows = made[have]->rows;
+            if (G == group_columns(&made[have]->t->desc)) continue;
+        }
+        int32_t *sums = NULL; /* without them the reference sums for itself */
+        char *codes = memory;
+        if (have == n) memory += rows_size;
+        if (j->K % G == 0) sums = (int32_t *)(void *)memory;
+        if (have == n) {
+            nib_quantize_rows(ctx, j->x, j->M, j->K, &o->t->act, G, sums, codes, &o->rows);
+            made[n++] = o;
+        } else if (sums) {
+            nib_sum_rows(ctx, &o->rows, j->M, j->K, G, sums);
+        }
         o->rows.sums = sums;
+        if (!sums) continue;
         memory += ((size_t)(j->M * (j->K / G)) * sizeof *sums + NIB_MEM_ALIGN - 1) &
                   ~(size_t)(NIB_MEM_ALIGN - 1);
     }

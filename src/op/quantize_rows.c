@@ -6,7 +6,7 @@
 #include "base/parallel.h"
 #include "tensor/context.h"
 
-enum { LINE = 64, SET = 512 };
+enum { LINE = 64, SET = 512, SOME = 16384 /* floats */ };
 
 /* Rows begin at multiples of a cache line, and not of 512 bytes, since rows of a tile that lie a
  * power of two apart would fight for the same lines of the cache. */
@@ -67,6 +67,13 @@ static void end_row(const rows_job *j, int8_t *q) {
     memset(q + j->kind.K, 0, (size_t)(j->to.ld - j->kind.K));
 }
 
+/* Some rows after their codes, not one by one: codes on their way to the cache are read slowly. */
+static void sum_rows(const rows_job *j, int64_t begin, int64_t end) {
+    const int64_t groups = groups_of(&j->kind);
+    for (int64_t m = begin; j->to.sums && m < end; m++)
+        j->k->sums_i8(j->to.sums + m * groups, j->to.q + m * j->to.ld, groups, j->kind.group);
+}
+
 static void quantize_some(void *user, int64_t begin, int64_t end) {
     const rows_job *j = user;
     for (int64_t m = begin; m < end; m++) {
@@ -75,6 +82,7 @@ static void quantize_some(void *user, int64_t begin, int64_t end) {
                               j->x + m * j->kind.K, j->kind.K, j->kind.bits, j->kind.eps);
         end_row(j, q);
     }
+    sum_rows(j, begin, end);
 }
 
 /* One scale for all rows: that of a row which holds just the ends of their range. */
@@ -99,10 +107,14 @@ static void quantize_given(void *user, int64_t begin, int64_t end) {
                               j->to.zero, -qmax - 1, qmax, NIB_F32);
         end_row(j, q);
     }
+    sum_rows(j, begin, end);
 }
 
+/* Rows that a thread takes at once: enough work beside the price of a claim. */
+static int64_t grain_of(int64_t K) { return K < SOME ? SOME / (K + 1) + 1 : 1; }
+
 void nib_quantize_rows(nib_ctx *ctx, const float *x, int64_t M, int64_t K, const nib_act *act,
-                       void *memory, nib_rows_i8 *rows) {
+                       int64_t G, int32_t *sums, void *memory, nib_rows_i8 *rows) {
     rows_job job = {.k = &ctx->kernels,
                     .x = x,
                     .kind = {.K = K,
@@ -110,9 +122,12 @@ void nib_quantize_rows(nib_ctx *ctx, const float *x, int64_t M, int64_t K, const
                              .symmetric = act->symmetric,
                              .eps = act->eps}};
     job.to = nib_rows_within(&job.kind, M, memory);
+    job.kind.group = G;
+    job.to.sums = sums;
     const bool all = act->block.dim[0] == 0;
     if (all && M) choose_for_all(&job, M);
-    nib_parallel_for(M > 1 ? ctx->pool : NULL, M, 1, all ? quantize_given : quantize_some, &job);
+    nib_parallel_for(M > 1 ? ctx->pool : NULL, M, grain_of(K), all ? quantize_given : quantize_some,
+                     &job);
     *rows = nib_rows_read(&job.kind, &job.to);
 }
 
@@ -132,5 +147,5 @@ static void sum_some(void *user, int64_t begin, int64_t end) {
 void nib_sum_rows(nib_ctx *ctx, const nib_rows_i8 *rows, int64_t M, int64_t K, int64_t G,
                   int32_t *sums) {
     sums_job job = {&ctx->kernels, rows, K / G, G, sums};
-    nib_parallel_for(M > 1 ? ctx->pool : NULL, M, 1, sum_some, &job);
+    nib_parallel_for(M > 1 ? ctx->pool : NULL, M, grain_of(K), sum_some, &job);
 }

@@ -32,12 +32,13 @@ nib_rows_i8 nib_rows_read(const nib_rows_kind *kind, const nib_rows_made *made);
  */
 size_t nib_quantize_rows_size(int64_t M, int64_t K);
 
-/* x [M, K] contiguous -> codes, scales and, unless act->symmetric, zeros in `memory`; sums stay
- * NULL. On all threads of the context. Rows are padded with zeros to rows->ld. */
+/* x [M, K] contiguous -> codes, scales and, unless act->symmetric, zeros in `memory`, and in sums
+ * [M, K / G] those of the codes of each group; sums NULL: none. On all threads of the context. Rows
+ * are padded with zeros to rows->ld. */
 void nib_quantize_rows(nib_ctx *ctx, const float *x, int64_t M, int64_t K, const nib_act *act,
-                       void *memory, nib_rows_i8 *rows);
+                       int64_t G, int32_t *sums, void *memory, nib_rows_i8 *rows);
 
-/* sums [M, K / G] of the codes of each group. */
+/* The sums alone. */
 void nib_sum_rows(nib_ctx *ctx, const nib_rows_i8 *rows, int64_t M, int64_t K, int64_t G,
                   int32_t *sums);
 #endif
