@@ -9,7 +9,8 @@ import json
 import statistics
 import sys
 
-from race import GGML4, IK4, LIMITS, SHAPES, bandwidth, limit_of
+import race
+from race import GGML4, IK4, SHAPES
 
 CODES4 = "nibble int4_weight_only:group_size=64@int8"
 FLOAT4 = "nibble int4_weight_only:group_size=64"
@@ -84,11 +85,12 @@ def load(paths):
 
 def share(r, ours, M, threads):
     """Of reading, or of multiplying."""
-    seconds = statistics.median(r["samples"][ours, M, threads]) * 1e-3
+    ms = r["samples"][ours, M, threads]
     if M <= 8:
-        return (r["bytes"][ours] + 4 * M * (r["N"] + r["K"])) / seconds / bandwidth(r, threads)
+        return race.share(r["bytes"][ours] + 4 * M * (r["N"] + r["K"]), ms, race.bandwidth(r, threads))
     codes = "@int8" in ours or "dynamic" in ours
-    return 2 * M * r["N"] * r["K"] / seconds / limit_of(r, ["int8 products" if codes else "f32 multiply-adds"], threads)
+    limit = race.limit_of(r, ["int8 products" if codes else "f32 multiply-adds"], threads)
+    return race.share(2 * M * r["N"] * r["K"], ms, limit)
 
 
 def cell(r, ours, theirs, M, threads, must):
@@ -115,8 +117,8 @@ def main():
     results = load(sys.argv[1:])
     print("| case | threads | must | stretch | " + " | ".join(f"{n}x{k}" for n, k in SHAPES) + " |")
     print("|---|--:|--:|--:|" + "--:|" * len(SHAPES))
-    for what, race, ours, theirs, M, threads, must, stretch in GOALS:
-        cells = [cell(results.get((race, n, k)), ours, theirs, M, threads, must) for n, k in SHAPES]
+    for what, name, ours, theirs, M, threads, must, stretch in GOALS:
+        cells = [cell(results.get((name, n, k)), ours, theirs, M, threads, must) for n, k in SHAPES]
         if any(cells):
             print(f"| {what or 'the same'} | {threads} | {'' if must is None else must} | {'' if stretch is None else stretch} | "
                   + " | ".join(cells) + " |")

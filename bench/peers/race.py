@@ -1,14 +1,16 @@
 # race.py: nibble beside whatever of ggml, OpenBLAS, oneDNN, torch, torchao and quanto is installed.
 #
-#     race.py [--race NAME]... [--rounds 11] [--out FILE.md] [--json FILE]
+#     race.py [--race NAME]... [--rounds 11] [--few 3] [--out FILE.md] [--json FILE]
 #             [--ggml FOLDER_OF_LIBGGML] [--ik LIBGGML.so] [--torch PYTHON] [--lock FILE] [--realtime]
 #
 # Every racer is a process of its own (drive.h says how it is spoken to) that holds its weight in its own
 # form; they take turns, one short sample each a round, with the same number of threads, so that what
 # else the machine does meets all of them alike. A figure is the median of the rounds, with the least
-# and the most; a ratio is the median of the ratios within a round. Inputs are f32 and what a library does to
-# them (quantizing, packing) is timed, but for oneDNN, which is handed its codes. A racer that cannot be
-# had is named with the reason. Limits of the machine are racers too.
+# and the most; a ratio, and a share of a limit, is the median of those within a round, because what memory
+# gives can change by half within seconds where machines share it. Few rows, which memory limits, are raced
+# --few times in each round. Inputs are f32 and what a library does to them (quantizing, packing) is timed,
+# but for oneDNN's "codes", which are handed to it. A racer that cannot be had is named with the reason.
+# Limits of the machine are racers too.
 #
 # --lock waits for a file lock before measuring; --realtime asks for real-time priority then.
 import argparse
@@ -46,7 +48,7 @@ RACES = {
              [("nibble", "int8_dynamic_activation_int8_weight"),
               ("nibble", "int8_dynamic_activation_int8_weight:reduce_range=true"),
               ("nibble", "int8_weight_only"), ("ggml", "q8_0"), ("ik", "q8_0_r8"), ("ik", "q8_0"),
-              ("dnnl", "s8s8"), ("dnnl", "u8s8"), ("torch", "dynamic_int8"),
+              ("dnnl", "s8s8"), ("dnnl", "u8s8"), ("dnnl", "s8s8-codes"), ("dnnl", "u8s8-codes"), ("torch", "dynamic_int8"),
               ("torch", "ao_dynamic_int8"), ("torch", "ao_dynamic_int8_compiled"), ("blas", "f32")]),
     "int2": ("int2, groups of 64", [1, 512],
              [("nibble", "intx_weight_only:bits=2,granularity=group,group_size=64@int8"),
@@ -214,25 +216,29 @@ def race(options, libraries, name, N, K):
     samples = {}  # (racer, M, threads) -> [ms]
     limits = {}   # (limit, threads) -> [ms]
     failed = set()
+    few, many = [M for M in rows if M <= 8], [M for M in rows if M > 8]
     for turn in range(-1, options.rounds):
-        for threads in options.threads:
-            for limit, index in LIMITS.items():
-                ms = going[0].ask(index, threads, 0)
-                if turn >= 0 and ms:
-                    limits.setdefault((limit, threads), []).append(ms)
-            for M in rows:
-                for racer in going[1:]:
-                    if racer.threads not in (0, threads) or racer in failed:
+        for part in [few] * (options.few if turn >= 0 else 1) + [many]:
+            for threads in options.threads:
+                for limit, index in LIMITS.items():
+                    if limit.startswith("read") != (part is few):
                         continue
-                    if M > 1 and (M <= 8 or racer.library == "blas" and name.startswith("int")) \
-                            and racer.library != "nibble":
-                        continue  # only our own M = 4 has a goal, and BLAS there is a reader of memory
-                    ms = racer.ask(M, threads, 0.02 if M <= 8 else 0.01)
-                    if ms is None:
-                        failed.add(racer)
-                        out.append((racer.name, f"ended at M = {M}, {threads} threads"))
-                    elif turn >= 0:
-                        samples.setdefault((racer.name, M, threads), []).append(ms)
+                    ms = going[0].ask(index, threads, 0)
+                    if turn >= 0 and ms:
+                        limits.setdefault((limit, threads), []).append(ms)
+                for M in part:
+                    for racer in going[1:]:
+                        if racer.threads not in (0, threads) or racer in failed:
+                            continue
+                        if M > 1 and (M <= 8 or racer.library == "blas" and name.startswith("int")) \
+                                and racer.library != "nibble":
+                            continue  # only our own M = 4 has a goal, and BLAS there is a reader of memory
+                        ms = racer.ask(M, threads, 0.02 if M <= 8 else 0.04)
+                        if ms is None:
+                            failed.add(racer)
+                            out.append((racer.name, f"ended at M = {M}, {threads} threads"))
+                        elif turn >= 0:
+                            samples.setdefault((racer.name, M, threads), []).append(ms)
     if lock:
         lock.close()
     notes = {racer.name: racer.note for racer in going[1:]}
@@ -245,16 +251,21 @@ def race(options, libraries, name, N, K):
 
 
 def limit_of(result, names, threads):
-    """The best rate among limits of these names, by their medians."""
-    return max(1e3 / statistics.median(result["limits"][n, threads]) for n in names)
+    """The rates round by round of the limit among these names that is the best by its median."""
+    best = min((result["limits"][n, threads] for n in names), key=statistics.median)
+    return [1e3 / ms for ms in best]
 
 
 def bandwidth(result, threads):
+    """The same for reading memory, OpenBLAS's product of one row among the readers."""
     best = limit_of(result, [n for n in LIMITS if n.startswith("read")], threads)
-    gemv = result["samples"].get(("blas f32", 1, threads))
-    if gemv:
-        best = max(best, 4 * result["N"] * result["K"] / statistics.median(gemv) * 1e3)
-    return best
+    gemv = [4 * result["N"] * result["K"] / ms * 1e3 for ms in result["samples"].get(("blas f32", 1, threads), [])]
+    return gemv if gemv and statistics.median(gemv) > statistics.median(best) else best
+
+
+def share(amount, ms, limit):
+    """Median over the rounds of what part of a limit a racer reaches; amount: what one product takes of it."""
+    return statistics.median(amount / m * 1e3 / l for m, l in zip(ms, limit))
 
 
 def ratio(ours, theirs):
@@ -262,14 +273,19 @@ def ratio(ours, theirs):
     return statistics.median(t / o for o, t in zip(ours, theirs))
 
 
+def span(rates):
+    """Median, least and most, in thousand millions."""
+    return f"{statistics.median(rates) / 1e9:.1f} ({min(rates) / 1e9:.0f} to {max(rates) / 1e9:.0f})"
+
+
 def table(result, threads_list):
     N, K, samples = result["N"], result["K"], result["samples"]
     lines = [f"### {result['what']}: N = {N}, K = {K}", ""]
     for threads in threads_list:
         lines.append(f"{threads} thread{'s' if threads > 1 else ''}: reading "
-                     f"{bandwidth(result, threads) / 1e9:.1f} GB/s, f32 "
-                     f"{limit_of(result, ['f32 multiply-adds'], threads) / 1e9:.0f} GFLOP/s, int8 "
-                     f"{limit_of(result, ['int8 products'], threads) / 1e9:.0f} GOP/s.  ")
+                     f"{span(bandwidth(result, threads))} GB/s, f32 "
+                     f"{statistics.median(limit_of(result, ['f32 multiply-adds'], threads)) / 1e9:.0f} GFLOP/s, int8 "
+                     f"{statistics.median(limit_of(result, ['int8 products'], threads)) / 1e9:.0f} GOP/s.  ")
     lines.append("")
     ours = [n for n in result["notes"] if n.startswith("nibble ")]
     short = {n: chr(ord("A") + i) for i, n in enumerate(ours)}
@@ -288,7 +304,7 @@ def table(result, threads_list):
                 cells = [f"{ratio(samples[o, M, threads], s):.2f}" if (o, M, threads) in samples else ""
                          for o in ours]
                 lines.append(f"| {M} | {threads} | {n}{letter} | {8 * size / N / K:.2f} | {ms:.4f} | {min(s):.4f} | "
-                             f"{max(s):.4f} | {moved / ms / 1e6:.1f} | {100 * moved / ms * 1e3 / bandwidth(result, threads):.0f} % | "
+                             f"{max(s):.4f} | {moved / ms / 1e6:.1f} | {100 * share(moved, s, bandwidth(result, threads)):.0f} % | "
                              f"{2 * M * N * K / ms / 1e6:.0f} | " + " | ".join(cells) + " |")
     lines.append("")
     for name, reason in result["out"]:
@@ -300,7 +316,7 @@ def table(result, threads_list):
 def head(options, libraries, notes):
     cpu = next((l.split(":")[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name")), "")
     lines = [f"Machine: {cpu}, {os.cpu_count()} cores, {platform.system()} {platform.release()}; "
-             f"{run('cc', '--version').splitlines()[0]}. {options.rounds} interleaved rounds, medians.", ""]
+             f"{run('cc', '--version').splitlines()[0]}. {options.rounds} interleaved rounds, few rows {options.few} times in each, medians.", ""]
     for library, about in libraries.about.items():
         lines.append(f"- {library}: {about}")
     for name, note in notes.items():
@@ -317,6 +333,7 @@ def main():
     parser.add_argument("--only", type=lambda s: s.split(","), help="libraries")
     parser.add_argument("--threads", type=lambda s: [int(x) for x in s.split(",")], default=[1, 2])
     parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--few", type=int, default=3)
     parser.add_argument("--build", default=os.path.join(ROOT, "build"))
     parser.add_argument("--cflags", default="", help="more for the driver of nibble")
     parser.add_argument("--ggml"), parser.add_argument("--ik")
