@@ -87,7 +87,7 @@ class Libraries:
                 return None
             return out
 
-        jansson = run("pkg-config", "--libs", "jansson", "libpcre2-8", "libutf8proc", "nettle").split()
+        jansson = run("pkg-config", "--libs", "jansson", "libpcre2-8", "libutf8proc", "nettle", "zlib").split()
         out = build("nibble", "drive_nibble.c", f"-I{ROOT}/include", os.path.join(options.build, "libnibble.a"),
                     *jansson, "-lm", "-lpthread", *options.cflags.split())
         if out:

@@ -13,7 +13,7 @@ extern "C" {
 
 /* ==== tensors in files, one at a time =============================================== */
 
-/* ---- reading: a Hugging Face folder or a .safetensors file ---- */
+/* ---- reading: a Hugging Face folder, a .safetensors file, or what torch.save wrote ---- */
 typedef struct nib_tensor_info {       /* one tensor as the file has it; strings borrowed */
     const char *name;
     nib_dtype   dtype;

@@ -170,22 +170,13 @@ static nib_status check_range(nib_safetensors_entry *entry, const int64_t offset
     return NIB_OK;
 }
 
-/* Make room for one more in an array; the new room in *room. */
-static void *grown(nib_mem *mem, void *array, size_t count, size_t *room, size_t size) {
-    if (count < *room) return array;
-    const size_t more = *room ? 2 * *room : 16;
-    void *moved = nib_mem_realloc(mem, array, *room * size, more * size);
-    if (moved) *room = more;
-    return moved;
-}
-
 static nib_status scan_metadata(parser *p) {
     nib_safetensors *file = p->file;
     NIB_TRY(nib_scan_expect(&p->scan, '{'));
     if (nib_scan_take(&p->scan, '}')) return NIB_OK;
     do {
-        nib_safetensors_pair *pairs = grown(file->mem, file->metadata, file->metadata_count,
-                                            &file->metadata_room, sizeof *pairs);
+        nib_safetensors_pair *pairs = nib_tensor_file_grown(
+            file->mem, file->metadata, file->metadata_count, &file->metadata_room, sizeof *pairs);
         if (!pairs) return NIB_E_MEMORY;
         file->metadata = pairs;
         nib_safetensors_pair *pair = &pairs[file->metadata_count];
@@ -200,7 +191,7 @@ static nib_status scan_metadata(parser *p) {
 static nib_status scan_tensor(parser *p, const char *name, size_t header_offset) {
     nib_safetensors *file = p->file;
     nib_safetensors_entry *entries =
-        grown(file->mem, file->entries, file->count, &file->room, sizeof *entries);
+        nib_tensor_file_grown(file->mem, file->entries, file->count, &file->room, sizeof *entries);
     if (!entries) return NIB_E_MEMORY;
     file->entries = entries;
     nib_safetensors_entry *entry = &entries[file->count];
@@ -243,13 +234,6 @@ static nib_status scan_header(parser *p) {
 }
 
 /* ---- what only shows when all entries are known ---- */
-static int by_offset(const void *a, const void *b) {
-    const nib_safetensors_entry *x = a, *y = b;
-    if (x->offset != y->offset) return x->offset < y->offset ? -1 : 1;
-    if (x->size != y->size) return x->size < y->size ? -1 : 1; /* empty ones first */
-    return strcmp(x->name, y->name);
-}
-
 static nib_status check_cover(const parser *p, size_t file_size) {
     const nib_safetensors *file = p->file;
     const size_t data_size = file_size - file->data_offset;
@@ -278,48 +262,6 @@ static nib_status check_cover(const parser *p, size_t file_size) {
     if (end == data_size) return NIB_OK;
     NIB_RAISE(NIB_E_FORMAT, "the file has %zu bytes that belong to no tensor", data_size - end);
     return nib_error_at(p->scan.path, NULL, (int64_t)(file->data_offset + end));
-}
-
-static int by_name(const void *a, const void *b) {
-    const nib_safetensors_entry *const *x = a, *const *y = b;
-    return strcmp((*x)->name, (*y)->name);
-}
-static int by_key(const void *a, const void *b) {
-    const nib_safetensors_pair *const *x = a, *const *y = b;
-    return strcmp((*x)->key, (*y)->key);
-}
-
-/* torchao's metadata has a key for each tensor: they are looked up as tensors are. */
-static nib_status check_keys(const parser *p) {
-    nib_safetensors *file = p->file;
-    file->by_key = nib_mem_alloc_array(file->mem, file->metadata_count, sizeof *file->by_key);
-    if (!file->by_key) return NIB_E_MEMORY;
-    for (size_t i = 0; i < file->metadata_count; i++) file->by_key[i] = &file->metadata[i];
-    if (file->metadata_count)
-        qsort(file->by_key, file->metadata_count, sizeof *file->by_key, by_key);
-    for (size_t i = 1; i < file->metadata_count; i++) {
-        const char *key = file->by_key[i]->key;
-        if (strcmp(file->by_key[i - 1]->key, key) != 0) continue;
-        NIB_RAISE(NIB_E_FORMAT, "__metadata__ has \"%.60s\" twice", key);
-        return nib_error_at(p->scan.path, NULL, 8);
-    }
-    return NIB_OK;
-}
-
-/* Sorting finds names that are there twice without a hash that a hostile file could defeat. */
-static nib_status check_names(const parser *p) {
-    nib_safetensors *file = p->file;
-    file->by_name = nib_mem_alloc_array(file->mem, file->count, sizeof *file->by_name);
-    if (!file->by_name) return NIB_E_MEMORY;
-    for (size_t i = 0; i < file->count; i++) file->by_name[i] = &file->entries[i];
-    if (file->count) qsort(file->by_name, file->count, sizeof *file->by_name, by_name);
-    for (size_t i = 1; i < file->count; i++) {
-        const nib_safetensors_entry *a = file->by_name[i - 1], *b = file->by_name[i];
-        if (strcmp(a->name, b->name) != 0) continue;
-        NIB_RAISE(NIB_E_FORMAT, "two tensors have this name");
-        return wrong(p, a->header_offset > b->header_offset ? a : b);
-    }
-    return check_keys(p);
 }
 
 /* ---- the length in front ---- */
@@ -374,8 +316,11 @@ nib_safetensors *nib_safetensors_parse(nib_mem *mem, const char *path, const voi
     file->names_size = data_offset; /* a string never gets longer by decoding */
     file->names = nib_mem_alloc(mem, file->names_size);
     if (!file->names || scan_header(&p) < NIB_OK) goto fail;
-    if (file->count) qsort(file->entries, file->count, sizeof *file->entries, by_offset);
-    if (check_names(&p) < NIB_OK || check_cover(&p, file_size) < NIB_OK) goto fail;
+    if (nib_tensor_file_index(file, path) < NIB_OK) {
+        nib_error_at(path, NULL, 8); /* a key that is there twice: somewhere in the header */
+        goto fail;
+    }
+    if (check_cover(&p, file_size) < NIB_OK) goto fail;
     for (size_t i = 0; i < file->count; i++) file->entries[i].offset += data_offset;
     return file;
 fail:
@@ -404,62 +349,4 @@ done:
     else
         nib_file_close(&file);
     return parsed;
-}
-
-void nib_safetensors_close(nib_safetensors *file) {
-    if (!file) return;
-    nib_mem *mem = file->mem;
-    nib_map_close(&file->map);
-    nib_file_close(&file->file);
-    nib_mem_free(mem, file->entries, file->room * sizeof *file->entries);
-    nib_mem_free(mem, file->by_name, file->count * sizeof *file->by_name);
-    nib_mem_free(mem, file->metadata, file->metadata_room * sizeof *file->metadata);
-    nib_mem_free(mem, file->by_key, file->metadata_count * sizeof *file->by_key);
-    nib_mem_free(mem, file->names, file->names_size);
-    nib_mem_free(mem, file, sizeof *file);
-}
-
-const nib_safetensors_entry *nib_safetensors_find(const nib_safetensors *file, const char *name) {
-    for (size_t low = 0, high = file->count; low < high;) {
-        const size_t middle = low + (high - low) / 2;
-        const int order = strcmp(name, file->by_name[middle]->name);
-        if (order == 0) return file->by_name[middle];
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
-}
-
-const char *nib_safetensors_metadata(const nib_safetensors *file, const char *key) {
-    for (size_t low = 0, high = file->metadata_count; low < high;) {
-        const size_t middle = low + (high - low) / 2;
-        const int order = strcmp(key, file->by_key[middle]->key);
-        if (order == 0) return file->by_key[middle]->value;
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
-}
-
-nib_status nib_safetensors_read(const nib_safetensors *file, const nib_safetensors_entry *entry,
-                                void *to, size_t size, size_t offset) {
-    size_t end;
-    if (nib_add_size(offset, size, &end) || end > entry->size) {
-        NIB_RAISE(NIB_E_ARGUMENT, "%zu bytes from %zu on were asked of a tensor of %zu", size,
-                  offset, entry->size);
-        return nib_error_at(file->file.path, entry->name, -1);
-    }
-    if (nib_file_read(&file->file, to, size, entry->offset + offset) == NIB_OK) return NIB_OK;
-    return nib_error_at(NULL, entry->name, -1);
-}
-
-const void *nib_safetensors_data(nib_safetensors *file, const nib_safetensors_entry *entry) {
-    static const char nothing = 0;
-    if (entry->size == 0) return &nothing;
-    if (!file->map.data && nib_file_map(&file->file, &file->map) < NIB_OK) return NULL;
-    return file->map.data + entry->offset;
 }

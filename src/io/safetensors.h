@@ -9,8 +9,7 @@
 #define NIB_IO_SAFETENSORS_H
 #include <nibble/nibble.h>
 
-#include "base/file.h"
-#include "base/mem.h"
+#include "io/tensor_file.h"
 
 enum { NIB_SAFETENSORS_MAX_HEADER = 32 << 20 }; /* bytes; larger ones are refused */
 
@@ -21,54 +20,37 @@ const char *nib_safetensors_dtype_name(nib_dtype dtype);
 int nib_safetensors_dtype_rank(nib_dtype dtype);
 
 /* ---- reading ---- */
-typedef struct nib_safetensors_entry {
-    const char *name;
-    nib_dtype dtype;
-    nib_shape shape;
-    size_t offset, size;  /* bytes in the file */
-    size_t header_offset; /* where its entry stands, for errors */
-} nib_safetensors_entry;
-
-typedef struct nib_safetensors_pair {
-    const char *key, *value;
-} nib_safetensors_pair;
-
-typedef struct nib_safetensors {
-    nib_mem *mem;
-    nib_file file;                  /* not open for one that was parsed from memory */
-    nib_map map;                    /* once mapped */
-    nib_safetensors_entry *entries; /* by offset, the order in the file */
-    size_t count, room;
-    const nib_safetensors_entry **by_name;
-    nib_safetensors_pair *metadata; /* in the order of the file */
-    size_t metadata_count, metadata_room;
-    const nib_safetensors_pair **by_key;
-    size_t data_offset; /* where the tensors begin: 8 + N */
-    char *names;        /* all decoded strings */
-    size_t names_size;
-} nib_safetensors;
+typedef nib_tensor_entry nib_safetensors_entry;
+typedef nib_tensor_pair nib_safetensors_pair;
+typedef nib_tensor_file nib_safetensors;
 
 /* Open and check. Fails: NIB_E_FORMAT naming file, tensor and byte; NIB_E_UNSUPPORTED for more
  * than NIB_MAX_DIMS dimensions; NIB_E_IO; NIB_E_MEMORY. */
 nib_safetensors *nib_safetensors_open(nib_mem *mem, const char *path);
-void nib_safetensors_close(nib_safetensors *file); /* NULL is fine */
 
 /* The same checks on the first bytes of a file: at least its header, or all of it when it is
  * shorter. `file_size` is that of the whole file. `path` is for errors and may be NULL. */
 nib_safetensors *nib_safetensors_parse(nib_mem *mem, const char *path, const void *bytes,
                                        size_t size, size_t file_size);
 
-const nib_safetensors_entry *nib_safetensors_find(const nib_safetensors *file, const char *name);
-const char *nib_safetensors_metadata(const nib_safetensors *file, const char *key); /* or NULL */
-
-/* `size` bytes of a tensor from its byte `offset` on, by pread. */
-nib_status nib_safetensors_read(const nib_safetensors *file, const nib_safetensors_entry *entry,
-                                void *to, size_t size, size_t offset);
-
-/* The bytes of a tensor in the mapped file, which is mapped on first use; unaligned. Borrowed
- * until the file is closed. Passes that touch each tensor once read instead: mapped pages count
- * as resident memory. */
-const void *nib_safetensors_data(nib_safetensors *file, const nib_safetensors_entry *entry);
+/* What every file of tensors can do, by the format's name. */
+static inline void nib_safetensors_close(nib_safetensors *file) { nib_tensor_file_close(file); }
+static inline const nib_safetensors_entry *nib_safetensors_find(const nib_safetensors *file,
+                                                                const char *name) {
+    return nib_tensor_file_find(file, name);
+}
+static inline const char *nib_safetensors_metadata(const nib_safetensors *file, const char *key) {
+    return nib_tensor_file_metadata(file, key);
+}
+static inline nib_status nib_safetensors_read(const nib_safetensors *file,
+                                              const nib_safetensors_entry *entry, void *to,
+                                              size_t size, size_t offset) {
+    return nib_tensor_file_read(file, entry, to, size, offset);
+}
+static inline const void *nib_safetensors_data(nib_safetensors *file,
+                                               const nib_safetensors_entry *entry) {
+    return nib_tensor_file_data(file, entry);
+}
 
 /* ---- writing ---- */
 typedef struct nib_safetensors_planned { /* the strings need to live only during the call */

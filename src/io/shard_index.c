@@ -100,8 +100,10 @@ static nib_status scan_weight_map(parser *p) {
         nib_status status = nib_scan_expect(&p->scan, ':');
         if (status == NIB_OK) status = kept_string(p, &entry->file);
         if (status == NIB_OK &&
-            (!nib_path_is_plain(entry->file) || !nib_text_ends(entry->file, ".safetensors")))
-            status = NIB_RAISE(NIB_E_FORMAT, "\"%.100s\" is no plain name of a .safetensors file",
+            (!nib_path_is_plain(entry->file) ||
+             !(nib_text_ends(entry->file, ".safetensors") || nib_text_ends(entry->file, ".bin"))))
+            status = NIB_RAISE(NIB_E_FORMAT,
+                               "\"%.100s\" is no plain name of a .safetensors or .bin file",
                                entry->file);
         if (status < NIB_OK) return nib_error_at(p->scan.path, entry->name, (int64_t)entry->offset);
         index->count++;

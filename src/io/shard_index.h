@@ -1,4 +1,5 @@
-/* shard_index.h: model.safetensors.index.json, which says in which file each tensor lies.
+/* shard_index.h: model.safetensors.index.json and pytorch_model.bin.index.json, which say in which
+ * file each tensor lies.
  *
  *   {"metadata": {"total_size": bytes}, "weight_map": {"tensor":
  * "model-00001-of-00002.safetensors"}} */

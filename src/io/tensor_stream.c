@@ -126,7 +126,7 @@ const char *nib_reader_metadata(const nib_reader *reader, const char *key) {
 }
 
 static nib_tensor *load(nib_reader *reader, const nib_checkpoint_tensor *from) {
-    const nib_safetensors_entry *entry = from->entry;
+    const nib_tensor_entry *entry = from->entry;
     nib_tensor *t = nib_tensor_new(reader->ctx, entry->dtype, entry->shape);
     if (!t) {
         nib_error_at(NULL, entry->name, -1);

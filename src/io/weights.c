@@ -75,7 +75,7 @@ nib_status nib_weights_error_at(const nib_weights *w, const char *name) {
  * asks for one. */
 static nib_storage *bytes_of(const nib_weights *w, const nib_checkpoint_tensor *t) {
     const size_t size = t->entry->size, align = (size_t)nib_dtype_bits(t->entry->dtype) / 8;
-    if (!w->no_mmap) {
+    if (!w->no_mmap && nib_tensor_entry_dense(t->entry)) {
         const void *data = nib_checkpoint_data(w->checkpoint, t);
         if (!data) return NULL;
         if (align <= 1 || (uintptr_t)data % align == 0) {
@@ -140,7 +140,7 @@ nib_tensor *nib_weights_get(nib_weights *w, const char *name, const nib_shape *s
         return t;
     }
     const nib_checkpoint_tensor *found = nib_checkpoint_find(w->checkpoint, name);
-    const nib_safetensors_entry *entry = found->entry;
+    const nib_tensor_entry *entry = found->entry;
     const bool wide =
         entry->dtype == NIB_F32 || entry->dtype == NIB_F16 || entry->dtype == NIB_BF16;
     if (!wide) {

@@ -8,7 +8,7 @@
 #include "tensor/dtype.h"
 
 const char *nib_shard_plan_name(const nib_file_plan *plan, size_t shard) {
-    return plan->source->is_file ? "model.safetensors" : plan->source->shards[shard].name;
+    return plan->source->is_file ? "model.safetensors" : plan->source->shards[shard].written;
 }
 
 static int by_text(const void *a, const void *b) {
@@ -16,7 +16,7 @@ static int by_text(const void *a, const void *b) {
 }
 
 /* What a format says of its tensors, in a source that is quantized: not true of what is written. */
-static bool of_a_format(const nib_file_plan *plan, const nib_safetensors_pair *pair) {
+static bool of_a_format(const nib_file_plan *plan, const nib_tensor_pair *pair) {
     static const char *const keys[] = {"tensor_names", "nibble"};
     for (int i = 0; i < 2; i++)
         if (strcmp(pair->key, keys[i]) == 0) return true;
@@ -26,7 +26,7 @@ static bool of_a_format(const nib_file_plan *plan, const nib_safetensors_pair *p
 
 /* All else that the source's file says of itself goes along, such as the other name of tied
  * weights. */
-static nib_status carry_metadata(const nib_file_plan *plan, const nib_safetensors *source,
+static nib_status carry_metadata(const nib_file_plan *plan, const nib_tensor_file *source,
                                  nib_metadata_list *out) {
     const size_t count = out->count;
     const char **keys = nib_mem_alloc_array(plan->mem, count, sizeof *keys);
@@ -35,7 +35,7 @@ static nib_status carry_metadata(const nib_file_plan *plan, const nib_safetensor
     qsort(keys, count, sizeof *keys, by_text);
     nib_status status = NIB_OK;
     for (size_t i = 0; i < source->metadata_count && status >= NIB_OK; i++) {
-        const nib_safetensors_pair *pair = &source->metadata[i];
+        const nib_tensor_pair *pair = &source->metadata[i];
         if (!of_a_format(plan, pair) && !bsearch(&pair->key, keys, count, sizeof *keys, by_text))
             status = nib_metadata_add(out, pair->key, pair->value);
     }

@@ -173,7 +173,7 @@ TEST(a_key_of_the_metadata_is_there_once) {
     TEST_FOLDER(dir);
     const char *header = "{\"__metadata__\":{\"k\":\"1\",\"x\":\"\",\"k\":\"2\"}}";
     put_file(IN(dir, "m.safetensors"), strlen(header), header, strlen(header), 0);
-    refused(state_, dir, NIB_E_FORMAT, "__metadata__ has \"k\" twice", "", 8, header);
+    refused(state_, dir, NIB_E_FORMAT, "the metadata has \"k\" twice", "", 8, header);
     test_folder_remove(dir);
 }
 
