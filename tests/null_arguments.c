@@ -177,6 +177,12 @@ CALL(nib_rms_norm_new, !nib_rms_norm_new(NULL, NULL, 0) && !nib_rms_norm_new(ctx
 CALL(nib_layer_norm_new, !nib_layer_norm_new(NULL, NULL, NULL, 1, 0) &&
                              !nib_layer_norm_new(ctx, NULL, NIB_NONE, 1, 0) &&
                              !nib_layer_norm_new(ctx, NIB_NONE, NULL, 1, 0))
+CALL(nib_conv1d_new, !nib_conv1d_new(NULL, NULL, NULL, NULL) &&
+                         !nib_conv1d_new(ctx, NULL, NIB_NONE, NULL) &&
+                         !nib_conv1d_new(ctx, NIB_NONE, NIB_NONE, NULL))
+CALL(nib_conv2d_new, !nib_conv2d_new(NULL, NULL, NULL, NULL) &&
+                         !nib_conv2d_new(ctx, NULL, NIB_NONE, NULL) &&
+                         !nib_conv2d_new(ctx, NIB_NONE, NIB_NONE, NULL))
 FREES(nib_module_set_head, nib_module_set_head(NULL, true))
 CALL(nib_module_is_head, !nib_module_is_head(NULL))
 
@@ -459,6 +465,8 @@ static const call calls[] = {
     ROW(nib_embedding_new),
     ROW(nib_rms_norm_new),
     ROW(nib_layer_norm_new),
+    ROW(nib_conv1d_new),
+    ROW(nib_conv2d_new),
     ROW(nib_module_set_head),
     ROW(nib_module_is_head),
     ROW(nib_compile),

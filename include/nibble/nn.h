@@ -144,6 +144,20 @@ nib_module *nib_layer_norm_new(nib_ctx *ctx, nib_tensor *weight, nib_tensor *bia
 extern const nib_module_kind nib_kind_linear, nib_kind_embedding, nib_kind_rms_norm,
     nib_kind_layer_norm;
 
+/* Convolutions. Weight [out, in / groups, size] or [out, in / groups, rows, columns], dense or
+ * quantized; bias [out] or NIB_NONE; x [N, in, ...] or [in, ...]. NULL options: torch's defaults. */
+typedef struct nib_conv_options {      /* rows first, columns second; Conv1d has the first only */
+    size_t  size;
+    int64_t stride[2], dilation[2];    /* 0: 1, and a second one that is 0: as the first */
+    int64_t padding[2];                /* on both sides */
+    int64_t groups;                    /* 0: 1 */
+    const char *pad;                   /* "same": as much as keeps the size; NULL, "valid": `padding`, none */
+    const char *padding_mode;          /* "zeros", "reflect", "replicate", "circular"; NULL: "zeros" */
+} nib_conv_options;
+nib_module *nib_conv1d_new(nib_ctx *ctx, nib_tensor *weight, nib_tensor *bias, const nib_conv_options *options);
+nib_module *nib_conv2d_new(nib_ctx *ctx, nib_tensor *weight, nib_tensor *bias, const nib_conv_options *options);
+extern const nib_module_kind nib_kind_conv1d, nib_kind_conv2d;
+
 /* One child after the other, in their order. Give it children with nib_module_append or _add. */
 nib_module *nib_sequential_new(nib_ctx *ctx);
 /* The same of modules at hand, which it owns; one of them NULL: passes the failure on. */

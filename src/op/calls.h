@@ -30,6 +30,22 @@ nib_tensor *nib_relu(const nib_tensor *x);
 nib_tensor *nib_gelu(const nib_tensor *x, bool by_tanh);
 nib_tensor *nib_silu(const nib_tensor *x);
 
+/* Convolution with zeros around, the input in `groups` that do not meet.
+ *   x [N, C, H, W] or [C, H, W] f32, weight [Cout, C / groups, h, w] dense or quantized,
+ *   bias [Cout] or NIB_NONE  ->  [N, Cout, OH, OW] or [Cout, OH, OW] f32
+ * conv1d: the same of one dimension, the second one of the window. */
+typedef struct nib_window { /* rows first, columns second */
+    int64_t size[2], stride[2], padding[2], dilation[2]; /* size: the weight's, where there is one */
+} nib_window;
+nib_tensor *nib_conv2d(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
+                       const nib_window *window, int64_t groups);
+nib_tensor *nib_conv1d(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
+                       const nib_window *window, int64_t groups);
+
+/* Numbers around the last two dimensions: left, right, top, bottom. Modes "constant" (value),
+ * "reflect", "replicate", "circular". f32. */
+nib_tensor *nib_pad(const nib_tensor *x, const int64_t pad[4], const char *mode, double value);
+
 /* a + b, the same shape, f32. */
 nib_tensor *nib_add(const nib_tensor *a, const nib_tensor *b);
 

@@ -1,0 +1,30 @@
+/* conv.h: convolution over one or two dimensions; what conv1d and conv2d are made of.
+ *
+ * The input is laid out so that a convolution is a product: 16 positions of the output side by
+ * side, under them the numbers that each of them sees, ordered by channel, then row, then column of
+ * the filter. What lies in the padding is 0 and takes part. So an output is one chain of fma over
+ * the columns of its filter, then the bias, as docs/numerics.md says of products. */
+#ifndef NIB_OP_CONV_H
+#define NIB_OP_CONV_H
+#include "op/calls.h"
+
+/* Positions of a window along dimension i of an input of `length`; -1: none fits. With `ceil` the
+ * last one may hang over the edge, but begins inside the input or its padding on the near side. */
+int64_t nib_window_count(const nib_window *w, int i, int64_t length, bool ceil);
+
+/* Strides and dilations at least 1, padding at least 0, and nothing so large that it overflows. */
+nib_status nib_window_check(const nib_op *op, const nib_window *w);
+
+typedef struct nib_conv {
+    int dims; /* 1 or 2 */
+    nib_window window;
+    int64_t groups;
+} nib_conv;
+
+/* y of x [N, C, spatial] or [C, spatial] and weight [Cout, C / groups, size]. */
+nib_status nib_conv_shape(const nib_op *op, const nib_conv *conv, const nib_tensor *x,
+                          const nib_tensor *weight, const nib_tensor *bias, nib_shape *out);
+bool nib_conv_accepts(const nib_call_args *args); /* any weight, dense bias */
+nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
+                        const nib_tensor *weight, const nib_tensor *bias, nib_tensor *y);
+#endif

@@ -1,0 +1,167 @@
+/* Conv1d and Conv2d against torch, and the laws that define them to the bit. */
+#include "base/mem.h"
+#include "golden_layers.h"
+#include "op/calls.h"
+#include "quant/quanto.h"
+
+TEST(convolutions_are_torchs_with_every_switch) {
+    for (int threads = 1; threads <= 3; threads += 2) {
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = threads});
+        nib_safetensors *file = nib_safetensors_open(NULL, "tests/golden/nn/conv.safetensors");
+        CHECK_MADE(file);
+        CHECK_INT(file->metadata_count, 24);
+        for (size_t i = 0; i < file->metadata_count; i++) {
+            const char *name = file->metadata[i].key;
+            long long v[8];
+            char pad[16], mode[16];
+            CHECK_INT(sscanf(file->metadata[i].value,
+                             "%lld %lld %lld %lld %lld %lld %lld %lld %15s %15s", &v[0], &v[1],
+                             &v[2], &v[3], &v[4], &v[5], &v[6], &v[7], pad, mode),
+                      10);
+            const nib_conv_options options = {.stride = {v[1], v[2]},
+                                              .padding = {v[3], v[4]},
+                                              .dilation = {v[5], v[6]},
+                                              .groups = v[7],
+                                              .pad = strcmp(pad, "none") ? pad : NULL,
+                                              .padding_mode = mode};
+            nib_module *m = (v[0] == 2 ? nib_conv2d_new : nib_conv1d_new)(
+                ctx, golden(ctx, file, name, "weight"), golden(ctx, file, name, "bias"), &options);
+            CHECK_MADE(m);
+            nib_tensor *x = golden(ctx, file, name, "x"), *want = golden(ctx, file, name, "y");
+            nib_tensor *y = nib_module_forward(m, x);
+            CHECK_GOLDEN(y, want, name);
+            nib_tensor_free(x);
+            nib_tensor_free(want);
+            nib_module_free(m);
+        }
+        nib_safetensors_close(file);
+        nib_ctx_free(ctx);
+    }
+}
+
+static nib_tensor *random_tensor(nib_ctx *ctx, uint64_t *seed, nib_shape shape) {
+    nib_tensor *t = nib_scope_own(ctx, nib_tensor_new(ctx, NIB_F32, shape));
+    float *data = nib_tensor_data_mut(t);
+    for (int64_t i = 0; i < nib_tensor_count(t); i++) data[i] = test_uniform(seed);
+    return t;
+}
+#define SHAPE4(a, b, c, d) ((nib_shape){4, {(a), (b), (c), (d)}})
+
+/* One number of the output by its definition: one chain over channel, row and column. */
+static float chain(const nib_tensor *x, const nib_tensor *w, const nib_window *win, int64_t groups,
+                   int64_t n, int64_t m, int64_t oy, int64_t ox) {
+    const int64_t *s = x->shape.dim, *f = w->shape.dim, g = m / (f[0] / groups);
+    const float *xd = nib_tensor_data(x), *wd = nib_tensor_data(w);
+    float acc = 0;
+    for (int64_t c = 0; c < f[1]; c++)
+        for (int64_t i = 0; i < f[2]; i++)
+            for (int64_t j = 0; j < f[3]; j++) {
+                const int64_t y = oy * win->stride[0] - win->padding[0] + i * win->dilation[0],
+                              z = ox * win->stride[1] - win->padding[1] + j * win->dilation[1];
+                const bool in = y >= 0 && y < s[2] && z >= 0 && z < s[3];
+                const float v = in ? xd[((n * s[1] + g * f[1] + c) * s[2] + y) * s[3] + z] : 0;
+                acc = fmaf(v, wd[((m * f[1] + c) * f[2] + i) * f[3] + j], acc);
+            }
+    return acc;
+}
+
+TEST(a_convolution_is_one_chain_for_each_output_on_every_machine_and_thread) {
+    static const struct {
+        int64_t x[4], w[4];
+        nib_window window;
+        int64_t groups;
+    } cases[] = {
+        {{2, 3, 5, 33}, {4, 3, 3, 3}, {{0}, {1, 1}, {1, 1}, {1, 1}}, 1},
+        {{1, 2, 40, 40}, {3, 2, 2, 5}, {{0}, {1, 2}, {0, 3}, {2, 1}}, 1},
+        {{1, 130, 5, 5}, {7, 130, 3, 3}, {{0}, {1, 1}, {1, 1}, {1, 1}}, 1}, /* K over a block */
+        {{1, 12, 4, 4}, {300, 4, 1, 1}, {{0}, {1, 1}, {0, 0}, {1, 1}}, 3},  /* cut by channels */
+        {{1, 4, 17, 70}, {4, 1, 3, 3}, {{0}, {1, 1}, {1, 1}, {1, 1}}, 4},
+        {{3, 1, 1, 1}, {1, 1, 1, 1}, {{0}, {1, 1}, {0, 0}, {1, 1}}, 1},
+    };
+    static const char *const isas[] = {"ref", "avx2", NULL};
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
+        for (int isa = 0; isa < 3; isa++) {
+            uint64_t seed = test_seed() + c;
+            nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1 + isa, .isa = isas[isa]});
+            if (!ctx) continue; /* not this machine's */
+            const int64_t *a = cases[c].x, *b = cases[c].w;
+            nib_tensor *x = random_tensor(ctx, &seed, SHAPE4(a[0], a[1], a[2], a[3])),
+                       *w = random_tensor(ctx, &seed, SHAPE4(b[0], b[1], b[2], b[3])),
+                       *bias = random_tensor(ctx, &seed, (nib_shape){1, {b[0]}});
+            nib_tensor *y = nib_conv2d(x, w, bias, &cases[c].window, cases[c].groups);
+            CHECK_MADE(y);
+            const float *got = nib_tensor_data(y), *bd = nib_tensor_data(bias);
+            const int64_t *s = y->shape.dim;
+            for (int64_t i = 0; i < nib_tensor_count(y); i++) {
+                const int64_t ox = i % s[3], oy = i / s[3] % s[2], m = i / s[3] / s[2] % s[1],
+                              n = i / s[3] / s[2] / s[1];
+                const float want =
+                    chain(x, w, &cases[c].window, cases[c].groups, n, m, oy, ox) + bd[m];
+                CHECK_NEAR(got[i], want, 0);
+            }
+            nib_ctx_free(ctx);
+        }
+}
+
+TEST(a_quantized_filter_convolves_as_its_floats_do) {
+    NEEDS_SCHEME("qint8");
+    static const char *const types[] = {"qint8", "qint4", "qint2", "qfloat8_e4m3fn"};
+    uint64_t seed = test_seed();
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_tensor *x = random_tensor(ctx, &seed, SHAPE4(2, 16, 6, 6)),
+               *w = random_tensor(ctx, &seed, SHAPE4(8, 16, 3, 3));
+    const nib_window window = {.stride = {1, 1}, .padding = {1, 1}, .dilation = {1, 1}};
+    for (int i = 0; i < 4; i++) {
+        nib_tensor *q = nib_quantize_tensor(w, NIB_QUANTO(.weights = types[i]));
+        CHECK_MADE(q);
+        nib_tensor *y = nib_conv2d(x, q, NIB_NONE, &window, 1),
+                   *want = nib_conv2d(x, nib_dequantize(q), NIB_NONE, &window, 1);
+        CHECK_MADE(y);
+        CHECK_MADE(want);
+        CHECK_BYTES(nib_tensor_data(y), nib_tensor_data(want), nib_tensor_bytes(want));
+        nib_tensor_free(q);
+    }
+    nib_ctx_free(ctx);
+}
+
+TEST(shapes_and_options_that_contradict_are_refused_by_name) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    uint64_t seed = 1;
+    nib_tensor *x = random_tensor(ctx, &seed, SHAPE4(1, 4, 5, 5)),
+               *w = random_tensor(ctx, &seed, SHAPE4(6, 4, 3, 3));
+    nib_window window = {.stride = {1, 1}, .dilation = {1, 1}};
+    REFUSED(nib_conv2d(x, w, NIB_NONE, &window, 2), NIB_E_SHAPE, "4 channels in 2 groups");
+    REFUSED(nib_conv2d(x, w, x, &window, 1), NIB_E_SHAPE, "one for each of 6 channels");
+    REFUSED(nib_conv2d(w, x, NIB_NONE, &window, 1), NIB_E_SHAPE, "larger than the padded input");
+    REFUSED(nib_conv1d(x, w, NIB_NONE, &window, 1), NIB_E_SHAPE, "2 or 3 dimensions");
+    window.stride[1] = 0;
+    REFUSED(nib_conv2d(x, w, NIB_NONE, &window, 1), NIB_E_ARGUMENT, "stride");
+    const nib_conv_options strided = {.stride = {2}, .pad = "same"}, odd = {.padding_mode = "odd"},
+                           negative = {.padding = {-1, 0}};
+#define NEW(options) nib_conv2d_new(ctx, nib_tensor_retain(w), NIB_NONE, options)
+    REFUSED(NEW(&strided), NIB_E_ARGUMENT, "wants stride 1");
+    REFUSED(NEW(&odd), NIB_E_ARGUMENT, "padding_mode \"odd\"");
+    REFUSED(NEW(&negative), NIB_E_ARGUMENT, "negative");
+    REFUSED(nib_conv1d_new(ctx, nib_tensor_retain(w), NIB_NONE, NULL), NIB_E_SHAPE,
+            "Conv1d's weight");
+    nib_ctx_free(ctx);
+}
+
+TEST(a_convolution_prints_its_options_as_torch_does) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    const nib_conv_options options = {.stride = {2}, .padding = {1, 0}, .groups = 2};
+    nib_module *m =
+        nib_conv2d_new(ctx, nib_tensor_new(ctx, NIB_F32, SHAPE4(6, 2, 3, 1)), NIB_NONE, &options);
+    char *text = nib_module_print(m);
+    CHECK_TEXT(text, "Conv2d(4, 6, kernel_size=(3, 1), stride=(2, 2), padding=(1, 0), groups=2, "
+                     "bias=False)  weight [6, 2, 3, 1] f32\n");
+    nib_text_release(text);
+    nib_module_free(m);
+    nib_ctx_free(ctx);
+}
+
+TESTS(RUNS(convolutions_are_torchs_with_every_switch),
+      RUNS(a_convolution_is_one_chain_for_each_output_on_every_machine_and_thread),
+      RUNS(a_quantized_filter_convolves_as_its_floats_do),
+      RUNS(shapes_and_options_that_contradict_are_refused_by_name),
+      RUNS(a_convolution_prints_its_options_as_torch_does))
