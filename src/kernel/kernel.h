@@ -111,6 +111,8 @@ typedef struct nib_attention_rows {
     const int16_t *code;        /* what attention_codes made: caches of i8 (one group) and i4 */
     const int32_t *code_sum;
     const float *factor;
+    const float *slope; /* [rows] of ALiBi, or NULL: slope * (t - own) joins the score of token t */
+    const int32_t *own; /* [rows], with slopes: the row's own token, counted from the part's first */
 } nib_attention_rows;
 
 typedef struct nib_kernels {
@@ -260,7 +262,7 @@ typedef struct nib_kernels {
      * Each row r attends to the tokens first[r] .. end[r] - 1 of the part, at least one, and what
      * it finds is folded into what parts before gave it:
      *   max [rows], sum [rows], out [rows, d]    which start as -inf, 0 and zeros
-     * by attention_merge_f32 with the largest score, the sum of p_t and the sum of p_t v_t, p_t =
+     * by attention_merge_f32 with the largest score (with slopes, of fma(slope, t - own, score)), the sum of p_t and the sum of p_t v_t, p_t =
      * exp(score_t - largest). After the last part the caller multiplies out by 1 / sum. Tokens that
      * no row sees may hold anything. What follows a part's keys, values and scales in memory may be
      * fetched, never read: it is most often the head's next part. */

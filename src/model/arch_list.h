@@ -1,1 +1,2 @@
 X(llama)
+X(opt)

@@ -6,6 +6,32 @@
 #include "base/json.h"
 #include "io/config_text.h"
 
+const char *const nib_tied_tables[] = {"model.embed_tokens.weight",
+                                       "model.decoder.embed_tokens.weight",
+                                       "decoder.embed_tokens.weight",
+                                       "transformer.wte.weight",
+                                       "wte.weight",
+                                       "transformer.word_embeddings.weight",
+                                       "word_embeddings.weight",
+                                       NULL};
+
+bool nib_file_config_tied(const json_t *config) {
+    static const char *const by_default[] = {"opt", "gpt2", "bloom", NULL};
+    const json_t *said = json_object_get(config, "tie_word_embeddings");
+    if (json_is_boolean(said)) return json_is_true(said);
+    const char *type = json_string_value(json_object_get(config, "model_type"));
+    for (const char *const *t = by_default; type && *t; t++)
+        if (strcmp(*t, type) == 0) return true;
+    return false;
+}
+
+const nib_checkpoint_tensor *nib_tied_table_of(const nib_checkpoint *checkpoint) {
+    const nib_checkpoint_tensor *found = NULL;
+    for (const char *const *name = nib_tied_tables; !found && *name; name++)
+        found = nib_checkpoint_find(checkpoint, *name);
+    return found;
+}
+
 /* `text` with one key set, appended to `out`, which is emptied first. */
 static nib_status set_key(const char *text, size_t length, const char *key, const json_t *value,
                           nib_text *out) {

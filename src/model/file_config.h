@@ -7,9 +7,17 @@
 
 #include "base/text_util.h"
 
-/* A head that shares the embedding's weight has none in the file. */
-#define NIB_TIED_HEAD  "lm_head.weight"
-#define NIB_TIED_TABLE "model.embed_tokens.weight"
+/* A head that shares the embedding's weight has none in the file. The table has another name in
+ * each family, and one more where names lack the prefix of the whole model; ended by NULL. */
+#define NIB_TIED_HEAD "lm_head.weight"
+extern const char *const nib_tied_tables[];
+
+/* Is the head the embedding, by what config.json says or by what its model_type takes for granted?
+ */
+bool nib_file_config_tied(const json_t *config);
+
+/* The table that a tied head would share in this checkpoint; NULL: there is none. */
+const nib_checkpoint_tensor *nib_tied_table_of(const nib_checkpoint *checkpoint);
 
 /* The text of config.json with what `config` says of quantization, of tied weights and of the
  * dtype; everything else stays to the byte as it was written. */

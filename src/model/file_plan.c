@@ -117,9 +117,12 @@ static nib_status refuse_format(const nib_format *format, const nib_draft *d) {
 static bool is_tied_language_model(const nib_file_plan *p) {
     const char *kind =
         json_string_value(json_array_get(json_object_get(p->config, "architectures"), 0));
-    return json_is_true(json_object_get(p->config, "tie_word_embeddings")) && kind &&
-           nib_text_ends(kind, "ForCausalLM") && nib_manifest_find(&p->manifest, NIB_TIED_TABLE) &&
-           !nib_manifest_find(&p->manifest, NIB_TIED_HEAD);
+    bool has_table = false;
+    for (const char *const *table = nib_tied_tables; *table; table++)
+        has_table |= nib_manifest_find(&p->manifest, *table) != NULL;
+    return nib_file_config_tied(p->config) && kind &&
+           (nib_text_ends(kind, "ForCausalLM") || nib_text_ends(kind, "LMHeadModel")) &&
+           has_table && !nib_manifest_find(&p->manifest, NIB_TIED_HEAD);
 }
 
 nib_status nib_file_plan_fill(nib_file_plan *p, const nib_draft *drafts, size_t count,
@@ -149,10 +152,10 @@ nib_status nib_file_plan_fill(nib_file_plan *p, const nib_draft *drafts, size_t 
 
 /* A tied head asked for gets the embedding's weight, and the tie is cut; NULL: nothing to untie. */
 static const nib_checkpoint_tensor *tied_source(const nib_file_plan *p) {
-    const bool tied = p->config && json_is_true(json_object_get(p->config, "tie_word_embeddings"));
+    const bool tied = p->config && nib_file_config_tied(p->config);
     if (!tied || !p->selection.select.head || nib_checkpoint_find(p->source, NIB_TIED_HEAD))
         return NULL;
-    return nib_checkpoint_find(p->source, NIB_TIED_TABLE);
+    return nib_tied_table_of(p->source);
 }
 
 nib_status nib_file_plan_open(nib_ctx *ctx, const char *from, const nib_rule *rules, size_t nrules,

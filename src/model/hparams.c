@@ -36,23 +36,101 @@ static const nib_field fields[] = {
               .doc = "Qwen: layers from this one on see the window"),
 };
 
+/* The key under which config.json has a field. */
+static const char *key_of(const json_t *config, const nib_field *f) {
+    for (const char *const *other = f->names; other && *other; other++)
+        if (!json_object_get(config, f->name) && json_object_get(config, *other)) return *other;
+    return f->name;
+}
+
 static nib_status read_field(const json_t *config, const nib_field *f, nib_hparams *out) {
     char *at = (char *)out + f->offset;
-    if (f->type == NIB_FIELD_BOOL) return nib_json_bool(config, f->name, false, (bool *)(void *)at);
+    const char *key = key_of(config, f);
+    if (f->type == NIB_FIELD_BOOL)
+        return nib_hparams_switch(config, key, f->fallback != 0, (bool *)(void *)at);
     if (f->type == NIB_FIELD_INT) {
         int64_t value = (int64_t)f->fallback;
-        NIB_TRY(nib_json_int(config, f->name, (int64_t)f->min, (int64_t)f->max, f->fallback == 0,
-                             &value));
+        if (f->fallback != 0 && json_is_null(json_object_get(config, key)))
+            ; /* as good as absent */
+        else
+            NIB_TRY(nib_json_int(config, key, (int64_t)f->min, (int64_t)f->max, f->fallback == 0,
+                                 &value));
         *(int *)(void *)at = (int)value;
         return NIB_OK;
     }
     double value = f->fallback;
-    NIB_TRY(nib_json_double(config, f->name, false, &value));
+    NIB_TRY(nib_json_double(config, key, false, &value));
     if (!(value >= f->min && value <= f->max))
-        return NIB_RAISE(NIB_E_FORMAT, "\"%s\" is %g, which is not from %g to %g", f->name, value,
+        return NIB_RAISE(NIB_E_FORMAT, "\"%s\" is %g, which is not from %g to %g", key, value,
                          f->min, f->max);
     *(float *)(void *)at = (float)value;
     return NIB_OK;
+}
+
+nib_status nib_hparams_begin(const json_t *config, nib_hparams *out) {
+    memset(out, 0, sizeof *out);
+    const char *type;
+    NIB_TRY(nib_json_string(config, "model_type", true, &type));
+    if (strlen(type) >= sizeof out->model_type)
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "\"model_type\" of %zu bytes is not known",
+                         strlen(type));
+    memcpy(out->model_type, type, strlen(type) + 1);
+    return NIB_OK;
+}
+
+nib_status nib_hparams_fields(const json_t *config, const nib_field *list, size_t count,
+                              nib_hparams *out) {
+    for (size_t i = 0; i < count; i++) NIB_TRY(read_field(config, &list[i], out));
+    return NIB_OK;
+}
+
+nib_status nib_hparams_switch(const json_t *config, const char *key, bool fallback, bool *value) {
+    *value = fallback;
+    if (json_is_null(json_object_get(config, key))) return NIB_OK;
+    return nib_json_bool(config, key, false, value);
+}
+
+/* Names of transformers' table of activations that mean the same function of a float. */
+nib_status nib_hparams_activation(const json_t *config, const char *key, const char *fallback,
+                                  nib_activation *out) {
+    static const struct {
+        const char *name;
+        nib_activation kind;
+    } known[] = {
+        {"relu", NIB_ACTIVATION_RELU},           {"gelu", NIB_ACTIVATION_GELU},
+        {"gelu_python", NIB_ACTIVATION_GELU},    {"gelu_new", NIB_ACTIVATION_GELU_TANH},
+        {"gelu_fast", NIB_ACTIVATION_GELU_TANH}, {"gelu_pytorch_tanh", NIB_ACTIVATION_GELU_TANH},
+        {"silu", NIB_ACTIVATION_SILU},           {"swish", NIB_ACTIVATION_SILU}};
+    const char *name = fallback;
+    NIB_TRY(nib_json_string(config, key, false, &name));
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (strcmp(known[i].name, name) != 0) continue;
+        *out = known[i].kind;
+        return NIB_OK;
+    }
+    return NIB_RAISE(NIB_E_UNSUPPORTED,
+                     "\"%s\" is \"%s\"; known are relu, gelu, gelu_new, gelu_fast, "
+                     "gelu_pytorch_tanh and silu",
+                     key, name);
+}
+
+static nib_status check_layers(const nib_hparams *h, const char *key) {
+    if (h->num_hidden_layers > NIB_MAX_LAYERS)
+        return NIB_RAISE(NIB_E_FORMAT, "\"%s\" is %d, want at most %d", key, h->num_hidden_layers,
+                         NIB_MAX_LAYERS);
+    return NIB_OK;
+}
+
+nib_status nib_hparams_heads(nib_hparams *h, const char *width, const char *heads) {
+    if (h->hidden_size % h->num_attention_heads != 0)
+        return NIB_RAISE(NIB_E_FORMAT, "\"%s\" is %d, no multiple of \"%s\", %d", width,
+                         h->hidden_size, heads, h->num_attention_heads);
+    h->num_key_value_heads = h->num_attention_heads;
+    h->head_dim = h->hidden_size / h->num_attention_heads;
+    if (h->head_dim > NIB_MAX_HEAD)
+        return NIB_RAISE(NIB_E_FORMAT, "heads of %d columns; want at most %d", h->head_dim,
+                         NIB_MAX_HEAD);
+    return check_layers(h, "num_hidden_layers");
 }
 
 static nib_status read_heads(nib_hparams *h) {
@@ -70,13 +148,10 @@ static nib_status read_heads(nib_hparams *h) {
                              h->hidden_size, h->num_attention_heads);
         h->head_dim = h->hidden_size / h->num_attention_heads;
     }
-    if (h->head_dim % 2 != 0 || h->head_dim > 1024)
-        return NIB_RAISE(NIB_E_FORMAT, "\"head_dim\" is %d, want an even number up to 1024",
-                         h->head_dim);
-    if (h->num_hidden_layers > NIB_MAX_LAYERS)
-        return NIB_RAISE(NIB_E_FORMAT, "\"num_hidden_layers\" is %d, want at most %d",
-                         h->num_hidden_layers, NIB_MAX_LAYERS);
-    return NIB_OK;
+    if (h->head_dim % 2 != 0 || h->head_dim > NIB_MAX_HEAD)
+        return NIB_RAISE(NIB_E_FORMAT, "\"head_dim\" is %d, want an even number up to %d",
+                         h->head_dim, NIB_MAX_HEAD);
+    return check_layers(h, "num_hidden_layers");
 }
 
 /* A number of the RoPE entry that must be positive. */
@@ -215,16 +290,21 @@ static nib_status read_bos(const json_t *config, nib_hparams *h) {
     return token_id(bos, "bos_token_id", h, &h->bos);
 }
 
+nib_status nib_hparams_ids(const json_t *config, const json_t *generation, int32_t bos, int32_t eos,
+                           nib_hparams *h) {
+    NIB_TRY(read_bos(config, h));
+    if (!json_object_get(config, "bos_token_id") && bos < h->vocab_size) h->bos = bos;
+    if (!json_object_get(config, "eos_token_id") && eos >= 0 && eos < h->vocab_size)
+        h->eos[h->neos++] = eos;
+    NIB_TRY(read_eos(config, h));
+    return read_eos(generation, h);
+}
+
 nib_status nib_hparams_read(const json_t *config, const json_t *generation, nib_hparams *out) {
-    memset(out, 0, sizeof *out);
-    const char *type, *activation = "silu";
-    NIB_TRY(nib_json_string(config, "model_type", true, &type));
-    if (strlen(type) >= sizeof out->model_type)
-        return NIB_RAISE(NIB_E_UNSUPPORTED, "\"model_type\" of %zu bytes is not known",
-                         strlen(type));
-    memcpy(out->model_type, type, strlen(type) + 1);
-    for (size_t i = 0; i < sizeof fields / sizeof *fields; i++)
-        NIB_TRY(read_field(config, &fields[i], out));
+    const char *activation = "silu";
+    NIB_TRY(nib_hparams_begin(config, out));
+    const char *type = out->model_type;
+    NIB_TRY(nib_hparams_fields(config, fields, sizeof fields / sizeof *fields, out));
     NIB_TRY(nib_json_string(config, "hidden_act", false, &activation));
     if (strcmp(activation, "silu") != 0 && strcmp(activation, "swish") != 0)
         return NIB_RAISE(NIB_E_UNSUPPORTED, "\"hidden_act\" is \"%s\"; known is silu", activation);
@@ -234,9 +314,7 @@ nib_status nib_hparams_read(const json_t *config, const json_t *generation, nib_
     NIB_TRY(read_heads(out));
     NIB_TRY(read_rope(config, out));
     NIB_TRY(read_window(config, out, mistral, qwen2 || qwen3));
-    NIB_TRY(read_bos(config, out));
-    NIB_TRY(read_eos(config, out));
-    NIB_TRY(read_eos(generation, out));
+    NIB_TRY(nib_hparams_ids(config, generation, -1, -1, out));
     out->qkv_bias = qwen2 || ((llama || qwen3) && out->attention_bias);
     out->output_bias = (llama || qwen3) && out->attention_bias;
     out->mlp_bias = llama && out->mlp_bias;

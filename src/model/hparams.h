@@ -2,11 +2,18 @@
 #ifndef NIB_MODEL_HPARAMS_H
 #define NIB_MODEL_HPARAMS_H
 #include <jansson.h>
-#include <nibble/nibble.h>
+#include <nibble/extend.h>
 
 #include "model/rope.h"
 
-enum { NIB_MAX_LAYERS = 1024, NIB_MAX_EOS = 32 };
+enum { NIB_MAX_LAYERS = 1024, NIB_MAX_EOS = 32, NIB_MAX_HEAD = 1024 /* columns */ };
+
+typedef enum nib_activation {
+    NIB_ACTIVATION_RELU = 0,
+    NIB_ACTIVATION_GELU,      /* by erf */
+    NIB_ACTIVATION_GELU_TANH, /* by tanh */
+    NIB_ACTIVATION_SILU,
+} nib_activation;
 
 typedef struct nib_hparams {
     char model_type[32]; /* "qwen2" */
@@ -22,14 +29,45 @@ typedef struct nib_hparams {
     bool qk_norm;
     int64_t window; /* tokens that a sliding layer sees, itself included; 0: all */
     bool sliding[NIB_MAX_LAYERS];
+    /* OPT, BLOOM and GPT-2; fields under the name that says most. */
+    nib_activation activation;
+    float layer_norm_eps;
+    int word_embed_proj_dim;   /* OPT: columns of the embedding */
+    bool do_layer_norm_before; /* OPT: norms before attention and MLP, not after them */
+    bool final_layer_norm;     /* OPT: one after all layers */
+    bool layer_norm_elementwise_affine, enable_bias;          /* OPT */
+    bool apply_residual_connection_post_layernorm;            /* BLOOM */
+    bool scale_attn_weights, scale_attn_by_inverse_layer_idx; /* GPT-2 */
+    int learned_positions;    /* rows of that table: no sequence can be longer; 0: there is none */
     int32_t eos[NIB_MAX_EOS]; /* any of these ends a sequence */
     int neos;
     int32_t bos; /* -1: none */
 } nib_hparams;
 
-/* From a config.json that was parsed, and generation_config.json or NULL, whose list of ends
- * replaces that of config.json. Both spellings of rope_scaling and rope_parameters are read.
- * Fails: NIB_E_FORMAT for a field that is missing, out of range or contradicts another;
+/* For architectures with fields of their own: numbers and switches by their key in config.json. A
+ * count without a fallback must be there. `names`, ended by NULL: other keys that stand for it. */
+#define NIB_COUNT(key, member, ...)                                                                \
+    {                                                                                              \
+        .name = key, .offset = offsetof(nib_hparams, member), .type = NIB_FIELD_INT, .min = 1,     \
+        .max = 1 << 24, __VA_ARGS__                                                                \
+    }
+#define NIB_SWITCH(key, member, ...)                                                               \
+    { .name = key, .offset = offsetof(nib_hparams, member), .type = NIB_FIELD_BOOL, __VA_ARGS__ }
+nib_status nib_hparams_begin(const json_t *config, nib_hparams *out); /* zeroes it; model_type */
+nib_status nib_hparams_fields(const json_t *config, const nib_field *fields, size_t count,
+                              nib_hparams *out);
+nib_status nib_hparams_switch(const json_t *config, const char *key, bool fallback, bool *value);
+nib_status nib_hparams_activation(const json_t *config, const char *key, const char *fallback,
+                                  nib_activation *out);
+/* Heads of one width that fill hidden_size, as many of keys as of queries. */
+nib_status nib_hparams_heads(nib_hparams *h, const char *width, const char *heads);
+/* Ends and begin of a sequence: `bos`, `eos` where config.json has none; -1: none. */
+nib_status nib_hparams_ids(const json_t *config, const json_t *generation, int32_t bos, int32_t eos,
+                           nib_hparams *h);
+
+/* The Llama family: from a config.json that was parsed, and generation_config.json or NULL, whose
+ * list of ends replaces that of config.json. Both spellings of rope_scaling and rope_parameters are
+ * read. Fails: NIB_E_FORMAT for a field that is missing, out of range or contradicts another;
  * NIB_E_UNSUPPORTED for a kind of RoPE, activation or the like that is not known. The message
  * names the key; the caller adds the path. */
 nib_status nib_hparams_read(const json_t *config, const json_t *generation, nib_hparams *out);

@@ -65,11 +65,11 @@ static nib_status read_hparams(nib_model *m, const json_t *config, const json_t 
     nib_status status = nib_json_string(config, "model_type", true, &type);
     if (status >= NIB_OK) {
         m->arch = nib_arch_for(type);
-        status = m->arch ? nib_hparams_read(config, NULL, &m->hparams) : nib_last_error()->status;
+        status = m->arch ? m->arch->read(config, NULL, &m->hparams) : nib_last_error()->status;
     }
     if (status >= NIB_OK && generation) {
         name = "generation_config.json";
-        status = nib_hparams_read(config, generation, &m->hparams);
+        status = m->arch->read(config, generation, &m->hparams);
     }
     if (status >= NIB_OK) return status;
     char *path = nib_path_join(&m->ctx->mem, m->path, name);

@@ -82,6 +82,12 @@ nib_session *nib_session_new(nib_ctx *ctx, const nib_model *model,
         memcpy(&s->options, options,
                options->size && options->size < sizeof *options ? options->size : sizeof *options);
     s->most = s->options.max_tokens ? s->options.max_tokens : nib_model_max_tokens(model);
+    if (h->learned_positions && s->most > h->learned_positions) {
+        NIB_RAISE(NIB_E_ARGUMENT, "max_tokens is %lld but the model has positions for %d",
+                  (long long)s->most, h->learned_positions);
+        nib_error_at(model->path, NULL, -1);
+        goto fail;
+    }
     if (s->options.tune) {
         s->tune = nib_mem_strdup(&ctx->mem, s->options.tune);
         if (!s->tune) goto fail;

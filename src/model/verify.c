@@ -122,8 +122,7 @@ static nib_status verify_quantized(verification *v) {
 /* The tensor of the source that an item came from; a head that was untied came from the table. */
 static const nib_checkpoint_tensor *source_of(const verification *v, const nib_stored *item) {
     const nib_checkpoint_tensor *t = nib_checkpoint_find(v->source, item->name);
-    if (!t && strcmp(item->name, NIB_TIED_HEAD) == 0)
-        t = nib_checkpoint_find(v->source, NIB_TIED_TABLE);
+    if (!t && strcmp(item->name, NIB_TIED_HEAD) == 0) t = nib_tied_table_of(v->source);
     return t;
 }
 

@@ -94,6 +94,13 @@ nib_status nib_kv_append(nib_tensor *cache, const nib_tensor *rows, int64_t star
 nib_tensor *nib_attention(const nib_tensor *q, const nib_tensor *k, const nib_tensor *v,
                           int64_t heads, int64_t start, int64_t window, double scale);
 
+/* The same where query head h leans towards near tokens: slopes[h] * (token - position) is added to
+ * its scores. slopes [H] f32 or NIB_NONE.
+ * Press, Smith and Lewis, "Train Short, Test Long: Attention with Linear Biases", 2021. */
+nib_tensor *nib_attention_alibi(const nib_tensor *q, const nib_tensor *k, const nib_tensor *v,
+                                const nib_tensor *slopes, int64_t heads, int64_t start,
+                                int64_t window, double scale);
+
 /* How to choose a token from logits. */
 typedef struct nib_sampling {
     float temperature;                      /* 0: the largest logit, lowest id first among equals */

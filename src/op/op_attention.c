@@ -28,6 +28,7 @@ enum {
 
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
     const nib_tensor *q = args->in[0], *k = args->in[1], *v = args->in[2];
+    const nib_tensor *slopes = args->in[3];
     const int64_t heads = args->attr[0].i, start = args->attr[1].i;
     NIB_TRY(nib_op_want_dense_f32(args->op, "q", q));
     NIB_TRY(nib_kv_want(args->op, "k", k));
@@ -42,6 +43,12 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     if (start < 0 || start > k->shape.dim[1] - q->shape.dim[0])
         return NIB_RAISE(NIB_E_SHAPE, "attention: %lld rows at %lld pass the cache's %lld tokens",
                          (long long)q->shape.dim[0], (long long)start, (long long)k->shape.dim[1]);
+    if (slopes != NIB_NONE) {
+        NIB_TRY(nib_op_want_dense_f32(args->op, "slopes", slopes));
+        if (slopes->shape.ndim != 1 || slopes->shape.dim[0] != heads)
+            return NIB_RAISE(NIB_E_SHAPE, "attention: slopes are %s for %lld heads",
+                             nib_shape_text(&slopes->shape, a, sizeof a), (long long)heads);
+    }
     *out = q->shape;
     *dtype = NIB_F32;
     return NIB_OK;
@@ -52,7 +59,7 @@ const nib_op nib_op_attention = {
     .nout = 1,
     .shape = shape,
     .schema = "nib::attention(Tensor q, Tensor k, Tensor v, int heads, SymInt start, int window, "
-              "float scale) -> Tensor",
+              "float scale, Tensor? slopes=None) -> Tensor",
 };
 
 /* One part of one head of a tensor's part. */
@@ -77,7 +84,7 @@ typedef struct attention {
     const nib_kernels *kernels;
     void (*attend)(float *out, float *max, float *sum, const nib_attention_rows *rows,
                    const nib_kv_part *part);
-    const float *q;
+    const float *q, *slopes; /* slopes [H], or NULL */
     float *y, scale;
     int64_t M, H, heads, d, start, window; /* heads: query heads of a key head */
     int64_t group;                         /* columns of a code sum; 0: queries stay floats */
@@ -129,13 +136,16 @@ static tile tile_open(const attention *a, int64_t head, int64_t index, queries *
 static void add_part(const tile *t, int64_t part, float *out, float *max, float *sum) {
     const attention *a = t->a;
     const int64_t from = part * PART, d = a->d;
-    int32_t first[NIB_ATTENTION_ROWS], end[NIB_ATTENTION_ROWS];
+    int32_t first[NIB_ATTENTION_ROWS], end[NIB_ATTENTION_ROWS], own[NIB_ATTENTION_ROWS];
+    float slope[NIB_ATTENTION_ROWS];
     int64_t begin = 0, n = 0;
     for (int64_t r = 0; r < t->n; r++) {
         const int64_t last = position(t, r) - from, low = first_token(t, r) - from;
         if (last < 0) begin = r + 1;
         if (last < 0 || low >= PART) continue;
         first[n] = low > 0 ? (int32_t)low : 0;
+        own[n] = (int32_t)last;
+        slope[n] = a->slopes ? a->slopes[t->head * a->heads + (t->row + r) % a->heads] : 0;
         end[n++] = last < PART ? (int32_t)last + 1 : PART;
     }
     if (!n) return;
@@ -148,7 +158,9 @@ static void add_part(const tile *t, int64_t part, float *out, float *max, float 
                                      .scale = a->scale,
                                      .code = t->queries->code + begin * nib_kv_dp(d),
                                      .code_sum = t->queries->code_sum + begin * groups,
-                                     .factor = t->queries->factor + begin};
+                                     .factor = t->queries->factor + begin,
+                                     .slope = a->slopes ? slope : NULL,
+                                     .own = own};
     a->attend(out + begin * d, max + begin, sum + begin, &rows,
               &(nib_kv_part){.k = part_at(&a->k[0], t->head, part),
                              .v = part_at(&a->v[0], t->head, part),
@@ -239,6 +251,7 @@ static nib_status run_on(const nib_call_args *args, attention *a) {
     const nib_tensor *q = args->in[0], *k = args->in[1], *v = args->in[2];
     a->kernels = &args->ctx->kernels;
     a->q = nib_tensor_data(q);
+    a->slopes = args->in[3] == NIB_NONE ? NULL : nib_tensor_data(args->in[3]);
     a->y = nib_tensor_data_mut(args->out[0]);
     a->scale = (float)args->attr[3].d;
     a->M = q->shape.dim[0];
@@ -315,7 +328,13 @@ const nib_impl nib_impl_attention_i4 = {.op = &nib_op_attention,
 
 nib_tensor *nib_attention(const nib_tensor *q, const nib_tensor *k, const nib_tensor *v,
                           int64_t heads, int64_t start, int64_t window, double scale) {
-    if (!q || !k || !v) return NULL;
-    return nib_call_one(q->ctx, &nib_op_attention, 3, (const nib_tensor *[]){q, k, v}, 4,
+    return nib_attention_alibi(q, k, v, NIB_NONE, heads, start, window, scale);
+}
+
+nib_tensor *nib_attention_alibi(const nib_tensor *q, const nib_tensor *k, const nib_tensor *v,
+                                const nib_tensor *slopes, int64_t heads, int64_t start,
+                                int64_t window, double scale) {
+    if (!q || !k || !v || !slopes) return NULL;
+    return nib_call_one(q->ctx, &nib_op_attention, 4, (const nib_tensor *[]){q, k, v, slopes}, 4,
                         (nib_attr[]){{.i = heads}, {.i = start}, {.i = window}, {.d = scale}});
 }

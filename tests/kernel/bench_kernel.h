@@ -86,7 +86,15 @@ static inline void bench_attention(const bench *b, const nib_kernels *ref) {
     float factor[HEADS];
     for (int i = 0; i < 64; i++) scale[i] = 0.01f;
     k->attention_codes(code, sums, factor, b->x, HEADS, D, NIB_KV_GROUP, 0.1f);
-    const nib_attention_rows rows = {HEADS, D, first, end, b->x, 0.1f, code, sums, factor};
+    const nib_attention_rows rows = {.rows = HEADS,
+                                     .d = D,
+                                     .first = first,
+                                     .end = end,
+                                     .q = b->x,
+                                     .scale = 0.1f,
+                                     .code = code,
+                                     .code_sum = sums,
+                                     .factor = factor};
     for (int s = 0; s < 4; s++)
         if (k == ref || slots[s].attend != slots[s].judge)
             BENCH(slots[s].name, 2.0 * BENCH_PARTS * (double)slots[s].bytes,

@@ -41,7 +41,9 @@ static void one_attention(void **state_, const attention_slots *s, int64_t rows,
     static float want[ROWS_MOST * HEAD_MOST];
     static int16_t code[ROWS_MOST * HEAD_MOST], judged_code[ROWS_MOST * HEAD_MOST];
     int32_t first[ROWS_MOST], end[ROWS_MOST], sums[ROWS_MOST * 8], judged_sums[ROWS_MOST * 8];
-    float factor[ROWS_MOST], judged_factor[ROWS_MOST], want_max[ROWS_MOST], want_sum[ROWS_MOST];
+    int32_t own[ROWS_MOST];
+    float slope[ROWS_MOST], factor[ROWS_MOST], judged_factor[ROWS_MOST], want_max[ROWS_MOST],
+        want_sum[ROWS_MOST];
     const int64_t dp = (d + 15) / 16 * 16, wide = s->padded ? dp : d;
     const int64_t groups = s->group ? (d + s->group - 1) / s->group : 1;
     const size_t n = (size_t)(rows * d);
@@ -52,12 +54,18 @@ static void one_attention(void **state_, const attention_slots *s, int64_t rows,
                      : first[r] + 1 + (int32_t)(test_random(&seed) % (uint64_t)(64 - first[r]));
     }
     /* kinds of numbers for queries and scales that do not overflow the judge's own sums */
+    for (int64_t r = 0; r < rows; r++) { /* ALiBi, now and then, from near and from far */
+        slope[r] = ldexpf(1 + test_uniform(&seed) / 2, -(int)(test_random(&seed) % 9));
+        own[r] = end[r] - 1 + (int32_t)(r % 2 ? test_random(&seed) % 100000 : 0);
+    }
     nib_attention_rows a = {.rows = rows,
                             .d = d,
                             .first = first,
                             .end = end,
                             .q = ugly(in1, n, kind == 3 ? 0 : kind),
-                            .scale = 0.088f};
+                            .scale = 0.088f,
+                            .slope = (rows + d + kind) % 3 ? NULL : slope,
+                            .own = own};
     if (s->codes) {
         const int64_t group = s->group ? s->group : d;
         ref.attention_codes(judged_code, judged_sums, judged_factor, a.q, rows, d, group, a.scale);

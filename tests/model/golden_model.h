@@ -32,6 +32,11 @@ static const char *const golden_cases[] = {
     "qwen3_qk_norm",
     "qwen3_bias_tied",
     "qwen3_window",
+    "opt_norm_before",
+    "opt_norm_after_projected",
+    "opt_no_last_norm_untied",
+    "opt_no_bias_bare_norms",
+    "opt_trunk_names",
 };
 enum { GOLDEN_CASES = sizeof golden_cases / sizeof *golden_cases, GOLDEN_MOST = 64 };
 

@@ -10,8 +10,9 @@
 #include "test_files.h"
 
 /* Cases that between them use every part of the forward pass. */
-static const char *const samples[] = {"llama_gqa_bf16", "llama_attention_bias", "llama_rope_llama3",
-                                      "mistral_window", "qwen2_layer_types",    "qwen3_qk_norm"};
+static const char *const samples[] = {
+    "llama_gqa_bf16",    "llama_attention_bias", "llama_rope_llama3",       "mistral_window",
+    "qwen2_layer_types", "qwen3_qk_norm",        "opt_norm_after_projected"};
 enum { SAMPLES = sizeof samples / sizeof *samples, LONG = 300, NEW = 8, MAX_V = 64 };
 
 /* A prompt longer than one chunk and several attention blocks. */
@@ -194,6 +195,24 @@ TEST(an_end_stops_a_session_and_more_input_goes_on) {
     nib_session_free(s);
     nib_model_free(model);
     golden_close(&g);
+    nib_ctx_free(ctx);
+}
+
+TEST(a_session_is_no_longer_than_a_table_of_learned_positions) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_model *model = load(state_, ctx, "opt_norm_before");
+    CHECK(!nib_session_new(ctx, model, &(nib_session_options){.max_tokens = 129}));
+    CHECK_INT(nib_last_error()->status, NIB_E_ARGUMENT);
+    CHECK(strstr(nib_last_error()->what, "max_tokens is 129 but the model has positions for 128"));
+    nib_session *s = nib_session_new(ctx, model, &(nib_session_options){.ignore_eos = true});
+    CHECK_MADE(s);
+    CHECK_OK(nib_session_feed(s, (int32_t[]){5, 6}, 2));
+    int32_t id;
+    int said = 0;
+    while (nib_session_next(s, &id) == NIB_OK) said++;
+    CHECK_INT(said, 126);
+    nib_session_free(s);
+    nib_model_free(model);
     nib_ctx_free(ctx);
 }
 
@@ -389,6 +408,7 @@ TESTS(
     RUNS(logits_are_the_same_bits_for_any_number_of_threads),
     RUNS(sessions_that_step_together_get_the_bits_they_get_alone),
     RUNS(an_end_stops_a_session_and_more_input_goes_on),
+    RUNS(a_session_is_no_longer_than_a_table_of_learned_positions),
     RUNS(max_tokens_bounds_prompt_and_answer_together),
     RUNS(bad_calls_are_refused_and_leave_the_session_usable),
     RUNS(a_failed_session_refuses_calls_with_the_same_cause),

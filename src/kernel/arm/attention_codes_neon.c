@@ -91,7 +91,7 @@ INLINE void rows_f8(float *out, float *max, float *sum, const nib_attention_rows
             }
     }
     for (int r = 0; r < R; r++) {
-        weigh(p[r], first, end, &found.max[r], &found.sum[r]);
+        weigh(p[r], a, row + r, &found.max[r], &found.sum[r]);
         for (int t = first; t < end; t++)
             p[r][t] = p[r][t] * ((const float *)part->v_scale)[t] * 256;
     }

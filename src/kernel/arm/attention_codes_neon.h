@@ -61,7 +61,7 @@ INLINE void rows_i8(float *out, float *max, float *sum, const nib_attention_rows
     }
     for (int r = 0; r < R; r++) {
         const int first = a->first[row + r], end = a->end[row + r];
-        weigh(p[r], first, end, &found.max[r], &found.sum[r]);
+        weigh(p[r], a, row + r, &found.max[r], &found.sum[r]);
         step[r] = weight_codes(&w, r, p[r], part->v_scale, first, end);
     }
     values(found.out, d, 0, dp, R, false, part->v, &w, step, NULL);
@@ -97,8 +97,7 @@ INLINE void rows_i4(float *out, float *max, float *sum, const nib_attention_rows
         }
         for (int r = 0; r < R; r++) vst1q_f32(p[r] + t, vmulq_n_f32(score[r], a->factor[row + r]));
     }
-    for (int r = 0; r < R; r++)
-        weigh(p[r], a->first[row + r], a->end[row + r], &found.max[r], &found.sum[r]);
+    for (int r = 0; r < R; r++) weigh(p[r], a, row + r, &found.max[r], &found.sum[r]);
     for (int64_t g = 0; g < groups; g++) {
         for (int t = 0; t < BLOCK; t += 4) {
             vst1q_f32(scale + t, bf16_at(part->v_scale, g * BLOCK + t));

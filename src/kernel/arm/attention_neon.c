@@ -24,21 +24,19 @@ static void weighted_rows(float *out, const float *p, const float *v, int64_t ld
     }
 }
 
-/* One row. */
-static void attend(float *out, float *max, float *sum, const float *q, const float *k,
-                   const float *v, int64_t d, int first, int end, float scale) {
-    float p[BLOCK], part[NIB_ATTENTION_HEAD], part_max, part_sum;
-    for (int t = first; t < end; t++) p[t] = neon_dot(q, k + t * d, (size_t)d) * scale;
-    weigh(p, first, end, &part_max, &part_sum);
-    weighted_rows(part, p + first, v + first * d, d, end - first, d);
-    merge_part(out, max, sum, part, part_max, part_sum, d);
-}
-
 static void attention_f32(float *out, float *max, float *sum, const nib_attention_rows *a,
                           const nib_kv_part *part) {
-    for (int64_t r = 0; r < a->rows; r++)
-        attend(out + r * a->d, &max[r], &sum[r], a->q + r * a->d, part->k, part->v, a->d,
-               a->first[r], a->end[r], a->scale);
+    const float *k = part->k, *v = part->v;
+    const int64_t d = a->d;
+    for (int64_t r = 0; r < a->rows; r++) {
+        const int first = a->first[r], end = a->end[r];
+        float p[BLOCK] = {0}, y[NIB_ATTENTION_HEAD], part_max, part_sum;
+        for (int t = first; t < end; t++)
+            p[t] = neon_dot(a->q + r * d, k + t * d, (size_t)d) * a->scale;
+        weigh(p, a, r, &part_max, &part_sum);
+        weighted_rows(y, p + first, v + first * d, d, end - first, d);
+        merge_part(out + r * d, &max[r], &sum[r], y, part_max, part_sum, d);
+    }
 }
 
 static void install(nib_kernels *k) {

@@ -8,8 +8,20 @@
 #define INLINE static inline __attribute__((always_inline))
 enum { BLOCK = NIB_ATTENTION_BLOCK, R_MOST = 4 };
 
-/* Scores of tokens [first, end) to weights in place, 0 for others, which changes no sum. */
-static inline void weigh(float p[BLOCK], int first, int end, float *max, float *sum) {
+/* What ALiBi adds to the scores of row r. */
+static inline void lean(float p[BLOCK], const nib_attention_rows *a, int64_t r) {
+    static const int32_t four[4] = {0, 1, 2, 3};
+    for (int t = 0; t < BLOCK; t += 4) {
+        const int32x4_t from = vaddq_s32(vld1q_s32(four), vdupq_n_s32(t - a->own[r]));
+        vst1q_f32(p + t, vfmaq_n_f32(vld1q_f32(p + t), vcvtq_f32_s32(from), a->slope[r]));
+    }
+}
+
+/* Scores of row r to weights in place, 0 for tokens that it does not see, which changes no sum. */
+static inline void weigh(float p[BLOCK], const nib_attention_rows *a, int64_t r, float *max,
+                         float *sum) {
+    const int first = a->first[r], end = a->end[r];
+    if (a->slope) lean(p, a, r);
     const float most = neon_max(p + first, (size_t)(end - first));
     for (int t = 0; t < first; t++) p[t] = 0;
     for (int t = end; t < BLOCK; t++) p[t] = 0;

@@ -7,13 +7,16 @@
 
 enum { BLOCK = NIB_ATTENTION_BLOCK, HEAD = NIB_ATTENTION_HEAD };
 
-/* Scores to weights: p[t] = exp(p[t] - max) for first <= t < end, 0 elsewhere; their sum has token
- * t in lane t mod 16. */
-static void weigh(float p[BLOCK], int first, int end, float *max, float *sum) {
+/* Scores of row r to weights: p[t] = exp(p[t] - max) for first <= t < end, 0 elsewhere; their sum
+ * has token t in lane t mod 16. */
+static void weigh(float p[BLOCK], const nib_attention_rows *a, int64_t r, float *max, float *sum) {
+    const int first = a->first[r], end = a->end[r];
     float most = -INFINITY, lane[16] = {0};
     assert(0 <= first);
     assert(first < end);
     assert(end <= BLOCK);
+    for (int t = first; t < end && a->slope; t++)
+        p[t] = fmaf(a->slope[r], (float)(t - a->own[r]), p[t]);
     for (int t = first; t < end; t++) most = p[t] > most ? p[t] : most;
     for (int t = 0; t < BLOCK; t++) {
         p[t] = t >= first && t < end ? ref_exp(p[t] - most) : 0.0f;
@@ -39,7 +42,7 @@ static void attention_f32(float *out, float *max, float *sum, const nib_attentio
         float p[BLOCK], y[HEAD], part_max, part_sum;
         for (int t = a->first[r]; t < a->end[r]; t++)
             p[t] = ref_dot(a->q + r * a->d, k + t * a->d, (size_t)a->d) * a->scale;
-        weigh(p, a->first[r], a->end[r], &part_max, &part_sum);
+        weigh(p, a, r, &part_max, &part_sum);
         for (int64_t i = 0; i < a->d; i++) {
             y[i] = 0;
             for (int t = a->first[r]; t < a->end[r]; t++) y[i] = fmaf(p[t], v[t * a->d + i], y[i]);
@@ -65,7 +68,7 @@ static void attention_f8(float *out, float *max, float *sum, const nib_attention
                 acc = fmaf(a->q[r * a->d + i], half_of(k[nib_kv_k8f(t, i, a->d)]), acc);
             p[t] = acc * k_scale[t] * (a->scale * 256);
         }
-        weigh(p, a->first[r], a->end[r], &part_max, &part_sum);
+        weigh(p, a, r, &part_max, &part_sum);
         for (int64_t i = 0; i < a->d; i++) {
             y[i] = 0;
             for (int t = a->first[r]; t < a->end[r]; t++)
@@ -110,7 +113,7 @@ static void attention_i8(float *out, float *max, float *sum, const nib_attention
             for (int64_t i = 0; i < a->d; i++) dot += q[i] * (k[nib_kv_k8(t, i, dp)] - 128);
             p[t] = (float)dot * k_scale[t] * a->factor[r];
         }
-        weigh(p, a->first[r], a->end[r], &part_max, &part_sum);
+        weigh(p, a, r, &part_max, &part_sum);
         const float step = weight_codes(w, p, v_scale, a->first[r], a->end[r]);
         for (int64_t i = 0; i < a->d; i++) {
             int32_t dot = 0;
@@ -146,7 +149,7 @@ static void attention_i4(float *out, float *max, float *sum, const nib_attention
             }
             p[t] = acc * a->factor[r];
         }
-        weigh(p, first, end, &part_max, &part_sum);
+        weigh(p, a, r, &part_max, &part_sum);
         for (int64_t g = 0; g < groups; g++) {
             float scale[BLOCK], lane[16] = {0};
             for (int t = first; t < end; t++) {

@@ -38,7 +38,7 @@ static void attention_f32(float *out, float *max, float *sum, const nib_attentio
         float p[BLOCK] = {0}, y[NIB_ATTENTION_HEAD], part_max, part_sum;
         for (int t = first; t < end; t++)
             p[t] = avx2_dot(a->q + r * d, k + t * d, (size_t)d) * a->scale;
-        weigh(p, first, end, &part_max, &part_sum);
+        weigh(p, a, r, &part_max, &part_sum);
         weighted_rows(y, p + first, v + first * d, d, end - first, d);
         merge_part(out + r * d, &max[r], &sum[r], y, part_max, part_sum, d);
     }

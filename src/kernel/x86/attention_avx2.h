@@ -17,8 +17,23 @@ INLINE __m256 seen_at(int t, int first, int end) {
                          _mm256_cmpgt_epi32(at, _mm256_set1_epi32(first - 1))));
 }
 
-/* Scores of 64 tokens to weights in place, 0 for those that are not seen. */
-static inline void weigh(float p[BLOCK], int first, int end, float *max, float *sum) {
+/* What ALiBi adds to the scores of row r. */
+static inline void lean(float p[BLOCK], const nib_attention_rows *a, int64_t r) {
+    const __m256 slope = _mm256_set1_ps(a->slope[r]);
+    for (int t = 0; t < BLOCK; t += 8) {
+        const __m256i from =
+            _mm256_sub_epi32(_mm256_setr_epi32(t, t + 1, t + 2, t + 3, t + 4, t + 5, t + 6, t + 7),
+                             _mm256_set1_epi32(a->own[r]));
+        _mm256_storeu_ps(p + t,
+                         _mm256_fmadd_ps(slope, _mm256_cvtepi32_ps(from), _mm256_loadu_ps(p + t)));
+    }
+}
+
+/* Scores of row r to weights in place, 0 for those that are not seen. */
+static inline void weigh(float p[BLOCK], const nib_attention_rows *a, int64_t r, float *max,
+                         float *sum) {
+    const int first = a->first[r], end = a->end[r];
+    if (a->slope) lean(p, a, r);
     const float most = avx2_max(p + first, (size_t)(end - first));
     __m256 half[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
     for (int t = 0; t < BLOCK; t += 8) {

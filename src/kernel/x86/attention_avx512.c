@@ -131,6 +131,7 @@ INLINE void values(float *out, int64_t d, const int R, const float *v, float p[R
         uint64_t seen[R_MOST];                                                                     \
         for (int r = 0; r < R; r++) seen[r] = seen_of(first, end);                                 \
         scores_##R(p, a->q + row * a->d, part->k, a->d, first, end, a->scale);                     \
+        if (a->slope) lean(p, R, a, row);                                                          \
         const merge by = weigh(p, R, seen, max + row, sum + row, NULL, 0);                         \
         values_##R(out + row * a->d, a->d, part->v, p, first, end, &by);                           \
     }

@@ -128,6 +128,19 @@ INLINE void merge_columns(float *out, int64_t rest, const merge *by, int r, __m5
     }
 }
 
+/* What ALiBi adds to the scores of rows [row, row + R). */
+static __attribute__((noinline)) void lean(float p[R_MOST][BLOCK], int R,
+                                           const nib_attention_rows *a, int64_t row) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    for (int r = 0; r < R; r++)
+        for (int t = 0; t < BLOCK; t += 16) {
+            const __m512i from = _mm512_add_epi32(lane, _mm512_set1_epi32(t - a->own[row + r]));
+            _mm512_storeu_ps(p[r] + t,
+                             _mm512_fmadd_ps(_mm512_set1_ps(a->slope[row + r]),
+                                             _mm512_cvtepi32_ps(from), _mm512_loadu_ps(p[r] + t)));
+        }
+}
+
 /* Scores of 64 tokens to weights in place, 0 for those that are not seen; rows' maxima and sums
  * are brought up to date. Meanwhile 4 R times `lines` lines of `next` are fetched. */
 INLINE merge weigh(float p[R_MOST][BLOCK], const int R, const uint64_t seen[R_MOST], float *max,

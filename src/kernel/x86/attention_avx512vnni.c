@@ -321,6 +321,7 @@ INLINE void weights_i4(weights *w, float low[R_MOST], float p[R_MOST][BLOCK], co
         split_queries(q, a->code + row * dp, R, dp);                                               \
         scores_i8_##R(p, a, row, part, q);                                                         \
         for (int r = 0; r < R; r++) seen[r] = seen_of(a->first[row + r], a->end[row + r]);         \
+        if (a->slope) lean(p, R, a, row);                                                          \
         const merge by = weigh(p, R, seen, max + row, sum + row, next, 2);                         \
         weights_i8(&w, p, R, seen, part);                                                          \
         values_i8_##R(out + row * d, d, part->v, &w, &by, next);                                   \
@@ -342,6 +343,7 @@ INLINE void weights_i4(weights *w, float low[R_MOST], float p[R_MOST][BLOCK], co
         split_queries(q, a->code + row * dp, R, dp);                                               \
         scores_i4_##R(p, a, row, part, q);                                                         \
         for (int r = 0; r < R; r++) seen[r] = seen_of(a->first[row + r], a->end[row + r]);         \
+        if (a->slope) lean(p, R, a, row);                                                          \
         const merge by = weigh(p, R, seen, max + row, sum + row, next, 1);                         \
         for (int64_t g = 0; g < groups; g++) {                                                     \
             weights_i4(&w, low, p, R, seen, part, g);                                              \

@@ -178,7 +178,7 @@ INLINE void rows_i8(float *out, float *max, float *sum, const nib_attention_rows
     for (int r = 0; r < R; r++) {
         const int first = a->first[row + r], end = a->end[row + r];
         __m256 scale[8];
-        weigh(p[r], first, end, &found.max[r], &found.sum[r]);
+        weigh(p[r], a, row + r, &found.max[r], &found.sum[r]);
         for (int j = 0; j < 8; j++)
             scale[j] = _mm256_and_ps(seen_at(8 * j, first, end),
                                      _mm256_loadu_ps((const float *)part->v_scale + 8 * j));
@@ -242,7 +242,7 @@ INLINE void rows_i4(float *out, float *max, float *sum, const nib_attention_rows
         const __m256 factor = _mm256_set1_ps(a->factor[row + r]);
         for (int t = 0; t < BLOCK; t += 8)
             _mm256_storeu_ps(p[r] + t, _mm256_mul_ps(_mm256_loadu_ps(p[r] + t), factor));
-        weigh(p[r], a->first[row + r], a->end[row + r], &found.max[r], &found.sum[r]);
+        weigh(p[r], a, row + r, &found.max[r], &found.sum[r]);
     }
     for (int64_t g = 0; g < groups; g++) {
         for (int r = 0; r < R; r++)
@@ -301,7 +301,7 @@ INLINE void rows_f8(float *out, float *max, float *sum, const nib_attention_rows
             }
     }
     for (int r = 0; r < R; r++) {
-        weigh(p[r], first, end, &found.max[r], &found.sum[r]);
+        weigh(p[r], a, row + r, &found.max[r], &found.sum[r]);
         for (int t = 0; t < BLOCK; t += 8) {
             const __m256 s = _mm256_loadu_ps((const float *)part->v_scale + t);
             const __m256 w = _mm256_mul_ps(_mm256_loadu_ps(p[r] + t), s);

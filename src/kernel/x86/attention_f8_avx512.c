@@ -142,6 +142,7 @@ INLINE void scale_weights(float p[R_MOST][BLOCK], const int R, const float *scal
         for (int r = 0; r < R; r++) seen[r] = seen_of(first, end);                                 \
         const bool large = enlarge(q, a->q + row * d, R * d);                                      \
         scores_##R(p, large, q, d, part, a->scale);                                                \
+        if (a->slope) lean(p, R, a, row);                                                          \
         const merge by = weigh(p, R, seen, max + row, sum + row, NULL, 0);                         \
         scale_weights(p, R, part->v_scale);                                                        \
         values_##R(out + row * d, d, enlarge(w[0], p[0], R * BLOCK), part->v, w, first, end, &by,  \

@@ -1,5 +1,5 @@
-/* The Llama family against transformers: tests/golden/model/make.py says how the cases were made.
- */
+/* Decoders of all architectures against transformers: make.py and make_text.py in
+ * tests/golden/model say how the cases were made. */
 #include "golden_model.h"
 #include "model/arch.h"
 #include "tensor/tensor.h"
