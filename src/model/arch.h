@@ -41,6 +41,7 @@ typedef struct nib_arch {
     /* Hyper-parameters from config.json, and generation_config.json or NULL; as nib_hparams_read.
      */
     nib_status (*read)(const json_t *config, const json_t *generation, nib_hparams *out);
+    bool across; /* linears named so lie across in its files: model/across.h */
     nib_module *(*build)(nib_ctx *ctx, const nib_hparams *hparams, nib_weights *weights);
     /* Run the batch and write its keys and values into the caches. *logits, if any are wanted:
      * [rows, V] f32 in the open scope of batch->ctx. */

@@ -1,2 +1,4 @@
 X(llama)
 X(opt)
+X(bloom)
+X(gpt2)

@@ -5,10 +5,12 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "model/across.h"
 #include "model/file_config.h"
 #include "op/calls.h"
 #include "op/mode.h"
 #include "tensor/context.h"
+#include "tensor/dtype.h"
 #include "tensor/tensor.h"
 
 const nib_module_kind nib_kind_causal_lm = {.name = "CausalLM"};
@@ -16,6 +18,7 @@ const nib_module_kind nib_kind_decoder = {.name = "Decoder"};
 const nib_module_kind nib_kind_module_list = {.name = "ModuleList"};
 const nib_module_kind nib_kind_decoder_layer = {.name = "DecoderLayer"};
 const nib_module_kind nib_kind_attention = {.name = "Attention"};
+const nib_module_kind nib_kind_mlp = {.name = "MLP"};
 
 /* ---- building ---- */
 
@@ -26,18 +29,9 @@ const char *nib_build_path(char path[NIB_NAME_ROOM], const char *at, const char 
     return path;
 }
 
-const char *nib_build_prefix(const nib_builder *b, const char *const *among, const char *tensor) {
-    char path[NIB_NAME_ROOM];
-    for (const char *const *prefix = among; *prefix; prefix++)
-        if (nib_weights_has(b->weights, nib_build_path(path, *prefix, tensor))) return *prefix;
-    return *among;
-}
-
-nib_tensor *nib_build_weight(const nib_builder *b, const char *name, int64_t rows, int64_t cols) {
-    const nib_shape want = {cols ? 2 : 1, {rows, cols}};
-    nib_tensor *t = nib_weights_get(b->weights, name, &want);
-    if (!t) return NULL;
-    if (nib_shape_equal(&t->shape, &want)) return t;
+/* Takes `t`. */
+static nib_tensor *of_shape(const nib_builder *b, const char *name, nib_tensor *t, nib_shape want) {
+    if (!t || nib_shape_equal(&t->shape, &want)) return t;
     char got[96], wanted[96];
     NIB_RAISE(NIB_E_FORMAT, "%s is %s but config.json asks for %s", name,
               nib_shape_text(&t->shape, got, sizeof got),
@@ -45,6 +39,24 @@ nib_tensor *nib_build_weight(const nib_builder *b, const char *name, int64_t row
     nib_weights_error_at(b->weights, name);
     nib_tensor_free(t);
     return NULL;
+}
+
+nib_tensor *nib_build_weight(const nib_builder *b, const char *name, int64_t rows, int64_t cols) {
+    const nib_shape want = {cols ? 2 : 1, {rows, cols}};
+    return of_shape(b, name, nib_weights_get(b->weights, name, &want), want);
+}
+
+nib_tensor *nib_build_across(const nib_builder *b, const char *name, int64_t N, int64_t K) {
+    const nib_shape want = {2, {N, K}}, across = {2, {K, N}};
+    nib_tensor *t = nib_weights_get(b->weights, name, &want);
+    if (!t || t->layout) return of_shape(b, name, t, want);
+    t = of_shape(b, name, t, across);
+    nib_tensor *turned = t ? nib_tensor_new(b->ctx, t->dtype, want) : NULL;
+    if (turned)
+        nib_across_copy(nib_tensor_data_mut(turned), K, nib_tensor_data(t), N, K, N,
+                        (size_t)nib_dtype_bits(t->dtype) / 8);
+    nib_tensor_free(t);
+    return turned;
 }
 
 /* A vector "at.name.what", or NIB_NONE where there is to be none. */
@@ -121,8 +133,8 @@ static bool same_values(const nib_tensor *a, const nib_tensor *b) {
            memcmp(nib_tensor_data(a), nib_tensor_data(b), nib_tensor_bytes(a)) == 0;
 }
 
-nib_status nib_build_table_and_head(const nib_builder *b, const char *embed, int64_t V, int64_t D,
-                                    nib_tensor **table, nib_tensor **head) {
+static nib_status table_and_head(const nib_builder *b, const char *embed, int64_t V, int64_t D,
+                                 nib_tensor **table, nib_tensor **head) {
     static const char lm_head[] = NIB_TIED_HEAD;
     const bool has_embed = nib_weights_has(b->weights, embed);
     const bool has_head = nib_weights_has(b->weights, lm_head);
@@ -151,23 +163,63 @@ nib_status nib_build_table_and_head(const nib_builder *b, const char *embed, int
     return NIB_OK;
 }
 
-nib_status nib_build_head(nib_ctx *ctx, nib_module *root, nib_tensor *weight) {
-    nib_module *head = nib_linear_new(ctx, weight, NIB_NONE);
-    nib_module_set_head(head, true);
-    return nib_module_add(root, "lm_head", head);
+/* The trunk's prefix in this checkpoint; where none fits, the usual one, for errors to name. */
+static const char *prefix_of(const nib_builder *b, const nib_trunk *t) {
+    char first[64], path[NIB_NAME_ROOM];
+    snprintf(first, sizeof first, "%s.0.%s", t->layers, t->of_layer);
+    for (const char *const *prefix = t->prefixes; *prefix; prefix++)
+        if (nib_weights_has(b->weights, nib_build_path(path, *prefix, first))) return *prefix;
+    return *t->prefixes;
 }
 
-nib_status nib_build_no_more(const nib_builder *b, const char *beyond) {
-    if (!nib_weights_has(b->weights, beyond)) return NIB_OK;
+static nib_status no_more_layers(const nib_builder *b, const nib_trunk *t, const char *prefix) {
+    char name[64], beyond[NIB_NAME_ROOM];
+    snprintf(name, sizeof name, "%s.%d.%s", t->layers, b->h->num_hidden_layers, t->of_layer);
+    if (!nib_weights_has(b->weights, nib_build_path(beyond, prefix, name))) return NIB_OK;
     NIB_RAISE(NIB_E_FORMAT, "there is a tensor %s but \"num_hidden_layers\" is %d", beyond,
               b->h->num_hidden_layers);
     return nib_weights_error_at(b->weights, beyond);
+}
+
+nib_module *nib_build_causal_lm(const nib_builder *b, const nib_trunk *t) {
+    nib_tensor *table = NULL, *head = NULL;
+    char module[NIB_NAME_ROOM], path[NIB_NAME_ROOM];
+    const char *prefix = prefix_of(b, t);
+    nib_module *root = nib_module_new(b->ctx, &nib_kind_causal_lm, NULL);
+    nib_module *trunk = nib_build_holder(b->ctx, root, prefix, &nib_kind_decoder);
+    if (!trunk) goto fail;
+    NIB_TRY_GOTO(no_more_layers(b, t, prefix), fail);
+    nib_build_path(path, nib_build_path(module, prefix, t->table), "weight");
+    NIB_TRY_GOTO(table_and_head(b, path, b->h->vocab_size, t->columns, &table, &head), fail);
+    nib_module *embedding = nib_embedding_new(b->ctx, table);
+    table = NULL;
+    NIB_TRY_GOTO(nib_module_add(trunk, t->table, embedding), fail);
+    NIB_TRY_GOTO(t->add(b, trunk, prefix), fail);
+    nib_module *lm_head = nib_linear_new(b->ctx, head, NIB_NONE);
+    head = NULL;
+    nib_module_set_head(lm_head, true);
+    NIB_TRY_GOTO(nib_module_add(root, "lm_head", lm_head), fail);
+    return root;
+fail:
+    nib_tensor_free(table);
+    nib_tensor_free(head);
+    nib_module_free(root);
+    return NULL;
 }
 
 /* ---- running ---- */
 
 nib_tensor *nib_run_child(const nib_module *parent, const char *child, nib_tensor *x) {
     return x ? nib_module_forward(nib_module_child(parent, child), x) : NULL;
+}
+
+const nib_module *nib_run_trunk(const nib_module *root, const char *const *prefixes,
+                                const char *child) {
+    for (; *prefixes; prefixes++) {
+        const nib_module *trunk = nib_module_child(root, *prefixes);
+        if (nib_module_child(trunk, child)) return trunk;
+    }
+    return NULL; /* not for a tree that was built with them */
 }
 
 nib_tensor *nib_run_rows(nib_ctx *ctx, nib_tensor *t, int64_t start, int64_t count) {

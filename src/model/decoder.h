@@ -16,17 +16,16 @@ typedef struct nib_builder {
 enum { NIB_NAME_ROOM = 160 };
 
 extern const nib_module_kind nib_kind_causal_lm, nib_kind_decoder, nib_kind_module_list,
-    nib_kind_decoder_layer, nib_kind_attention;
+    nib_kind_decoder_layer, nib_kind_attention, nib_kind_mlp;
 
 /* "at.name", or "name" where `at` is "". */
 const char *nib_build_path(char path[NIB_NAME_ROOM], const char *at, const char *name);
 
-/* The first of `among` (ended by NULL) under which the checkpoint has "<prefix>.<tensor>"; where it
- * has none, the first of all, so that errors name the usual spelling. */
-const char *nib_build_prefix(const nib_builder *b, const char *const *among, const char *tensor);
-
 /* The tensor of that name, its shape as config.json says; a vector when cols is 0. Caller owns. */
 nib_tensor *nib_build_weight(const nib_builder *b, const char *name, int64_t rows, int64_t cols);
+
+/* The same of a linear that lies across in files as long as it is float: always [N, K]. */
+nib_tensor *nib_build_across(const nib_builder *b, const char *name, int64_t N, int64_t K);
 
 /* Modules given to `parent`, over "at.name.weight" and ".bias". A bias that the file holds and the
  * config denies, or the other way round, is an error: the two do not belong together. */
@@ -45,22 +44,28 @@ nib_status nib_build_layer_norm(const nib_builder *b, nib_module *parent, const 
 nib_module *nib_build_holder(nib_ctx *ctx, nib_module *parent, const char *name,
                              const nib_module_kind *kind);
 
-/* Embedding [V, D] and head. Tied ones stand in the file under either name, or under both; two that
- * differ are used as they are, which is also what transformers does. Metadata of a file may say of
- * either name that it stands for the other. Caller owns both. */
-nib_status nib_build_table_and_head(const nib_builder *b, const char *embed, int64_t V, int64_t D,
-                                    nib_tensor **table, nib_tensor **head);
-
-/* The output head; takes the weight. */
-nib_status nib_build_head(nib_ctx *ctx, nib_module *root, nib_tensor *weight);
-
-/* Raises where the checkpoint has layers beyond those of config.json: `beyond` is a tensor of the
- * first of them. */
-nib_status nib_build_no_more(const nib_builder *b, const char *beyond);
+/* A whole model: root, trunk, embedding, what `add` gives the trunk, and the head.
+ *
+ * Tied tables and heads stand in the file under either name, or under both; two that differ are
+ * used as they are, which is also what transformers does. Metadata of a file may say of either name
+ * that it stands for the other. The trunk has the prefix under which the checkpoint has its first
+ * layer; layers beyond those of config.json are an error. */
+typedef struct nib_trunk {
+    const char *const *prefixes;   /* ended by NULL, the usual one first; "" is the root */
+    const char *table;             /* "embed_tokens" */
+    int64_t columns;               /* of the table and the head */
+    const char *layers, *of_layer; /* "layers", and a tensor that each has: "fc1.weight" */
+    nib_status (*add)(const nib_builder *b, nib_module *trunk, const char *prefix);
+} nib_trunk;
+nib_module *nib_build_causal_lm(const nib_builder *b, const nib_trunk *trunk);
 
 /* ---- running; everything belongs to the open scope ---- */
 
 nib_tensor *nib_run_child(const nib_module *parent, const char *child, nib_tensor *x);
+
+/* The trunk of a model that was built with these prefixes: the module with that child. */
+const nib_module *nib_run_trunk(const nib_module *root, const char *const *prefixes,
+                                const char *child);
 
 /* Rows [start, start + count) as a view; all of them as they are. */
 nib_tensor *nib_run_rows(nib_ctx *ctx, nib_tensor *t, int64_t start, int64_t count);

@@ -6,6 +6,7 @@
 #include "base/text_util.h"
 #include "flow/candidate.h"
 #include "io/config_text.h"
+#include "model/across.h"
 #include "model/file_config.h"
 #include "quant/codes.h"
 #include "quant/layouts.h"
@@ -49,11 +50,16 @@ static nib_status plan_one(nib_file_plan *p, const char *name, const nib_checkpo
         .name = name, .dtype = t->entry->dtype, .shape = t->entry->shape, .shard = t->shard};
     d->config = nib_selection_config(&p->selection, &c.candidate, &why_left);
     if (d->config) {
-        const nib_site site = {c.kind, c.name, t->entry->shape, t->entry->dtype};
+        nib_site site = {c.kind, c.name, t->entry->shape, t->entry->dtype};
+        item->across = p->has_across && t->entry->shape.ndim == 2 && nib_across_name(name);
+        if (item->across) site.shape = nib_across_shape(&t->entry->shape);
         nib_act in = {0}, out = {0};
         const nib_status status = d->config->scheme->plan(d->config, &site, &d->desc, &in, &out);
         d->quantized = status >= NIB_OK;
+        d->across = d->quantized && item->across;
+        if (d->across) d->shape = site.shape;
         if (d->quantized) return NIB_OK;
+        item->across = false;
         nib_error_at(NULL, c.name, -1);
         if ((status != NIB_E_SHAPE && status != NIB_E_DTYPE) || !p->selection.select.leave_unfit)
             return status;
@@ -65,14 +71,17 @@ static nib_status plan_one(nib_file_plan *p, const char *name, const nib_checkpo
     return item->why_left ? NIB_OK : nib_last_error()->status;
 }
 
-/* Only our own format can do without knowing how the codes were made. */
+/* Only our own format can do without knowing how the codes were made, and holds what lies across:
+ * the libraries of the others leave such weights float. */
 static const nib_layout *layout_in(const nib_format *format, const nib_draft *d) {
+    if (d->across && strcmp(format->name, "native") != 0) return NULL;
     return d->config || strcmp(format->name, "native") == 0 ? format->layout(d->config, &d->desc)
                                                             : NULL;
 }
 
 /* Unasked, the format of the schemes' system; native where systems mix, or where that system has no
- * word for a stack of matrices, so that a model with experts quantizes like any other. */
+ * word for a stack of matrices or for GPT-2's linears, so that such a model quantizes like any
+ * other. */
 static const nib_format *choose_format(const nib_draft *drafts, size_t count, const char *asked) {
     const char *system = NULL;
     if (asked) {
@@ -93,7 +102,8 @@ static const nib_format *choose_format(const nib_draft *drafts, size_t count, co
     }
     const nib_format *own = system ? nib_format_find(system) : NULL;
     for (size_t i = 0; own && i < count; i++)
-        if (drafts[i].quantized && drafts[i].shape.ndim > 2 && !layout_in(own, &drafts[i]))
+        if (drafts[i].quantized && (drafts[i].shape.ndim > 2 || drafts[i].across) &&
+            !layout_in(own, &drafts[i]))
             own = NULL;
     return own ? own : nib_format_find("native");
 }
@@ -105,9 +115,11 @@ static nib_status refuse_format(const nib_format *format, const nib_draft *d) {
             nib_text_format(&able, "%s%s", able.length ? ", " : "", nib_format_at(i)->name);
     if (d->config) nib_config_print(d->config, &scheme);
     char shape[96];
-    NIB_RAISE(NIB_E_ARGUMENT, "format %s cannot hold %s of shape %s; formats that can: %s",
+    NIB_RAISE(NIB_E_ARGUMENT, "format %s cannot hold %s of shape %s%s; formats that can: %s",
               format->name, scheme.data ? scheme.data : "codes of an unknown scheme",
-              nib_shape_text(&d->shape, shape, sizeof shape), able.data ? able.data : "none");
+              nib_shape_text(&d->shape, shape, sizeof shape),
+              d->across ? ", a Conv1D, which its library leaves float" : "",
+              able.data ? able.data : "none");
     nib_text_free(&able);
     nib_text_free(&scheme);
     return nib_error_at(NULL, d->name, -1);
@@ -171,6 +183,7 @@ nib_status nib_file_plan_open(nib_ctx *ctx, const char *from, const nib_rule *ru
     if (!p->source) goto fail;
     NIB_TRY_GOTO(nib_config_text_load(p->mem, p->source, &p->config, &p->config_text), fail);
     NIB_TRY_GOTO(refuse_quantized(p), fail);
+    p->has_across = nib_across_checkpoint(p->source);
     const nib_checkpoint_tensor *tied = tied_source(p);
     count = p->source->count + (tied != NULL);
     p->items = nib_mem_alloc_array(p->mem, count, sizeof *p->items);

@@ -11,6 +11,7 @@ typedef struct nib_file_item { /* beside manifest.items[i] */
     const nib_checkpoint_tensor *source;
     const char *kind; /* "linear", "experts" */
     bool matrix;      /* reported when left */
+    bool across;      /* quantized as the linear that it is: model/across.h */
     char *why_left;   /* NULL: quantized, or nothing to say */
     /* filled by the work */
     bool done;
@@ -25,6 +26,7 @@ typedef struct nib_file_plan {
     nib_checkpoint *source;
     json_t *config;    /* config.json as it will be written; NULL: there is none */
     char *config_text; /* as it was */
+    bool has_across;   /* the source has linears that lie across */
     bool unties_head;  /* lm_head.weight is made from the embedding */
     nib_selection selection;
     nib_nonfinite nonfinite;
@@ -47,6 +49,7 @@ typedef struct nib_draft {
     nib_shape shape; /* of the float weight */
     size_t shard;    /* file that it goes to */
     bool quantized;
+    bool across;              /* quantized: shape is [out, in], which no other format knows */
     const nib_config *config; /* NULL with `quantized`: not known */
     nib_qdesc desc;
 } nib_draft;

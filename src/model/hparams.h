@@ -53,6 +53,11 @@ typedef struct nib_hparams {
     }
 #define NIB_SWITCH(key, member, ...)                                                               \
     { .name = key, .offset = offsetof(nib_hparams, member), .type = NIB_FIELD_BOOL, __VA_ARGS__ }
+#define NIB_EPSILON(key, member, ...)                                                              \
+    {                                                                                              \
+        .name = key, .offset = offsetof(nib_hparams, member), .type = NIB_FIELD_FLOAT, .max = 1.0, \
+        __VA_ARGS__                                                                                \
+    }
 nib_status nib_hparams_begin(const json_t *config, nib_hparams *out); /* zeroes it; model_type */
 nib_status nib_hparams_fields(const json_t *config, const nib_field *fields, size_t count,
                               nib_hparams *out);

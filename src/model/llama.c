@@ -57,33 +57,22 @@ static nib_status add_layer(const nib_builder *b, nib_module *layers, int i) {
     return add_norm(b, layer, at, "post_attention_layernorm", D);
 }
 
+static nib_status add_trunk(const nib_builder *b, nib_module *trunk, const char *prefix) {
+    nib_module *layers = nib_build_holder(b->ctx, trunk, "layers", &nib_kind_module_list);
+    if (!layers) return nib_last_error()->status;
+    for (int i = 0; i < b->h->num_hidden_layers; i++) NIB_TRY(add_layer(b, layers, i));
+    return add_norm(b, trunk, prefix, "norm", b->h->hidden_size);
+}
+
 static nib_module *build(nib_ctx *ctx, const nib_hparams *h, nib_weights *weights) {
+    static const char *const prefixes[] = {"model", NULL};
     const nib_builder b = {ctx, h, weights};
-    nib_tensor *table = NULL, *head = NULL;
-    char beyond[96];
-    nib_module *root = nib_module_new(ctx, &nib_kind_causal_lm, NULL);
-    nib_module *model = nib_build_holder(ctx, root, "model", &nib_kind_decoder);
-    if (!model) goto fail;
-    snprintf(beyond, sizeof beyond, "model.layers.%d.input_layernorm.weight", h->num_hidden_layers);
-    NIB_TRY_GOTO(nib_build_no_more(&b, beyond), fail);
-    NIB_TRY_GOTO(nib_build_table_and_head(&b, "model.embed_tokens.weight", h->vocab_size,
-                                          h->hidden_size, &table, &head),
-                 fail);
-    nib_module *embedding = nib_embedding_new(ctx, table);
-    table = NULL;
-    NIB_TRY_GOTO(nib_module_add(model, "embed_tokens", embedding), fail);
-    nib_module *layers = nib_build_holder(ctx, model, "layers", &nib_kind_module_list);
-    if (!layers) goto fail;
-    for (int i = 0; i < h->num_hidden_layers; i++) NIB_TRY_GOTO(add_layer(&b, layers, i), fail);
-    NIB_TRY_GOTO(add_norm(&b, model, "model", "norm", h->hidden_size), fail);
-    const nib_status status = nib_build_head(ctx, root, head);
-    head = NULL;
-    if (status >= NIB_OK) return root;
-fail:
-    nib_tensor_free(table);
-    nib_tensor_free(head);
-    nib_module_free(root);
-    return NULL;
+    return nib_build_causal_lm(&b, &(nib_trunk){.prefixes = prefixes,
+                                                .table = "embed_tokens",
+                                                .columns = h->hidden_size,
+                                                .layers = "layers",
+                                                .of_layer = "input_layernorm.weight",
+                                                .add = add_trunk});
 }
 
 /* ---- running ---- */

@@ -81,25 +81,17 @@ static nib_status add_layer(const nib_builder *b, nib_module *layers, const char
     return add_norm(b, layer, at, "final_layer_norm");
 }
 
-static nib_status add_decoder(const nib_builder *b, nib_module *root, const char *prefix,
-                              nib_tensor *table) {
+static nib_status add_trunk(const nib_builder *b, nib_module *trunk, const char *prefix) {
     const nib_hparams *h = b->h;
     const int64_t D = h->hidden_size, E = h->word_embed_proj_dim;
-    nib_module *decoder = nib_build_holder(b->ctx, root, prefix, &nib_kind_decoder);
-    nib_module *embedding = nib_embedding_new(b->ctx, table);
-    if (!decoder) {
-        nib_module_free(embedding);
-        return nib_last_error()->status;
-    }
-    NIB_TRY(nib_module_add(decoder, "embed_tokens", embedding));
-    NIB_TRY(nib_build_embedding(b, decoder, prefix, "embed_positions",
+    NIB_TRY(nib_build_embedding(b, trunk, prefix, "embed_positions",
                                 h->max_position_embeddings + OFFSET, D));
     if (E != D) {
-        NIB_TRY(nib_build_linear(b, decoder, prefix, "project_out", E, D, false));
-        NIB_TRY(nib_build_linear(b, decoder, prefix, "project_in", D, E, false));
+        NIB_TRY(nib_build_linear(b, trunk, prefix, "project_out", E, D, false));
+        NIB_TRY(nib_build_linear(b, trunk, prefix, "project_in", D, E, false));
     }
-    if (h->final_layer_norm) NIB_TRY(add_norm(b, decoder, prefix, "final_layer_norm"));
-    nib_module *layers = nib_build_holder(b->ctx, decoder, "layers", &nib_kind_module_list);
+    if (h->final_layer_norm) NIB_TRY(add_norm(b, trunk, prefix, "final_layer_norm"));
+    nib_module *layers = nib_build_holder(b->ctx, trunk, "layers", &nib_kind_module_list);
     if (!layers) return nib_last_error()->status;
     for (int i = 0; i < h->num_hidden_layers; i++) NIB_TRY(add_layer(b, layers, prefix, i));
     return NIB_OK;
@@ -110,28 +102,12 @@ static const char *const prefixes[] = {"model.decoder", "decoder", NULL};
 
 static nib_module *build(nib_ctx *ctx, const nib_hparams *h, nib_weights *weights) {
     const nib_builder b = {ctx, h, weights};
-    nib_tensor *table = NULL, *head = NULL;
-    char path[NIB_NAME_ROOM], name[64];
-    const char *prefix = nib_build_prefix(&b, prefixes, "embed_positions.weight");
-    nib_module *root = nib_module_new(ctx, &nib_kind_causal_lm, NULL);
-    if (!root) return NULL;
-    snprintf(name, sizeof name, "layers.%d.fc1.weight", h->num_hidden_layers);
-    NIB_TRY_GOTO(nib_build_no_more(&b, nib_build_path(path, prefix, name)), fail);
-    nib_build_path(path, prefix, "embed_tokens.weight");
-    NIB_TRY_GOTO(
-        nib_build_table_and_head(&b, path, h->vocab_size, h->word_embed_proj_dim, &table, &head),
-        fail);
-    nib_status status = add_decoder(&b, root, prefix, table);
-    table = NULL;
-    if (status < NIB_OK) goto fail;
-    status = nib_build_head(ctx, root, head);
-    head = NULL;
-    if (status >= NIB_OK) return root;
-fail:
-    nib_tensor_free(table);
-    nib_tensor_free(head);
-    nib_module_free(root);
-    return NULL;
+    return nib_build_causal_lm(&b, &(nib_trunk){.prefixes = prefixes,
+                                                .table = "embed_tokens",
+                                                .columns = h->word_embed_proj_dim,
+                                                .layers = "layers",
+                                                .of_layer = "fc1.weight",
+                                                .add = add_trunk});
 }
 
 /* ---- running ---- */
@@ -172,9 +148,7 @@ static nib_tensor *layer(const void *step_, nib_module *m, int index, nib_tensor
 static nib_status forward(const nib_hparams *h, nib_module *root, const nib_batch *b,
                           nib_tensor **logits) {
     const step s = {h, b};
-    const nib_module *decoder = NULL;
-    for (const char *const *prefix = prefixes; !decoder && *prefix; prefix++)
-        decoder = nib_module_child(root, *prefix);
+    const nib_module *decoder = nib_run_trunk(root, prefixes, "embed_tokens");
     nib_tensor *x = nib_run_child(decoder, "embed_tokens", nib_run_tokens(b));
     if (h->word_embed_proj_dim != h->hidden_size) x = nib_run_child(decoder, "project_in", x);
     x = nib_add(x, nib_run_learned(b, nib_module_child(decoder, "embed_positions"), OFFSET));

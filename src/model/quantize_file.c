@@ -7,6 +7,7 @@
 #include "base/parallel.h"
 #include "base/text_util.h"
 #include "io/checkpoint_write.h"
+#include "model/across.h"
 #include "model/file_plan.h"
 #include "model/file_report.h"
 #include "model/resume.h"
@@ -32,7 +33,8 @@ typedef struct work {
 
 static nib_status read_source(void *user, void *to, size_t size, size_t offset) {
     const work *w = user;
-    return nib_checkpoint_read(w->plan.source, w->item->source, to, size, offset);
+    return w->item->across ? nib_across_read(w->plan.source, w->item->source, to, size, offset)
+                           : nib_checkpoint_read(w->plan.source, w->item->source, to, size, offset);
 }
 
 static nib_status put_part(void *user, int part, const void *bytes, size_t size, size_t offset) {
@@ -46,7 +48,16 @@ static nib_status step(void *user, size_t bytes) {
     return nib_ctx_progress(w->ctx, "quantize", w->done, w->total);
 }
 
-static nib_status quantize_item(work *w, const nib_stored *stored, nib_file_item *item) {
+static nib_status pass_through(work *w, unsigned char *buffer, bool put, unsigned char digest[32]);
+
+static nib_status quantize_item(work *w, const nib_stored *stored, nib_file_item *item,
+                                unsigned char *buffer) {
+    if (item->across) { /* the digest is of the bytes in the file, which are read in another order
+                         */
+        const double done = w->done;
+        NIB_TRY(pass_through(w, buffer, false, item->sha256));
+        w->done = done;
+    }
     nib_stream s = {.ctx = w->ctx,
                     .config = stored->config,
                     .layout = stored->layout,
@@ -58,13 +69,14 @@ static nib_status quantize_item(work *w, const nib_stored *stored, nib_file_item
                     .put = put_part,
                     .step = step,
                     .user = w,
-                    .digest = true,
+                    .across = item->across,
+                    .digest = !item->across,
                     .measure = true};
     if (nib_stream_run(&s) < NIB_OK) {
         nib_error_at(nib_checkpoint_file(w->plan.source, item->source->shard), stored->name, -1);
         return nib_last_error()->status;
     }
-    memcpy(item->sha256, s.sha256, sizeof item->sha256);
+    if (s.digest) memcpy(item->sha256, s.sha256, sizeof item->sha256);
     item->sqnr_db = nib_measure_sqnr_db(&s.cost);
     item->max_error = s.cost.max_error;
     item->nonfinite = s.nonfinite_count;
@@ -184,7 +196,7 @@ static nib_status write_shard(work *w, size_t shard, unsigned char *buffer) {
             for (int k = 0; k < stored->nparts + stored->nconstants && status >= NIB_OK; k++)
                 status = nib_checkpoint_writer_keep(w->out, w->first + (size_t)k);
         } else {
-            status = stored->layout ? quantize_item(w, stored, item)
+            status = stored->layout ? quantize_item(w, stored, item, buffer)
                                     : pass_through(w, buffer, true, item->sha256);
             if (status >= NIB_OK) status = nib_shard_plan_constants(stored, w->first, w->out);
             item->done = status >= NIB_OK;

@@ -8,6 +8,7 @@
 #include "base/error.h"
 #include "base/text_util.h"
 #include "io/config_text.h"
+#include "model/across.h"
 #include "model/arch.h"
 #include "model/file_config.h"
 #include "model/shard_plan.h"
@@ -43,19 +44,26 @@ static const nib_tensor *parameter(const nib_model *model, const char *name) {
     return owner ? nib_module_parameter(owner, dot + 1) : NULL;
 }
 
+static bool lies_across(const nib_model *model, const char *name) {
+    return model->arch->across && nib_across_name(name);
+}
+
 static nib_status add(save *s, const char *name, const nib_tensor *t, size_t shard) {
     if (!t->layout && !nib_tensor_contiguous(t)) {
         NIB_RAISE(NIB_E_UNSUPPORTED, "a view with gaps cannot be saved; copy it first");
         return nib_error_at(NULL, name, -1);
     }
+    const bool across = lies_across(s->model, name);
     s->tensors[s->count] = t;
-    s->drafts[s->count++] = (nib_draft){.name = name,
-                                        .dtype = t->dtype,
-                                        .shape = t->shape,
-                                        .shard = shard,
-                                        .quantized = t->layout != NULL,
-                                        .config = t->config,
-                                        .desc = t->desc};
+    s->drafts[s->count++] =
+        (nib_draft){.name = name,
+                    .dtype = t->dtype,
+                    .shape = across && !t->layout ? nib_across_shape(&t->shape) : t->shape,
+                    .across = across && t->layout,
+                    .shard = shard,
+                    .quantized = t->layout != NULL,
+                    .config = t->config,
+                    .desc = t->desc};
     return NIB_OK;
 }
 
@@ -180,8 +188,28 @@ static nib_status copy_from_file(save *s, const char *name) {
     return status;
 }
 
+/* A float weight [N, K] as the file has it, [K, N], some lines at a time. */
+static nib_status put_across(save *s, const nib_tensor *t) {
+    const int64_t N = t->shape.dim[0], K = t->shape.dim[1];
+    const size_t element = (size_t)nib_dtype_bits(t->dtype) / 8, line = (size_t)N * element;
+    const int64_t some = (int64_t)(COPY_BYTES / line) ? (int64_t)(COPY_BYTES / line) : 1;
+    nib_mem *mem = s->plan.mem;
+    unsigned char *lines = nib_mem_alloc_array(mem, (size_t)some, line);
+    nib_status status = lines ? NIB_OK : nib_last_error()->status;
+    for (int64_t k = 0; k < K && status >= NIB_OK; k += some) {
+        const int64_t n = K - k < some ? K - k : some;
+        nib_across_copy(lines, N, (const unsigned char *)nib_tensor_data(t) + (size_t)k * element,
+                        K, N, n, element);
+        status =
+            nib_checkpoint_writer_put(s->out, s->first, lines, (size_t)n * line, (size_t)k * line);
+    }
+    nib_mem_free(mem, lines, (size_t)some * line);
+    return status;
+}
+
 static nib_status put_item(save *s, const nib_stored *item, const nib_tensor *t) {
     if (!t) return copy_from_file(s, item->name);
+    if (!t->layout && lies_across(s->model, item->name)) return put_across(s, t);
     if (!t->layout)
         return nib_checkpoint_writer_put(s->out, s->first, nib_tensor_data(t), nib_tensor_bytes(t),
                                          0);

@@ -123,8 +123,8 @@ static nib_status refuse_nonfinite(const nib_stream *s, const nib_tensor *weight
     NIB_RAISE(NIB_E_FORMAT,
               "NaN or infinity at row %lld, column %lld; --nonfinite keep or zero goes on",
               (long long)row, (long long)(i % cols));
-    return nib_error_at(NULL, NULL,
-                        (int64_t)(s->file_offset + (size_t)(row * cols + i % cols) * element));
+    const int64_t at_file = s->across ? i % cols * s->desc.rows + row : row * cols + i % cols;
+    return nib_error_at(NULL, NULL, (int64_t)(s->file_offset + (size_t)at_file * element));
 }
 
 /* Rows of a run as they lie in the weight, those of one band after those of the other. */

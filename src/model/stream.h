@@ -23,6 +23,7 @@ typedef struct nib_stream {
     const nib_layout *layout;
     nib_qdesc desc;
     nib_nonfinite nonfinite;
+    bool across;        /* the file has it transposed: `read` knows, and offsets in errors do */
     size_t file_offset; /* where the float weight begins in its file, for errors */
 
     /* `size` bytes of the float weight from its byte `offset` on. */

@@ -7,6 +7,7 @@
 #include "io/config_text.h"
 #include "io/format.h"
 #include "io/manifest.h"
+#include "model/across.h"
 #include "model/file_config.h"
 #include "model/stream.h"
 #include "quant/scheme.h"
@@ -22,7 +23,8 @@ typedef struct verification {
     nib_manifest manifest;
     const nib_stored *item; /* the one at work */
     const nib_checkpoint_tensor *from;
-    unsigned char *buffer; /* COMPARE_BYTES of the file */
+    bool has_across, across; /* the source has linears that lie across; the one at work does */
+    unsigned char *buffer;   /* COMPARE_BYTES of the file */
     double done, total;
     nib_report *report;
 } verification;
@@ -48,7 +50,8 @@ static nib_status compare(verification *v, const char *tensor, const unsigned ch
 
 static nib_status read_source(void *user, void *to, size_t size, size_t offset) {
     verification *v = user;
-    return nib_checkpoint_read(v->source, v->from, to, size, offset);
+    return v->across ? nib_across_read(v->source, v->from, to, size, offset)
+                     : nib_checkpoint_read(v->source, v->from, to, size, offset);
 }
 
 static nib_status compare_part(void *user, int part, const void *bytes, size_t size,
@@ -84,13 +87,15 @@ static nib_status verify_dense(verification *v, unsigned char *bytes) {
 static nib_status verify_quantized(verification *v) {
     const nib_stored *item = v->item;
     nib_text scheme = {.mem = v->mem};
-    NIB_TRY(nib_manifest_resolve(&v->manifest, v->path, item, &v->from->entry->shape));
+    nib_shape shape = v->from->entry->shape;
+    v->across = v->has_across && shape.ndim == 2 && nib_across_name(item->name);
+    if (v->across) shape = nib_across_shape(&shape);
+    NIB_TRY(nib_manifest_resolve(&v->manifest, v->path, item, &shape));
     if (!item->config) {
         NIB_RAISE(NIB_E_UNSUPPORTED, "this checkpoint does not say how this weight was quantized");
         return nib_error_at(v->path->path, item->name, -1);
     }
-    if (!nib_shape_equal(&item->shape, &v->from->entry->shape) ||
-        item->dtype != v->from->entry->dtype)
+    if (!nib_shape_equal(&item->shape, &shape) || item->dtype != v->from->entry->dtype)
         return differs(v, "this weight has another dtype or shape in the source");
     nib_stream s = {.ctx = v->ctx,
                     .config = item->config,
@@ -100,6 +105,7 @@ static nib_status verify_quantized(verification *v) {
                              item->dtype},
                     .nonfinite = NIB_NONFINITE_KEEP,
                     .read = read_source,
+                    .across = v->across,
                     .put = compare_part,
                     .step = step,
                     .user = v,
@@ -165,6 +171,7 @@ nib_status nib_verify_file(nib_ctx *ctx, const char *path, const char *source, n
     v.path = nib_checkpoint_open(v.mem, path);
     v.source = v.path ? nib_checkpoint_open(v.mem, source) : NULL;
     if (!v.source) goto done;
+    v.has_across = nib_across_checkpoint(v.source);
     NIB_TRY_GOTO(nib_config_text_load(v.mem, v.path, &config, NULL), done);
     NIB_TRY_GOTO(nib_manifest_read(v.mem, v.path, config, &v.manifest), done);
     if (!v.manifest.format) {

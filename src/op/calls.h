@@ -74,6 +74,11 @@ nib_tensor *nib_rms_norm_quantize(const nib_tensor *x, const nib_tensor *weight,
                                   const nib_rows_kind *kind);
 int nib_rms_norm_quantize_attrs(double eps, const nib_rows_kind *kind, nib_attr attr[]); /* count */
 
+/* Queries, keys and values of a fused projection, each by itself: side by side in three blocks, or
+ * `per_head`, where each head has its own three.
+ *   x [M, 3 * heads * d] f32  ->  out[3] of [M, heads * d] */
+nib_status nib_split_qkv(const nib_tensor *x, int64_t heads, bool per_head, nib_tensor *out[3]);
+
 /* Cosine and sine of position * inv_freq[j], times `scale`: what nib_rope turns by.
  *   positions [M] i32, inv_freq [d/2] f32  ->  [M, 2, d/2] f32, cosines first */
 nib_tensor *nib_rope_angles(const nib_tensor *positions, const nib_tensor *inv_freq, double scale);

@@ -37,6 +37,14 @@ static const char *const golden_cases[] = {
     "opt_no_last_norm_untied",
     "opt_no_bias_bare_norms",
     "opt_trunk_names",
+    "gpt2_trunk_names",
+    "gpt2_inner",
+    "gpt2_by_layer_upcast",
+    "gpt2_unscaled_untied",
+    "bloom_trunk_names",
+    "bloom_six_heads",
+    "bloom_residual_after_norm",
+    "bloom_old_spelling_untied",
 };
 enum { GOLDEN_CASES = sizeof golden_cases / sizeof *golden_cases, GOLDEN_MOST = 64 };
 
