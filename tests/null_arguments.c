@@ -56,8 +56,12 @@ FREES(nib_scope_begin, nib_scope_begin(NULL))
 FREES(nib_scope_end, nib_scope_end(NULL, 0))
 CALL(nib_quantize, nib_quantize(NULL, NULL, NULL) < NIB_OK)
 CALL(nib_quantize_rules, nib_quantize_rules(NULL, NULL, 0, NULL) < NIB_OK)
-CALL(nib_quantize_inputs, nib_quantize_inputs(NULL, NULL) < NIB_OK && nib_quantize_inputs(NULL, "int8") < NIB_OK)
+CALL(nib_quantize_inputs,
+     nib_quantize_inputs(NULL, NULL) < NIB_OK && nib_quantize_inputs(NULL, "int8") < NIB_OK)
 CALL(nib_inputs_name, !nib_inputs_name(NULL))
+CALL(nib_calibrate_begin, nib_calibrate_begin(NULL, NULL, NULL) < NIB_OK)
+CALL(nib_calibrate_end, nib_calibrate_end(NULL, NULL) < NIB_OK)
+CALL(nib_freeze, nib_freeze(NULL) < NIB_OK)
 CALL(nib_quantize_tensor, !nib_quantize_tensor(NULL, NULL) && !nib_quantize_tensor(NIB_NONE, NULL))
 CALL(nib_quantize_file,
      nib_quantize_file(NULL, NULL, NULL, NULL, 0, NULL, NULL) < NIB_OK &&
@@ -72,6 +76,8 @@ CALL(nib_model_load, !nib_model_load(NULL, NULL, NULL) && !nib_model_load(ctx, N
 CALL(nib_model_save, nib_model_save(NULL, NULL, NULL) < NIB_OK)
 FREES(nib_model_free, nib_model_free(NULL))
 CALL(nib_model_root, !nib_model_root(NULL))
+CALL(nib_model_feed,
+     nib_model_feed(NULL, NULL, NULL) < NIB_OK && nib_model_feed(ctx, NULL, NULL) < NIB_OK)
 CALL(nib_session_new, !nib_session_new(NULL, NULL, NULL) && !nib_session_new(ctx, NULL, NULL))
 CALL(nib_session_feed, nib_session_feed(NULL, NULL, 1) < NIB_OK)
 CALL(nib_session_next, nib_session_next(NULL, NULL) < NIB_OK)
@@ -372,6 +378,10 @@ static const call calls[] = {
     ROW(nib_quantize_inputs),
     ROW(nib_inputs_name),
     ROW(nib_quantize_tensor),
+    ROW(nib_calibrate_begin),
+    ROW(nib_calibrate_end),
+    ROW(nib_freeze),
+    ROW(nib_model_feed),
     ROW(nib_quantize_file),
     ROW(nib_verify_file),
     ROW(nib_config_parse),

@@ -182,6 +182,9 @@ struct nib_scheme {
     nib_status (*plan)(const nib_config *c, const nib_site *site, nib_qdesc *weight, nib_act *in,
                        nib_act *out);
     bool       (*whole)(const nib_config *c);      /* needs all rows at once (HQQ); NULL: false */
+    /* Optional: what becomes of inputs and outputs of a module of this kind, "linear", "conv2d" or
+     * "layer_norm", and whether its weight is quantized. False: the scheme leaves such modules. */
+    bool       (*module)(const nib_config *c, const char *kind, bool *weight, nib_act *in, nib_act *out);
     /* Optional first pass, any runs of rows in any order. */
     nib_status (*measure)(const nib_config *c, nib_stats *stats, const nib_tensor *rows);
     nib_status (*quantize)(const nib_config *c, const nib_stats *stats, const nib_tensor *rows,
@@ -208,6 +211,8 @@ struct nib_op {                        /* backward stands beside forward in the 
     /* Checks the arguments and gives shape and dtype of each output. */
     nib_status (*shape)(const nib_call_args *args, nib_shape *out, nib_dtype *dtype);
     nib_status (*backward)(const nib_call_args *args); /* NULL: a tape refuses the op by name */
+    /* Makes an output that is not dense; caller owns. NULL: a dense tensor of that dtype and shape. */
+    nib_tensor *(*output)(const nib_call_args *args, int index, nib_dtype dtype, nib_shape shape);
 };
 typedef struct nib_impl {              /* one row of impl_list.h; the first that accepts runs */
     const nib_op *op; const char *device; const char *layouts; /* "x:dense w:int4.*", for people */

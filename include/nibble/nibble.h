@@ -185,11 +185,20 @@ extern const nib_scheme nib_scheme_int8_dynamic_activation_int4_weight;
 #define NIB_INT8_DYNAMIC_ACTIVATION_INT4_WEIGHT(...) \
     (&(nib_int8_dynamic_activation_int4_weight){ .config = { &nib_scheme_int8_dynamic_activation_int4_weight, sizeof(nib_int8_dynamic_activation_int4_weight) }, __VA_ARGS__ }.config)
 
-typedef struct nib_quanto {                          /* optimum-quanto's weights, to the bit */
+/* optimum-quanto's weights to the bit, and its static activations. With activations, or `unfrozen`,
+ * nib_quantize leaves the weights float, and each forward quantizes them anew, until nib_freeze. */
+typedef struct nib_quanto {
     nib_config  config;
     const char *weights;               /* "qint8", "qint4", "qint2", "qfloat8_e4m3fn", "qfloat8_e5m2",
                                           "qfloat8_e4m3fnuz"; NULL: "qint8" */
     nib_algo    algo;                  /* ABSMAX for 8 bits, MINMAX or HQQ for 4 and 2; 0: the first */
+    const char *activations;           /* "none" (also NULL), "qint8", or one of the qfloat8: inputs and
+                                          outputs of modules, with scales that calibrating finds */
+    float       momentum;              /* of scales while calibrating; 0: 0.9 */
+    const char *streamline;            /* "on" (also NULL): outputs that no op takes as codes stay float */
+    const char *calibration;           /* "nibble" (also NULL), or "upstream": its momentum of inputs
+                                          (0.9), first scale of 1 and streamlining, as they are */
+    bool        unfrozen;              /* keep float weights until nib_freeze */
 } nib_quanto;
 extern const nib_scheme nib_scheme_quanto;
 #define NIB_QUANTO(...) \
@@ -224,12 +233,35 @@ nib_status nib_quantize(nib_module *root, const nib_config *config, const nib_se
  * nothing does this unasked. Fails where a Linear has float codes (fp8), or none has integer ones. */
 nib_status nib_quantize_inputs(nib_module *root, const char *how);
 /* What the Linears of a tree multiply with: "float", "int8" where every quantized one has its inputs
- * quantized, "int8 and float" where some have. */
+ * quantized, "int8 and float" where some have; "static 8 bits" with calibrated scales. */
 const char *nib_inputs_name(nib_module *root);
 
 typedef struct nib_rule { const char *glob; const nib_config *config; } nib_rule; /* first match wins */
 nib_status nib_quantize_rules(nib_module *root, const nib_rule *rules, size_t n, const nib_select *select);
 nib_tensor *nib_quantize_tensor(const nib_tensor *weight, const nib_config *config);
+
+/* ---- static activations: quantize, run data through, freeze ----
+ *   nib_quantize(root, NIB_QUANTO(.weights = "qint4", .activations = "qint8"), NULL);
+ *   nib_calibrate_begin(root, NULL, NULL);  ... forwards ...  nib_calibrate_end(root, NULL);
+ *   nib_freeze(root);
+ * Every forward of the context of `root` between the two calls moves the scales of the modules it
+ * passes: "input_scale" and "output_scale", 1 before. With a config, begin first quantizes what
+ * `select` picks; NULL: the modules carry one already, or that is a failure. */
+typedef struct nib_calibrated {        /* one module; strings borrowed */
+    const char *name; float input_scale, output_scale;
+    bool inputs, outputs;              /* are quantized; outputs: unless streamlined away */
+    int64_t batches;                   /* that passed; 0: never reached */
+} nib_calibrated;
+typedef struct nib_calibration {
+    size_t size; int modules, streamlined, missed;  /* missed: no forward passed them */
+    void (*row)(void *user, const nib_calibrated *row); void *user;
+} nib_calibration;
+nib_status nib_calibrate_begin(nib_module *root, const nib_config *config, const nib_select *select);
+nib_status nib_calibrate_end(nib_module *root, nib_calibration *report); /* NULL: no report */
+
+/* Quantize the float weights of every module that carries a config, once; all or none. Results stay
+ * the same to the bit. Fails, naming the module, where activations were never calibrated. */
+nib_status nib_freeze(nib_module *root);
 
 /* The same from file to file, as a stream, in bounded memory; and the proof that a file is what it says. */
 typedef struct nib_file_options {
@@ -260,6 +292,18 @@ nib_model  *nib_model_load(nib_ctx *ctx, const char *path, const nib_load_option
 nib_status  nib_model_save(const nib_model *model, const char *path, const char *format);
 void        nib_model_free(nib_model *model);
 nib_module *nib_model_root(nib_model *model);        /* borrowed; change it before the first session */
+
+/* Run data through a model, to calibrate it or to watch it: each sample by itself from its first
+ * token on. A file of text is cut into samples of `context` tokens; of one that ends in .jsonl each
+ * line has a sample, the "text" of an object or a string, cut off at `context` tokens. */
+typedef struct nib_data {
+    size_t size;
+    const char *file;
+    int64_t samples;                   /* at most; 0: 128 */
+    int context;                       /* tokens; 0: 512, or as many as the model takes */
+    int64_t tokens;                    /* out: that ran */
+} nib_data;
+nib_status  nib_model_feed(nib_ctx *ctx, nib_model *model, nib_data *data);
 
 /* ---- sessions: one conversation each; n of them advance together and read the weights once ---- */
 typedef enum nib_compile_when {        /* the same bits either way */

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "nn/quantized.h"
 #include "quant/codes.h"
 #include "tensor/tensor.h"
 
@@ -43,20 +44,25 @@ static nib_status set(void *user, const char *dotted, nib_module *module) {
 }
 
 typedef struct tally {
-    int64_t codes, floats;
+    int64_t codes, floats, fixed; /* fixed: with static scales */
 } tally;
 
 static nib_status count(void *user, const char *dotted, nib_module *module) {
     tally *t = user;
     const nib_tensor *weight = weight_of(module);
     (void)dotted;
-    if (weight && weight->layout) ++*(weight->act.when ? &t->codes : &t->floats);
+    const nib_quantized *q = nib_module_quantized(module);
+    if (q && q->input)
+        t->fixed++;
+    else if (weight && weight->layout)
+        ++*(weight->act.when ? &t->codes : &t->floats);
     return NIB_OK;
 }
 
 const char *nib_inputs_name(nib_module *root) {
     tally t = {0};
     if (!root || nib_module_walk(root, count, &t) < NIB_OK) return NULL;
+    if (t.fixed) return t.floats || t.codes ? "static 8 bits and others" : "static 8 bits";
     return !t.codes ? "float" : !t.floats ? "int8" : "int8 and float";
 }
 

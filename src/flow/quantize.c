@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "flow/measure.h"
 #include "flow/select.h"
+#include "nn/quantized.h"
 #include "quant/codes.h"
 #include "quant/layouts.h"
 #include "quant/scheme.h"
@@ -15,14 +16,15 @@
 
 typedef struct change {
     nib_module *module;
-    nib_tensor *weight;
+    nib_tensor *weight;       /* NULL: the module is to carry the config instead */
+    const nib_config *config; /* of the selection */
 } change;
 
 typedef struct work {
     const nib_selection *selection;
     change *changes;
     size_t count, room;
-    int matched, left;
+    int matched, left, unfit;
     size_t bytes_before, bytes_after;
 } work;
 
@@ -31,7 +33,8 @@ static void report_row(const work *w, const nib_report_row *row) {
     if (r && r->row) r->row(r->user, row);
 }
 
-static nib_status keep_change(work *w, nib_ctx *ctx, nib_module *module, nib_tensor *weight) {
+static nib_status keep_change(work *w, nib_ctx *ctx, nib_module *module, nib_tensor *weight,
+                              const nib_config *config) {
     if (w->count == w->room) {
         const size_t room = w->room ? w->room * 2 : 32;
         change *grown = nib_mem_realloc(nib_ctx_mem(ctx), w->changes, w->room * sizeof *grown,
@@ -43,7 +46,7 @@ static nib_status keep_change(work *w, nib_ctx *ctx, nib_module *module, nib_ten
         w->changes = grown;
         w->room = room;
     }
-    w->changes[w->count++] = (change){module, weight};
+    w->changes[w->count++] = (change){module, weight, config};
     return NIB_OK;
 }
 
@@ -67,6 +70,17 @@ static nib_status measure(nib_ctx *ctx, const nib_tensor *weight, const nib_tens
     return NIB_OK;
 }
 
+/* Do modules of this kind keep what they have and carry the config: until they are frozen, or for
+ * their activations alone? */
+static bool carries(const nib_config *config, const char *site) {
+    bool weight = true;
+    nib_act in = {0}, out = {0};
+    if (!config->scheme->module || !config->scheme->module(config, site, &weight, &in, &out))
+        return false;
+    return !weight || in.when == NIB_ACT_STATIC || out.when == NIB_ACT_STATIC ||
+           nib_config_option_int(config, "unfrozen");
+}
+
 static nib_status quantize_one(work *w, const char *name, nib_module *module,
                                const nib_tensor *weight, const nib_config *config) {
     nib_ctx *ctx = nib_module_ctx(module);
@@ -79,6 +93,7 @@ static nib_status quantize_one(work *w, const char *name, nib_module *module,
         nib_error_at(NULL, name, -1);
         if (!unfit || !w->selection->select.leave_unfit) return status;
         w->left++;
+        w->unfit++;
         w->bytes_after += nib_tensor_bytes(weight);
         report_row(w, &(nib_report_row){.name = name,
                                         .scheme = "",
@@ -109,11 +124,34 @@ static nib_status quantize_one(work *w, const char *name, nib_module *module,
     w->bytes_after += row.bytes_after;
     report_row(w, &row);
     nib_text_free(&text);
-    return keep_change(w, ctx, module, quantized);
+    if (carries(config, "linear")) {
+        nib_tensor_free(quantized);
+        quantized = NULL;
+    }
+    return keep_change(w, ctx, module, quantized, config);
+}
+
+/* A module that stands in the tree under two names is one module. */
+static bool is_changed(const work *w, const nib_module *module) {
+    for (size_t i = 0; i < w->count; i++)
+        if (w->changes[i].module == module) return true;
+    return false;
+}
+
+/* Norms have no weight to quantize; some schemes quantize what they give. */
+static nib_status visit_norm(work *w, const char *dotted, nib_module *module) {
+    const char *why_left;
+    const nib_candidate candidate = {.name = dotted, .module = module, .linear = true};
+    const nib_config *config = nib_selection_config(w->selection, &candidate, &why_left);
+    if (!config || !carries(config, "layer_norm")) return NIB_OK;
+    return keep_change(w, nib_module_ctx(module), module, NULL, config);
 }
 
 static nib_status visit(void *user, const char *dotted, nib_module *module) {
     work *w = user;
+    const char *site = nib_module_site(module);
+    if (!site || is_changed(w, module)) return NIB_OK;
+    if (strcmp(site, "layer_norm") == 0) return visit_norm(w, dotted, module);
     if (nib_module_kind_of(module) != &nib_kind_linear) return NIB_OK;
     const nib_tensor *weight = nib_module_parameter(module, "weight");
     const char *why_left;
@@ -142,6 +180,20 @@ static nib_status visit(void *user, const char *dotted, nib_module *module) {
     return NIB_OK;
 }
 
+/* Modules that carry a config are changed first, since only that can fail; a failure takes those
+ * that were changed back. */
+static nib_status carry_all(work *w) {
+    for (size_t i = 0; i < w->count; i++) {
+        if (w->changes[i].weight ||
+            nib_module_quantize(w->changes[i].module, w->changes[i].config) >= NIB_OK)
+            continue;
+        while (i-- > 0)
+            if (!w->changes[i].weight) nib_module_unquantize(w->changes[i].module);
+        return nib_last_error()->status;
+    }
+    return NIB_OK;
+}
+
 nib_status nib_quantize_rules(nib_module *root, const nib_rule *rules, size_t n,
                               const nib_select *select) {
     if (!root) return nib_last_error()->status;
@@ -156,7 +208,9 @@ nib_status nib_quantize_rules(nib_module *root, const nib_rule *rules, size_t n,
                            selection.select.include ? selection.select.include : "",
                            selection.select.exclude ? " less exclude " : "",
                            selection.select.exclude ? selection.select.exclude : "");
+    if (status >= NIB_OK) status = carry_all(&w);
     for (size_t i = 0; i < w.count; i++) {
+        if (!w.changes[i].weight) continue;
         if (status >= NIB_OK) /* replaces a parameter that is there: cannot fail */
             (void)nib_module_set(w.changes[i].module, "weight", w.changes[i].weight);
         else
@@ -165,7 +219,7 @@ nib_status nib_quantize_rules(nib_module *root, const nib_rule *rules, size_t n,
     nib_report *report = selection.select.report;
     if (status >= NIB_OK && report) {
         report->matched = w.matched;
-        report->quantized = (int)w.count;
+        report->quantized = w.matched - w.unfit;
         report->left = w.left;
         report->bytes_before = w.bytes_before;
         report->bytes_after = w.bytes_after;

@@ -63,6 +63,12 @@ static int value_of(nib_graph *g, const nib_tensor *t) {
 
 static nib_status record(nib_graph *g, nib_call_args *args) {
     NIB_TRY(nib_call_outputs(args));
+    for (int i = 0; i < args->nout; i++)
+        if (args->out[i]->layout)
+            return NIB_RAISE(NIB_E_UNSUPPORTED,
+                             "%s gives a quantized activation (%s), which a "
+                             "compiled step has no room for",
+                             args->op->name, args->out[i]->layout->name);
     const int index = nib_graph_add_node(g, args);
     if (index < 0) return nib_last_error()->status;
     nib_node *node = &g->nodes[index];

@@ -26,6 +26,10 @@ typedef struct nib_format {
     /* Scalars that this format keeps beside a weight: appended to item->constants. NULL: none. */
     nib_status (*constants)(nib_mem *mem, nib_stored *item);
 
+    /* Put the scales of a module's activations in place of those constants. NULL: this format has
+     * no place for static activations. */
+    void (*scales)(nib_stored *item, const nib_stored_module *module);
+
     /* __metadata__ of one shard, when all of `manifest` is written. */
     nib_status (*metadata)(const nib_manifest *manifest, size_t shard, nib_metadata_list *out);
 

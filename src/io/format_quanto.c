@@ -51,6 +51,14 @@ static char *part_name(nib_mem *mem, const char *name, const nib_part *part) {
     return whole;
 }
 
+static void put_scale(nib_stored_constant *c, float scale) {
+    const uint16_t half = c->dtype == NIB_F16 ? nib_f32_to_f16(scale) : nib_f32_to_bf16(scale);
+    if (c->dtype == NIB_F32)
+        memcpy(c->bytes, &scale, sizeof scale);
+    else
+        memcpy(c->bytes, &half, sizeof half);
+}
+
 static nib_status constants(nib_mem *mem, nib_stored *item) {
     static const char *const names[] = {".input_scale", ".output_scale"};
     for (int i = 0; i < 2; i++) {
@@ -59,28 +67,32 @@ static nib_status constants(nib_mem *mem, nib_stored *item) {
         if (!c->name) return nib_last_error()->status;
         item->nconstants = i + 1;
         c->dtype = item->dtype;
-        const float one = 1;
-        const uint16_t half = item->dtype == NIB_F16 ? nib_f32_to_f16(one) : nib_f32_to_bf16(one);
-        if (item->dtype == NIB_F32)
-            memcpy(c->bytes, &one, sizeof one);
-        else
-            memcpy(c->bytes, &half, sizeof half);
+        put_scale(c, 1);
     }
     return NIB_OK;
 }
 
-/* "quanto:weights=qint4" is printed as qint4, with what upstream has no word for behind a colon. */
-static nib_status type_name(const nib_stored *item, nib_text *out) {
-    nib_config_print(item->config, out);
-    if (out->failed) return nib_last_error()->status;
-    char *colon = strchr(out->data, ':');
-    if (colon) *colon = '\0';
-    return NIB_OK;
+static void scales(nib_stored *item, const nib_stored_module *module) {
+    for (int i = 0; i < item->nconstants; i++) put_scale(&item->constants[i], module->scale[i]);
 }
 
+/* How the types that the map has words for are spelled there, of weights and of activations. */
+static const char *word(const nib_config *config, const char *field) {
+    static const char *const words[] = {"qint8",          "qint4",        "qint2",
+                                        "qfloat8_e4m3fn", "qfloat8_e5m2", "qfloat8_e4m3fnuz"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        if (nib_config_option_is(config, field, words[i])) return words[i];
+    return "none";
+}
+
+/* What a reader makes of a module's entry: "qint4:activations=qint8". The rest of a config goes
+ * into a note. */
 static nib_status spell(const nib_manifest *manifest, const nib_stored *item, nib_text *out) {
     (void)manifest;
-    return type_name(item, out);
+    nib_text_add(out, word(item->config, "weights"));
+    if (!nib_config_option_is(item->config, "activations", "none"))
+        nib_text_format(out, ":activations=%s", word(item->config, "activations"));
+    return out->failed ? nib_last_error()->status : NIB_OK;
 }
 
 static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metadata_list *out) {
@@ -89,22 +101,37 @@ static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metad
     return nib_format_note(manifest, spell, out);
 }
 
+/* {"weights": "qint8", "activations": "qint8"}; "outputs": false is our word for a module whose
+ * outputs stay float, which upstream has no word for and passes over. */
+static json_t *entry(const char *weights, const char *activations, bool outputs) {
+    json_t *row = json_pack("{s:s, s:s}", "weights", weights, "activations", activations);
+    if (row && !outputs && json_object_set_new(row, "outputs", json_false()) != 0) {
+        json_decref(row);
+        return NULL;
+    }
+    return row;
+}
+
 static const char *side_file(const nib_manifest *manifest, nib_text *text, nib_status *status) {
     json_t *map = json_object();
     bool ok = map != NULL;
     for (size_t i = 0; i < manifest->count && ok; i++) {
         const nib_stored *item = &manifest->items[i];
         if (!item->layout) continue;
-        nib_text type = {.mem = manifest->mem};
         char *module = joined(manifest->mem, item->name, module_length(item->name), "");
-        ok = module && type_name(item, &type) >= NIB_OK;
-        if (ok) {
-            ok = json_object_set_new(
-                     map, module,
-                     json_pack("{s:s, s:s}", "weights", type.data, "activations", "none")) == 0;
-        }
+        const nib_stored_module *about =
+            module ? nib_manifest_module(manifest, module, strlen(module)) : NULL;
+        ok = module && json_object_set_new(map, module,
+                                           entry(word(item->config, "weights"),
+                                                 word(item->config, "activations"),
+                                                 !about || about->outputs)) == 0;
         nib_mem_strfree(manifest->mem, module);
-        nib_text_free(&type);
+    }
+    for (size_t i = 0; i < manifest->nmodules && ok; i++) {
+        const nib_stored_module *m = &manifest->modules[i];
+        if (!m->weights)
+            ok = json_object_set_new(
+                     map, m->name, entry("none", word(m->config, "activations"), m->outputs)) == 0;
     }
     *status = ok ? nib_json_text(map, JSON_INDENT(4), text)
                  : NIB_RAISE(NIB_E_MEMORY, "no memory for " QMAP);
@@ -169,26 +196,57 @@ static nib_status add_weight(const nib_checkpoint *checkpoint, const char *weigh
     return status;
 }
 
+static const char *full(const char *type) {
+    return strcmp(type, "qfloat8") == 0 ? "qfloat8_e4m3fn" : type;
+}
+
+/* "none" for the weights: a norm, of which only the activations are quantized. */
+static nib_config *config_of(const char *weights, const char *activations) {
+    nib_text text = {0};
+    nib_text_format(&text, "quanto:weights=%s,activations=%s",
+                    strcmp(weights, "none") == 0 ? "qint8" : full(weights), full(activations));
+    nib_config *config = text.failed ? NULL : nib_manifest_config(text.data);
+    nib_text_free(&text);
+    return config;
+}
+
+static nib_status outputs_of(const json_t *row, bool *outputs) {
+    const json_t *said = json_object_get(row, "outputs");
+    if (said && !json_is_boolean(said))
+        return NIB_RAISE(NIB_E_FORMAT, "\"outputs\" is neither true nor false");
+    if (said) *outputs = json_is_true(said);
+    return NIB_OK;
+}
+
 static nib_status read_module(const nib_checkpoint *checkpoint, const char *module,
                               const json_t *row, const json_t *notes, nib_manifest *out) {
     const char *type, *activations = "none";
+    bool outputs = true;
     if (!json_is_object(row)) return NIB_RAISE(NIB_E_FORMAT, "the entry is not an object");
     NIB_TRY(nib_json_string(row, "weights", true, &type));
     NIB_TRY(nib_json_string(row, "activations", false, &activations));
-    if (strcmp(activations, "none") != 0)
-        return NIB_RAISE(NIB_E_UNSUPPORTED, "activations of type %s are not known here yet",
-                         activations);
-    if (strcmp(type, "none") == 0) return NIB_OK;
+    NIB_TRY(outputs_of(row, &outputs));
+    const bool active = strcmp(activations, "none") != 0, frozen = strcmp(type, "none") != 0;
+    if (!active && !frozen) return NIB_OK;
     char *weight = joined(out->mem, module, strlen(module), ".weight");
     if (!weight) return nib_last_error()->status;
     const char *noted = json_string_value(json_object_get(notes, weight));
-    nib_config *config = nib_manifest_config(noted ? noted : type);
+    nib_config *config = noted ? nib_manifest_config(noted) : config_of(type, activations);
     nib_status status = config ? NIB_OK : nib_last_error()->status;
     if (status >= NIB_OK && strcmp(config->scheme->system, "quanto") != 0)
         status = NIB_RAISE(NIB_E_FORMAT, "\"%s\" is no type of quanto's", type);
     /* A weight that is there as it is was never frozen, and is float. */
-    if (status >= NIB_OK && !nib_checkpoint_find(checkpoint, weight))
-        status = add_weight(checkpoint, weight, config, type, out);
+    const bool packed = status >= NIB_OK && frozen && !nib_checkpoint_find(checkpoint, weight);
+    if (status >= NIB_OK && frozen && !packed && active)
+        status = NIB_RAISE(NIB_E_UNSUPPORTED, "this weight was saved before it was frozen, and its "
+                                              "activations are quantized; freeze the model first");
+    if (packed) status = add_weight(checkpoint, weight, config, type, out);
+    if (status >= NIB_OK && active)
+        status =
+            nib_manifest_add_module(out, &(nib_stored_module){.name = (char *)(uintptr_t)module,
+                                                              .config = config,
+                                                              .weights = packed,
+                                                              .outputs = outputs});
     nib_mem_strfree(out->mem, weight);
     nib_config_free(config);
     return status;
@@ -226,6 +284,7 @@ const nib_format nib_format_quanto = {
     .layout = layout,
     .part_name = part_name,
     .constants = constants,
+    .scales = scales,
     .metadata = metadata,
     .side_file = side_file,
     .detect = detect,

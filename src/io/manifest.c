@@ -22,6 +22,11 @@ static void free_item(nib_mem *mem, nib_stored *item) {
 
 void nib_manifest_free(nib_manifest *m) {
     for (size_t i = 0; i < m->count; i++) free_item(m->mem, &m->items[i]);
+    for (size_t i = 0; i < m->nmodules; i++) {
+        nib_mem_strfree(m->mem, m->modules[i].name);
+        nib_config_free(m->modules[i].config);
+    }
+    nib_mem_free(m->mem, m->modules, m->modules_room * sizeof *m->modules);
     nib_mem_free(m->mem, m->items, m->room * sizeof *m->items);
     nib_mem_free(m->mem, m->by_name, m->by_name_count * sizeof *m->by_name);
     *m = (nib_manifest){.mem = m->mem};
@@ -81,6 +86,31 @@ nib_status nib_manifest_add_quantized(nib_manifest *m, const char *name, const n
 fail:
     free_item(m->mem, item);
     return nib_last_error()->status;
+}
+
+nib_status nib_manifest_add_module(nib_manifest *m, const nib_stored_module *module) {
+    if (m->nmodules == m->modules_room) {
+        const size_t room = m->modules_room ? m->modules_room * 2 : 64;
+        nib_stored_module *grown = nib_mem_realloc(
+            m->mem, m->modules, m->modules_room * sizeof *grown, room * sizeof *grown);
+        if (!grown) return nib_last_error()->status;
+        m->modules = grown;
+        m->modules_room = room;
+    }
+    nib_stored_module *own = &m->modules[m->nmodules];
+    *own = *module;
+    own->name = nib_mem_strdup(m->mem, module->name);
+    own->config = own->name ? nib_config_copy(module->config) : NULL;
+    m->nmodules += own->name != NULL; /* what there is of it is released with the others */
+    return own->config ? NIB_OK : nib_last_error()->status;
+}
+
+const nib_stored_module *nib_manifest_module(const nib_manifest *m, const char *name,
+                                             size_t length) {
+    for (size_t i = 0; i < m->nmodules; i++)
+        if (strlen(m->modules[i].name) == length && !memcmp(m->modules[i].name, name, length))
+            return &m->modules[i];
+    return NULL;
 }
 
 static int by_name(const void *a, const void *b) {

@@ -40,6 +40,16 @@ typedef struct nib_stored { /* one weight */
     size_t shard; /* the file that its first part lies in, or all go to */
 } nib_stored;
 
+/* A module whose inputs and outputs are quantized with static scales. */
+typedef struct nib_stored_module {
+    char *name; /* dotted */
+    nib_config
+        *config;    /* owned: says the type of the activations, and of the weight if it has any */
+    bool weights;   /* an item of the manifest is its quantized weight */
+    bool outputs;   /* false: what it gives stays float */
+    float scale[2]; /* when writing: of inputs and outputs */
+} nib_stored_module;
+
 typedef struct nib_manifest {
     nib_mem *mem;
     const struct nib_format *format; /* NULL: every weight is float */
@@ -47,6 +57,8 @@ typedef struct nib_manifest {
     bool alone;        /* when writing: without config.json or any other file beside */
     nib_stored *items; /* in file order */
     size_t count, room;
+    nib_stored_module *modules; /* in file order */
+    size_t nmodules, modules_room;
     const nib_stored **by_name; /* set by nib_manifest_index */
     size_t by_name_count;
 } nib_manifest;
@@ -77,6 +89,11 @@ size_t nib_stored_bytes(const nib_stored *item);  /* of all its parts, in the fi
 const char *nib_checkpoint_file(const nib_checkpoint *checkpoint, size_t shard);
 nib_config *nib_manifest_config(const char *text);
 nib_status nib_manifest_check_parts(const nib_checkpoint *checkpoint, nib_stored *item);
+
+/* Append a module that quantizes activations; `name` and `config` are copied. */
+nib_status nib_manifest_add_module(nib_manifest *manifest, const nib_stored_module *module);
+const nib_stored_module *nib_manifest_module(const nib_manifest *manifest, const char *name,
+                                             size_t length); /* or NULL */
 
 /* Append an item (strings are copied); its parts come from the layout and the format. */
 nib_status nib_manifest_add_dense(nib_manifest *manifest, const char *name, nib_dtype dtype,

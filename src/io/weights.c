@@ -4,6 +4,7 @@
  * is stored. What must be copied goes through the context's memory and shows in its account. */
 #include "io/weights.h"
 
+#include <float.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -57,6 +58,40 @@ bool nib_weights_has(const nib_weights *w, const char *name) {
 
 const char *nib_weights_metadata(const nib_weights *w, const char *key) {
     return nib_checkpoint_metadata(w->checkpoint, key);
+}
+
+const nib_stored_module *nib_weights_module(const nib_weights *w, size_t i) {
+    return i < w->manifest.nmodules ? &w->manifest.modules[i] : NULL;
+}
+
+nib_status nib_weights_scale(const nib_weights *w, const char *module, const char *scale,
+                             float *value) {
+    nib_text name = {.mem = w->manifest.mem};
+    nib_text_format(&name, "%s%s%s", module, *module ? "." : "", scale);
+    if (name.failed) return nib_last_error()->status;
+    const nib_checkpoint_tensor *t = nib_checkpoint_find(w->checkpoint, name.data);
+    const nib_dtype dtype = t ? t->entry->dtype : (nib_dtype)0;
+    unsigned char bytes[4];
+    nib_status status = NIB_OK;
+    if (!t)
+        status = NIB_RAISE(NIB_E_FORMAT,
+                           "the map says that this module quantizes its activations, "
+                           "but there is no %s",
+                           name.data);
+    else if ((dtype != NIB_F32 && dtype != NIB_F16 && dtype != NIB_BF16) ||
+             t->entry->size != (size_t)nib_dtype_bits(dtype) / 8)
+        status = NIB_RAISE(NIB_E_FORMAT, "%s is %zu bytes of %s, want one float", name.data,
+                           t->entry->size, nib_dtype_name(dtype));
+    if (status >= NIB_OK) status = nib_checkpoint_read(w->checkpoint, t, bytes, t->entry->size, 0);
+    if (status >= NIB_OK) {
+        nib_to_f32(dtype, value, bytes, 1);
+        if (!(*value >= 0 && *value <= FLT_MAX))
+            status =
+                NIB_RAISE(NIB_E_FORMAT, "%s is %g, which is no scale", name.data, (double)*value);
+    }
+    if (status < NIB_OK) nib_weights_error_at(w, name.data);
+    nib_text_free(&name);
+    return status;
 }
 
 const nib_checkpoint *nib_weights_checkpoint(const nib_weights *w) { return w->checkpoint; }

@@ -43,6 +43,12 @@ nib_status nib_weights_error_at(const nib_weights *weights, const char *name);
 
 const char *nib_weights_metadata(const nib_weights *weights, const char *key); /* or NULL */
 
+/* Module i of those whose activations are quantized, in file order; NULL: no more. And the number
+ * of its scale, "input_scale" or "output_scale". */
+const struct nib_stored_module *nib_weights_module(const nib_weights *weights, size_t i);
+nib_status nib_weights_scale(const nib_weights *weights, const char *module, const char *scale,
+                             float *value);
+
 /* The files behind the weights, borrowed. */
 const nib_checkpoint *nib_weights_checkpoint(const nib_weights *weights);
 

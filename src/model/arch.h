@@ -68,6 +68,9 @@ const nib_arch *nib_arch_for(const char *model_type); /* raises, naming those kn
  * model on theirs, so nothing but this changes a model, and the first one does it for all. */
 nib_status nib_model_prepare(nib_ctx *ctx, const nib_model *model);
 
+/* Let the modules of a tree that a checkpoint names quantize their activations, with its scales. */
+nib_status nib_model_attach_activations(nib_module *root, const nib_weights *weights);
+
 /* Tokens that a session may hold when its caller does not say. */
 int64_t nib_model_max_tokens(const nib_model *model);
 

@@ -58,6 +58,11 @@ static nib_status plan_one(nib_file_plan *p, const char *name, const nib_checkpo
         d->quantized = status >= NIB_OK;
         d->across = d->quantized && item->across;
         if (d->across) d->shape = site.shape;
+        if (d->quantized && (in.when == NIB_ACT_STATIC || out.when == NIB_ACT_STATIC)) {
+            NIB_RAISE(NIB_E_ARGUMENT, "static activations are calibrated with data, which no file "
+                                      "of weights has: use nibble calibrate");
+            return nib_error_at(NULL, c.name, -1);
+        }
         if (d->quantized) return NIB_OK;
         item->across = false;
         nib_error_at(NULL, c.name, -1);
@@ -137,12 +142,28 @@ static bool is_tied_language_model(const nib_file_plan *p) {
            has_table && !nib_manifest_find(&p->manifest, NIB_TIED_HEAD);
 }
 
+/* The scales of the module that this weight belongs to. */
+static void put_scales(const nib_file_plan *p, nib_stored *item) {
+    const size_t length = strlen(item->name) - (nib_text_ends(item->name, ".weight") ? 7 : 0);
+    const nib_stored_module *module = nib_manifest_module(&p->manifest, item->name, length);
+    if (module) p->manifest.format->scales(item, module);
+}
+
+static nib_status refuse_activations(const nib_file_plan *p) {
+    if (!p->manifest.nmodules || (p->manifest.format && p->manifest.format->scales)) return NIB_OK;
+    NIB_RAISE(NIB_E_ARGUMENT,
+              "format %s has no place for the scales of static activations; quanto has",
+              p->manifest.format ? p->manifest.format->name : "none");
+    return nib_error_at(NULL, p->manifest.modules[0].name, -1);
+}
+
 nib_status nib_file_plan_fill(nib_file_plan *p, const nib_draft *drafts, size_t count,
                               const char *asked) {
     const nib_format *format = choose_format(drafts, count, asked);
     if (!format) return nib_last_error()->status;
     for (size_t i = 0; i < count; i++)
         if (drafts[i].quantized) p->manifest.format = format;
+    NIB_TRY(refuse_activations(p));
     for (size_t i = 0; i < count; i++) {
         const nib_draft *d = &drafts[i];
         if (!d->quantized) {
@@ -153,6 +174,7 @@ nib_status nib_file_plan_fill(nib_file_plan *p, const nib_draft *drafts, size_t 
         if (!layout) return refuse_format(format, d);
         NIB_TRY(nib_manifest_add_quantized(&p->manifest, d->name, d->config, layout, &d->desc,
                                            d->shard));
+        put_scales(p, &p->manifest.items[p->manifest.count - 1]);
     }
     NIB_TRY(nib_manifest_index(&p->manifest));
     if (!p->config) return NIB_OK;

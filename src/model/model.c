@@ -114,6 +114,19 @@ int64_t nib_model_max_tokens(const nib_model *model) {
     return most < (double)(1 << 30) ? (int64_t)most : 1 << 30;
 }
 
+/* Activations with static scales need data first. */
+static nib_status refuse_uncalibrated(const nib_config *config) {
+    bool weight;
+    nib_act in = {0}, out = {0};
+    if (!config->scheme || !config->scheme->module ||
+        !config->scheme->module(config, "linear", &weight, &in, &out) ||
+        (in.when != NIB_ACT_STATIC && out.when != NIB_ACT_STATIC))
+        return NIB_OK;
+    return NIB_RAISE(NIB_E_ARGUMENT,
+                     "static activations are calibrated with data, not chosen while loading: see "
+                     "nib_calibrate_begin, or nibble calibrate");
+}
+
 nib_model *nib_model_load(nib_ctx *ctx, const char *path, const nib_load_options *options) {
     if (!ctx || !path) return NULL;
     nib_load_options o = {0};
@@ -135,7 +148,9 @@ nib_model *nib_model_load(nib_ctx *ctx, const char *path, const nib_load_options
     m->file_bytes = nib_weights_file_bytes(m->weights);
     m->root = m->arch->build(ctx, &m->hparams, m->weights);
     if (!m->root) goto fail;
+    if (nib_model_attach_activations(m->root, m->weights) < NIB_OK) goto fail;
     nib_weights_settle(m->weights);
+    if (o.quantize && refuse_uncalibrated(o.quantize) < NIB_OK) goto fail;
     if (o.quantize && nib_quantize(m->root, o.quantize, NULL) < NIB_OK) {
         nib_error_at(path, NULL, -1);
         goto fail;

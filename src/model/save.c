@@ -2,6 +2,7 @@
  * these. Names, files and their order are the source's; weights that the source has and the model
  * does not use go along. Shares plan and protocol with quantizing from file to file, and gives its
  * bytes when the same rules were applied. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,6 +13,7 @@
 #include "model/arch.h"
 #include "model/file_config.h"
 #include "model/shard_plan.h"
+#include "nn/quantized.h"
 #include "quant/codes.h"
 #include "quant/scheme.h"
 #include "tensor/context.h"
@@ -30,6 +32,8 @@ typedef struct save {
     const nib_tensor **tensors; /* beside drafts; NULL: only in the file */
     size_t count, room;
     bool untied;
+    size_t scales; /* tensors of scales that stand by themselves */
+    char (*scale_names)[512];
     size_t first; /* index in the shard of the item's first part */
     double done, total;
 } save;
@@ -41,7 +45,8 @@ static const nib_tensor *parameter(const nib_model *model, const char *name) {
     memcpy(module, name, (size_t)(dot - name));
     module[dot - name] = '\0';
     const nib_module *owner = nib_module_child(model->root, module);
-    return owner ? nib_module_parameter(owner, dot + 1) : NULL;
+    const nib_tensor *t = owner ? nib_module_parameter(owner, dot + 1) : NULL;
+    return t || !owner ? t : nib_module_buffer(owner, dot + 1);
 }
 
 static bool lies_across(const nib_model *model, const char *name) {
@@ -94,6 +99,53 @@ static nib_status add_untied(save *s) {
         if (nib_tensor_data(t) == nib_tensor_data(twin)) continue;
         NIB_TRY(add(s, names[i], t, other->shard));
         s->untied = true;
+    }
+    return NIB_OK;
+}
+
+/* What a module quantizes, for the format to write: a Linear's scales stand beside its weight,
+ * others are tensors of their own, in the shard of their module's weight. */
+static nib_status add_module(void *user, const char *dotted, nib_module *module) {
+    save *s = user;
+    const nib_quantized *q = nib_module_quantized(module);
+    if (!q) return NIB_OK;
+    const nib_tensor *weight = nib_module_parameter(module, "weight");
+    if (q->weight && weight && !weight->layout) {
+        NIB_RAISE(NIB_E_ARGUMENT, "this weight is not frozen yet; call nib_freeze first");
+        return nib_error_at(NULL, dotted, -1);
+    }
+    if (!q->activations) return NIB_OK;
+    s->scales += q->weight ? 0 : 2;
+    return nib_manifest_add_module(
+        &s->plan.manifest,
+        &(nib_stored_module){.name = (char *)(uintptr_t)dotted,
+                             .config = q->config,
+                             .weights = q->weight,
+                             .outputs = q->output != 0,
+                             .scale = {nib_module_scale(module, "input_scale"),
+                                       nib_module_scale(module, "output_scale")}});
+}
+
+static nib_status add_scales(save *s) {
+    static const char *const names[] = {"input_scale", "output_scale"};
+    for (size_t i = 0, k = 0; i < s->plan.manifest.nmodules; i++) {
+        const nib_stored_module *m = &s->plan.manifest.modules[i];
+        const nib_module *module = nib_module_child(s->model->root, m->name);
+        if (m->weights) continue;
+        for (int n = 0; n < 2; n++, k++) {
+            char *name = s->scale_names[k];
+            nib_text text = {.mem = s->plan.mem};
+            nib_text_format(&text, "%s.weight", m->name);
+            const nib_stored *weight =
+                text.failed ? NULL : nib_manifest_find(&s->stored, text.data);
+            nib_text_free(&text);
+            if (snprintf(name, sizeof s->scale_names[k], "%s.%s", m->name, names[n]) >=
+                (int)sizeof s->scale_names[k])
+                return NIB_RAISE(NIB_E_UNSUPPORTED, "the name of %s is too long", m->name);
+            if (nib_manifest_find(&s->stored, name))
+                continue; /* the source has it: see add_stored */
+            NIB_TRY(add(s, name, nib_module_buffer(module, names[n]), weight ? weight->shard : 0));
+        }
     }
     return NIB_OK;
 }
@@ -158,12 +210,16 @@ static nib_status make_plan(save *s, const char *format) {
     NIB_TRY(nib_config_text_load(mem, s->source, &s->plan.config, &s->plan.config_text));
     NIB_TRY(nib_manifest_read(mem, s->source, s->plan.config, &s->stored));
     NIB_TRY(nib_module_walk_parameters(s->model->root, look, s));
-    s->room = s->stored.count + 2;
+    NIB_TRY(nib_module_walk(s->model->root, add_module, s));
+    s->scale_names = nib_mem_alloc_array(mem, s->scales, sizeof *s->scale_names);
+    if (!s->scale_names) return nib_last_error()->status;
+    s->room = s->stored.count + 2 + s->scales;
     s->drafts = nib_mem_alloc_array(mem, s->room, sizeof *s->drafts);
     s->tensors = s->drafts ? nib_mem_alloc_array(mem, s->room, sizeof *s->tensors) : NULL;
     if (!s->tensors) return nib_last_error()->status;
     NIB_TRY(add_all_stored(s));
     NIB_TRY(add_untied(s));
+    NIB_TRY(add_scales(s));
     if (s->plan.config) NIB_TRY(set_config(s));
     return nib_file_plan_fill(&s->plan, s->drafts, s->count, format);
 }
@@ -277,6 +333,7 @@ nib_status nib_model_save(const nib_model *model, const char *path, const char *
     if (status >= NIB_OK) status = write_all(&s, path);
     nib_mem_free(mem, s.drafts, s.room * sizeof *s.drafts);
     nib_mem_free(mem, s.tensors, s.room * sizeof *s.tensors);
+    nib_mem_free(mem, s.scale_names, s.scales * sizeof *s.scale_names);
     nib_manifest_free(&s.stored);
     s.plan.source = NULL; /* the model's own */
     nib_file_plan_close(&s.plan);

@@ -1,9 +1,10 @@
 /* layer_linear.c: y = x W^T + b. The weight is [N, K], dense or quantized; a quantized weight
  * needs no other module, since the op takes any layout. */
 #include "nn/module.h"
+#include "nn/quantized.h"
 
 static nib_tensor *forward(nib_module *m, nib_tensor *x) {
-    return nib_linear(x, nib_module_parameter(m, "weight"), nib_layer_parameter(m, "bias"));
+    return nib_linear(x, nib_module_weight(m), nib_layer_parameter(m, "bias"));
 }
 
 const nib_module_kind nib_kind_linear = {.name = "Linear", .forward = forward};

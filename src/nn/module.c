@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "nn/quantized.h"
 #include "op/mode.h"
 
 nib_module *nib_module_new(nib_ctx *ctx, const nib_module_kind *kind, void *self) {
@@ -31,6 +32,7 @@ void nib_module_free(nib_module *m) {
         nib_tensor_free(m->state[i].tensor);
     }
     if (m->kind->free) m->kind->free(m);
+    nib_quantized_free(mem, m->quantized);
     nib_mem_free(mem, m->children, m->children_room * sizeof *m->children);
     nib_mem_free(mem, m->state, m->state_room * sizeof *m->state);
     nib_mem_free(mem, m, sizeof *m);
@@ -194,6 +196,20 @@ nib_tensor *nib_module_parameter(const nib_module *m, const char *name) {
 }
 nib_tensor *nib_module_buffer(const nib_module *m, const char *name) { return get(m, name, true); }
 
+/* ---- what a module that is quantized carries ---- */
+
+nib_quantized *nib_module_quantized(const nib_module *m) { return m ? m->quantized : NULL; }
+void nib_module_carry(nib_module *m, nib_quantized *quantized) { m->quantized = quantized; }
+
+void nib_module_drop(nib_module *m, const char *name) {
+    nib_named_state *found = find_state(m, name);
+    if (!found) return;
+    nib_mem_strfree(&m->ctx->mem, found->name);
+    nib_tensor_free(found->tensor);
+    m->nstate--;
+    memmove(found, found + 1, (size_t)(m->state + m->nstate - found) * sizeof *found);
+}
+
 /* ---- running ---- */
 
 nib_tensor *nib_module_forward_many(nib_module *m, nib_tensor *const in[], int count) {
@@ -208,12 +224,14 @@ nib_tensor *nib_module_forward_many(nib_module *m, nib_tensor *const in[], int c
                               m->kind->forward_many ? (int)NIB_MAX_INPUTS : 1, count);
     nib_ctx *ctx = x == NIB_NONE ? m->ctx : x->ctx; /* of the caller: threads may share the tree */
     NIB_TRY_NULL(nib_modes_enter_module(ctx, m, &x));
+    if (m->quantized) NIB_TRY_NULL(nib_quantized_enter(m, &x));
     nib_tensor *all[NIB_MAX_INPUTS] = {x};
     for (int i = 1; i < count; i++) all[i] = in[i];
     nib_tensor *y = m->kind->forward && count == 1 ? m->kind->forward(m, x)
                                                    : m->kind->forward_many(m, all, count);
     if (!y) return NULL;
     NIB_TRY_NULL(nib_modes_leave_module(ctx, m, &y));
+    if (m->quantized) NIB_TRY_NULL(nib_quantized_leave(m, &y));
     return y;
 }
 

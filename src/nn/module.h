@@ -25,6 +25,8 @@ struct nib_module {
     void *self;
     int refs; /* places that hold it: one tree may name a module twice */
     bool head, training;
+    struct nib_quantized
+        *quantized; /* nn/quantized.h; NULL: float, or its weight is all there is */
     nib_named_child *children;
     nib_named_state *state; /* in the order in which they were set */
     size_t nchildren, nstate, children_room, state_room;

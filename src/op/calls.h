@@ -11,6 +11,10 @@
  *   weight [V, D] dense or quantized, indices [M] i32  ->  [M, D] f32 */
 nib_tensor *nib_embedding(const nib_tensor *weight, const nib_tensor *indices);
 
+/* Floats as 8-bit codes with one scale: a tensor of layout act8.
+ *   x any shape, f32, f16 or bf16, contiguous; scale one float; code NIB_I8 or an 8-bit float */
+nib_tensor *nib_quantize_activation(const nib_tensor *x, const nib_tensor *scale, nib_dtype code);
+
 /* x / sqrt(mean(x^2) + eps) * weight over the last dimension.
  *   x [..., D] f32, weight [D] f32, f16 or bf16  ->  [..., D] f32
  * Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019. */

@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "op/mode.h"
+#include "op/on_codes.h"
 #include "tensor/context.h"
 #include "tensor/dtype.h"
 
@@ -84,7 +85,8 @@ nib_status nib_call_outputs(nib_call_args *args) {
     NIB_TRY(args->op->shape(args, shape, dtype));
     args->nout = count_outputs(args->op, dtype);
     for (int i = 0; i < args->nout; i++) {
-        nib_tensor *made = nib_tensor_new(args->ctx, dtype[i], shape[i]);
+        nib_tensor *made = args->op->output ? args->op->output(args, i, dtype[i], shape[i])
+                                            : nib_tensor_new(args->ctx, dtype[i], shape[i]);
         args->out[i] = nib_scope_own(args->ctx, made);
         if (!args->out[i]) return nib_last_error()->status;
     }
@@ -96,7 +98,15 @@ nib_status nib_call(nib_call_args *args) {
         if (!args->in[i]) return nib_last_error()->status;
     if (!args->ctx) /* that of the first tensor */
         return NIB_RAISE(NIB_E_ARGUMENT, "%s: its first tensor cannot be NIB_NONE", args->op->name);
+    const bool codes = nib_codes_among(args);
+    if (codes && !nib_codes_keeps(args->op)) NIB_TRY(nib_codes_drop(args));
     if (nib_modes_before_op(args)) return NIB_OK;
+    if (codes && nib_codes_keeps(args->op)) {
+        const nib_status status = nib_codes_run(args);
+        if (status == NIB_OK) return nib_modes_after_op(args);
+        NIB_TRY(status);
+        NIB_TRY(nib_codes_drop(args));
+    }
     NIB_TRY(nib_call_outputs(args));
     const nib_impl *impl = nib_call_choose(args);
     if (!impl) return nib_last_error()->status;

@@ -64,6 +64,11 @@ int64_t nib_config_option_int(const nib_config *config, const char *field) {
     return f ? field_int(f, config) : 0;
 }
 
+double nib_config_option_float(const nib_config *config, const char *field) {
+    const nib_field *f = field_of(config, field);
+    return f ? field_float(f, config) : 0;
+}
+
 bool nib_config_option_is(const nib_config *config, const char *field, const char *value) {
     return strcmp(option_name(config, field), value) == 0;
 }
@@ -83,7 +88,7 @@ static bool is_default(const nib_field *f, const void *config) {
     case NIB_FIELD_INT:
         return field_int(f, config) == (int64_t)f->fallback;
     case NIB_FIELD_FLOAT:
-        return field_float(f, config) == f->fallback;
+        return (float)field_float(f, config) == (float)f->fallback;
     case NIB_FIELD_BOOL:
         return field_int(f, config) == 0;
     default:

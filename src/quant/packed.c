@@ -194,7 +194,7 @@ nib_tensor *nib_quantize_tensor(const nib_tensor *weight, const nib_config *conf
     t = nib_tensor_quantized(ctx, layout, &desc, storage, offset);
     if (t) {
         t->config = own;
-        t->act = in;
+        if (in.when != NIB_ACT_STATIC) t->act = in; /* static ones are their module's */
         own = NULL;
     }
 done:

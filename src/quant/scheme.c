@@ -49,9 +49,10 @@ nib_status nib_scheme_note(nib_tensor *t, const nib_config *config) {
     const nib_site site = {"linear", "weight", t->desc.shape, t->desc.math};
     nib_config *own = nib_config_copy(config);
     nib_qdesc desc;
-    nib_act out = {0};
+    nib_act in = {0}, out = {0};
     nib_status status = own ? NIB_OK : nib_last_error()->status;
-    if (own) status = own->scheme->plan(own, &site, &desc, &t->act, &out);
+    if (own) status = own->scheme->plan(own, &site, &desc, &in, &out);
+    if (in.when != NIB_ACT_STATIC) t->act = in; /* static ones are their module's to quantize */
     if (status < NIB_OK) {
         nib_config_free(own);
         return status;

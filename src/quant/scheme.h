@@ -32,6 +32,7 @@ nib_status nib_config_check(const nib_config *config);
 /* A field by its spelling, its zero resolved to what it stands for; 0 and false for one that the
  * scheme does not have. */
 int64_t nib_config_option_int(const nib_config *config, const char *field);
+double nib_config_option_float(const nib_config *config, const char *field);
 bool nib_config_option_is(const nib_config *config, const char *field, const char *value);
 
 /* The scheme's plan, and a check that what it says is sound. */

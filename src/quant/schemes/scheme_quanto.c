@@ -53,12 +53,34 @@ static const char *const aliases[] = {
 };
 /* clang-format on */
 
+static const char *const activation_names[] = {
+    "none", "qint8", "qfloat8_e4m3fn", "qfloat8_e5m2", "qfloat8_e4m3fnuz", NULL};
+static const char *const on_off[] = {"on", "off", NULL};
+static const char *const calibrations[] = {"nibble", "upstream", NULL};
+
 static const nib_field fields[] = {
     NIB_FIELD(nib_quanto, weights, .type = NIB_FIELD_NAME, .names = type_names,
               .doc = "type of the weights, as quanto names it"),
     NIB_FIELD(nib_quanto, algo, .type = NIB_FIELD_ENUM, .names = algo_names,
               .doc = "how scale and shift are chosen: absmax for 8 bits, max or hqq for 4 and 2"),
+    NIB_FIELD(nib_quanto, activations, .type = NIB_FIELD_NAME, .names = activation_names,
+              .doc = "type of inputs and outputs, with scales found by calibrating"),
+    NIB_FIELD(nib_quanto, momentum, .type = NIB_FIELD_FLOAT, .fallback = 0.9, .min = 1e-9,
+              .max = 0.999999, .doc = "what scales keep of themselves when a batch is calibrated"),
+    NIB_FIELD(nib_quanto, streamline, .type = NIB_FIELD_NAME, .names = on_off,
+              .doc = "leave outputs float that no operation takes as codes"),
+    NIB_FIELD(nib_quanto, calibration, .type = NIB_FIELD_NAME, .names = calibrations,
+              .doc = "whose arithmetic of scales: upstream's has its known defects"),
+    NIB_FIELD(nib_quanto, unfrozen, .type = NIB_FIELD_BOOL,
+              .doc = "keep float weights until nib_freeze"),
 };
+
+/* NULL: activations stay float. */
+static const weight_type *activation_type(const nib_quanto *c) {
+    for (size_t i = 0; c->activations && i < sizeof(types) / sizeof(types[0]); i++)
+        if (strcmp(types[i].name, c->activations) == 0) return &types[i];
+    return NULL;
+}
 
 /* The field table has refused every other name; NULL stands for the first. */
 static const weight_type *type_of(const nib_quanto *c) {
@@ -80,6 +102,19 @@ static bool whole(const nib_config *config) {
     return ((const nib_quanto *)config)->algo == NIB_ALGO_HQQ;
 }
 
+/* Linears quantize what comes in and what goes out, convolutions and norms what goes out. */
+static bool module(const nib_config *config, const char *kind, bool *weight, nib_act *in,
+                   nib_act *out) {
+    const weight_type *type = activation_type((const nib_quanto *)config);
+    const nib_act act = {.when = type ? NIB_ACT_STATIC : NIB_ACT_NONE,
+                         .dtype = type ? type->code : (nib_dtype)0,
+                         .symmetric = type != NULL};
+    *weight = strcmp(kind, "layer_norm") != 0;
+    *in = strcmp(kind, "linear") == 0 ? act : (nib_act){0};
+    *out = act;
+    return *weight || type;
+}
+
 static nib_status plan(const nib_config *config, const nib_site *site, nib_qdesc *weight,
                        nib_act *in, nib_act *out) {
     const weight_type *type = type_of((const nib_quanto *)config);
@@ -98,8 +133,11 @@ static nib_status plan(const nib_config *config, const nib_site *site, nib_qdesc
         weight->zero_dtype = site->dtype;
         weight->block_cols = nib_quanto_group(weight->cols);
     }
-    if (in) *in = (nib_act){.when = NIB_ACT_NONE};
-    if (out) *out = (nib_act){.when = NIB_ACT_NONE};
+    bool weights;
+    nib_act input, output;
+    (void)module(config, "linear", &weights, &input, &output);
+    if (in) *in = input;
+    if (out) *out = output;
     return NIB_OK;
 }
 
@@ -226,5 +264,6 @@ const nib_scheme nib_scheme_quanto = {
     .check = check,
     .plan = plan,
     .whole = whole,
+    .module = module,
     .quantize = quantize,
 };

@@ -1,0 +1,120 @@
+/* cmd_calibrate.c: a float model and data in, a model with static activations out. */
+#include <stdlib.h>
+
+#include "cli.h"
+
+static struct {
+    const char *data, *weights, *activations, *include, *exclude, *streamline, *calibration, *out;
+    double momentum;
+    int64_t samples, context;
+    bool head;
+} o = {.weights = "qint8", .activations = "qint8", .momentum = 0.9};
+
+static const cli_option options[] = {
+    {"output", 'o', "OUT", CLI_TEXT, &o.out, "the folder to write", 0, 0, true},
+    {"data", 0, "FILE", CLI_TEXT, &o.data, "a text, or .jsonl with a \"text\" a line", 0, 0, true},
+    {"weights", 0, "TYPE", CLI_TEXT, &o.weights, "qint8, qint4, qint2, qfloat8_e4m3fn ... (qint8)",
+     0, 0, false},
+    {"activations", 0, "TYPE", CLI_TEXT, &o.activations, "qint8, qfloat8_e4m3fn ... (qint8)", 0, 0,
+     false},
+    {"include", 0, "GLOB", CLI_TEXT, &o.include, "only these modules", 0, 0, false},
+    {"exclude", 0, "GLOB", CLI_TEXT, &o.exclude, "not these", 0, 0, false},
+    {"head", 0, NULL, CLI_FLAG, &o.head, "the output head too", 0, 0, false},
+    {"momentum", 0, "M", CLI_NUMBER, &o.momentum, "what scales keep of themselves (0.9)", 1e-9,
+     0.999999, false},
+    {"samples", 0, "N", CLI_INT, &o.samples, "of the data, at most (128)", 1, 1e9, false},
+    {"context", 0, "N", CLI_INT, &o.context, "tokens of a sample, at most (512)", 2, 1 << 30,
+     false},
+    {"streamline", 0, "on|off", CLI_TEXT, &o.streamline, "outputs nobody takes stay float (on)", 0,
+     0, false},
+    {"calibration", 0, "HOW", CLI_TEXT, &o.calibration, "nibble, or upstream's arithmetic (nibble)",
+     0, 0, false},
+    {0},
+};
+
+typedef struct rows {
+    json_t *list; /* NULL: a table is wanted */
+    cli_table *table;
+} rows;
+
+static void see(void *user, const nib_calibrated *row) {
+    rows *r = user;
+    if (r->list)
+        json_array_append_new(
+            r->list, json_pack("{s:s, s:o, s:o, s:b, s:b, s:I}", "name", row->name, "input_scale",
+                               cli_json_real((double)row->input_scale), "output_scale",
+                               cli_json_real((double)row->output_scale), "inputs", row->inputs,
+                               "outputs", row->outputs, "batches", (json_int_t)row->batches));
+    if (!r->table) return;
+    cli_table_cell(r->table, "%s", row->name);
+    cli_table_cell(r->table, row->inputs ? "%.6g" : "float", (double)row->input_scale);
+    cli_table_cell(r->table, row->outputs ? "%.6g" : "float", (double)row->output_scale);
+}
+
+/* The config as text, so that the library says what is wrong with a type. */
+static nib_config *config_of(void) {
+    char text[512];
+    const int length =
+        snprintf(text, sizeof text, "quanto:weights=%s,activations=%s,momentum=%.9g%s%s%s%s",
+                 o.weights, o.activations, o.momentum, o.streamline ? ",streamline=" : "",
+                 o.streamline ? o.streamline : "", o.calibration ? ",calibration=" : "",
+                 o.calibration ? o.calibration : "");
+    return length < (int)sizeof text ? nib_config_parse(text) : nib_config_parse("");
+}
+
+static int print(cli *c, const nib_calibration *report, const nib_data *data, rows *r) {
+    if (r->list)
+        return cli_print_json(c, json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:o}", "output",
+                                           o.out, "weights", o.weights, "activations",
+                                           o.activations, "modules", report->modules, "streamlined",
+                                           report->streamlined, "missed", report->missed, "tokens",
+                                           (json_int_t)data->tokens, "rows", r->list));
+    const int code = cli_table_print(c, r->table, CLI_PLAIN);
+    if (code == CLI_OK)
+        printf("Calibrated %d modules on %lld tokens, %d with float outputs; wrote %s\n",
+               report->modules, (long long)data->tokens, report->streamlined, o.out);
+    return code;
+}
+
+static int run(cli *c) {
+    nib_ctx *ctx = cli_context(c);
+    if (!ctx) return cli_fail(c);
+    nib_config *config = config_of();
+    nib_model *model = config ? cli_load(c, c->arguments[0], NULL, NULL) : NULL;
+    nib_module *root = nib_model_root(model);
+    rows r = {.list = c->json ? json_array() : NULL,
+              .table = c->json ? NULL : cli_table_new("module|>input scale|>output scale")};
+    nib_calibration report = {.row = see, .user = &r};
+    nib_data data = {.file = o.data, .samples = o.samples, .context = (int)o.context};
+    const nib_select select = {.include = o.include, .exclude = o.exclude, .head = o.head};
+    const bool begun = model && nib_calibrate_begin(root, config, &select) >= NIB_OK;
+    const bool fed = begun && nib_model_feed(ctx, model, &data) >= NIB_OK;
+    cli_progress_end();
+    int code = fed ? CLI_OK : cli_fail(c);
+    const bool ended = begun && nib_calibrate_end(root, fed ? &report : NULL) >= NIB_OK;
+    const bool made =
+        fed && ended && nib_freeze(root) >= NIB_OK && nib_model_save(model, o.out, NULL) >= NIB_OK;
+    cli_progress_end();
+    if (fed && !made) code = cli_fail(c);
+    if (made) {
+        code = print(c, &report, &data, &r);
+    } else {
+        json_decref(r.list);
+        cli_table_free(r.table);
+    }
+    nib_model_free(model);
+    nib_config_free(config);
+    return code;
+}
+
+const cli_verb verb_calibrate = {
+    .name = "calibrate",
+    .summary = "float model and data in, a model with static 8-bit activations out",
+    .synopsis = "MODEL --data FILE -o OUT [--weights T] [--activations T]",
+    .example = "llama/ --data text.txt --weights qint4 -o out/",
+    .options = options,
+    .common = CLI_THREADS | CLI_JSON | CLI_MMAP,
+    .min_arguments = 1,
+    .max_arguments = 1,
+    .run = run,
+};

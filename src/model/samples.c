@@ -1,0 +1,182 @@
+#include "model/samples.h"
+
+#include <nibble/io.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "base/file.h"
+#include "base/json.h"
+#include "base/text_util.h"
+#include "model/scorer.h"
+#include "tensor/context.h"
+
+enum { SAMPLES = 128, CONTEXT = 512, MOST_BYTES = 1 << 30 };
+
+typedef struct reading {
+    nib_ctx *ctx;
+    const nib_model *model;
+    nib_tokenizer *tokenizer;
+    int64_t most, context;
+    int32_t bos;
+    nib_samples *out;
+} reading;
+
+void nib_samples_free(nib_samples *s) {
+    nib_mem_free(s->mem, s->ids, s->room * sizeof *s->ids);
+    nib_mem_free(s->mem, s->ends, s->samples_room * sizeof *s->ends);
+    *s = (nib_samples){.mem = s->mem};
+}
+
+static nib_status add_id(nib_samples *s, int32_t id) {
+    if (s->count == s->room) {
+        const size_t room = s->room ? s->room * 2 : 4096;
+        int32_t *grown =
+            nib_mem_realloc(s->mem, s->ids, s->room * sizeof *grown, room * sizeof *grown);
+        if (!grown) return nib_last_error()->status;
+        s->ids = grown;
+        s->room = room;
+    }
+    s->ids[s->count++] = id;
+    return NIB_OK;
+}
+
+/* One sample of `count` ids, BOS before it where the tokenizer has one; a single token teaches
+ * nothing of what follows and is passed over. */
+static nib_status add_sample(const reading *r, const int32_t *ids, int64_t count) {
+    nib_samples *s = r->out;
+    const int64_t lead = r->bos >= 0;
+    if (count > r->context - lead) count = r->context - lead;
+    if (count + lead < 2) return NIB_OK;
+    if (s->samples == s->samples_room) {
+        const size_t room = s->samples_room ? s->samples_room * 2 : 64;
+        size_t *grown =
+            nib_mem_realloc(s->mem, s->ends, s->samples_room * sizeof *grown, room * sizeof *grown);
+        if (!grown) return nib_last_error()->status;
+        s->ends = grown;
+        s->samples_room = room;
+    }
+    if (lead) NIB_TRY(add_id(s, r->bos));
+    for (int64_t i = 0; i < count; i++) {
+        if (ids[i] < 0 || ids[i] >= r->model->hparams.vocab_size)
+            return NIB_RAISE(NIB_E_FORMAT, "the tokenizer gives id %d, the model has %d tokens",
+                             (int)ids[i], r->model->hparams.vocab_size);
+        NIB_TRY(add_id(s, ids[i]));
+    }
+    s->ends[s->samples++] = s->count;
+    return NIB_OK;
+}
+
+static bool full(const reading *r) { return (int64_t)r->out->samples >= r->most; }
+
+static nib_status of_text(const reading *r, const char *text, size_t size, bool one) {
+    nib_ids ids = {0};
+    nib_status status = nib_tokenizer_encode(r->tokenizer, text, size, false, &ids);
+    const int64_t step = r->context - (r->bos >= 0);
+    for (int64_t at = 0; at < (int64_t)ids.count && status >= NIB_OK && !full(r); at += step) {
+        const int64_t left = (int64_t)ids.count - at;
+        status = add_sample(r, ids.data + at, left < step ? left : step);
+        if (one) break;
+    }
+    nib_ids_free(&ids);
+    return status;
+}
+
+static nib_status of_line(const reading *r, const char *path, const char *line, size_t size,
+                          int64_t offset) {
+    json_t *row = nib_json_parse(line, size, path, offset);
+    if (!row) return nib_last_error()->status;
+    const json_t *text = json_is_object(row) ? json_object_get(row, "text") : row;
+    nib_status status = NIB_OK;
+    if (json_is_string(text))
+        status = of_text(r, json_string_value(text), json_string_length(text), true);
+    else
+        status = NIB_RAISE(NIB_E_FORMAT, "a line is neither a string nor an object with \"text\"");
+    if (status < NIB_OK) nib_error_at(path, NULL, offset);
+    json_decref(row);
+    return status;
+}
+
+static nib_status of_lines(const reading *r, const char *path, const char *text, size_t size) {
+    for (size_t at = 0, next; at < size && !full(r); at = next) {
+        const char *end = memchr(text + at, '\n', size - at);
+        const size_t length = end ? (size_t)(end - text) - at : size - at;
+        next = at + length + 1;
+        size_t blanks = 0;
+        while (blanks < length && strchr(" \t\r", text[at + blanks])) blanks++;
+        if (blanks == length) continue;
+        NIB_TRY(of_line(r, path, text + at, length, (int64_t)at));
+    }
+    return NIB_OK;
+}
+
+nib_status nib_samples_read(nib_ctx *ctx, const nib_model *model, const nib_data *data,
+                            nib_samples *out) {
+    *out = (nib_samples){.mem = nib_ctx_mem(ctx)};
+    if (!data->file) return NIB_RAISE(NIB_E_ARGUMENT, "no file of data was named");
+    const int64_t allowed = nib_model_max_tokens(model);
+    reading r = {.ctx = ctx,
+                 .model = model,
+                 .most = data->samples ? data->samples : SAMPLES,
+                 .context = data->context       ? data->context
+                            : allowed < CONTEXT ? allowed
+                                                : CONTEXT,
+                 .out = out};
+    if (r.most < 1 || r.context < 2 || r.context > allowed)
+        return NIB_RAISE(NIB_E_ARGUMENT,
+                         "%lld samples of %lld tokens: want at least one, of 2 to the model's %lld",
+                         (long long)r.most, (long long)r.context, (long long)allowed);
+    size_t size = 0;
+    r.tokenizer = nib_tokenizer_load(ctx, model->path);
+    char *text = r.tokenizer ? nib_file_read_whole(out->mem, data->file, MOST_BYTES, &size) : NULL;
+    nib_status status = text ? NIB_OK : nib_last_error()->status;
+    if (status >= NIB_OK) {
+        r.bos = nib_tokenizer_special(r.tokenizer, "bos");
+        if (r.bos >= model->hparams.vocab_size) r.bos = -1;
+        status = nib_text_ends(data->file, ".jsonl") ? of_lines(&r, data->file, text, size)
+                                                     : of_text(&r, text, size, false);
+        if (status >= NIB_OK && !out->samples)
+            status = NIB_RAISE(NIB_E_FORMAT, "there is no text of two tokens here");
+        if (status < NIB_OK) nib_error_at(data->file, NULL, -1);
+    }
+    if (text) nib_mem_free(out->mem, text, size + 1);
+    nib_tokenizer_free(r.tokenizer);
+    if (status < NIB_OK) nib_samples_free(out);
+    return status;
+}
+
+/* ---- feeding ---- */
+
+static nib_status run_sample(nib_scorer *s, const int32_t *ids, int64_t count) {
+    const int64_t most = nib_scorer_rows(s);
+    for (int64_t at = 0, rows; at < count; at += rows) {
+        rows = count - at < most ? count - at : most;
+        NIB_TRY(nib_scorer_step(s, ids, at, rows, count, NIB_WANT_ALL, NULL));
+    }
+    return NIB_OK;
+}
+
+nib_status nib_model_feed(nib_ctx *ctx, nib_model *model, nib_data *data) {
+    if (!ctx || !model) return nib_last_error()->status;
+    if (!data) return NIB_RAISE(NIB_E_ARGUMENT, "feeding a model needs data");
+    nib_data d = {0};
+    const size_t given = data->size && data->size < sizeof d ? data->size : sizeof d;
+    memcpy(&d, data, given);
+    nib_samples samples;
+    NIB_TRY(nib_samples_read(ctx, model, &d, &samples));
+    nib_scorer scorer = {0};
+    nib_status status = nib_scorer_open(ctx, model, NULL, &scorer);
+    d.tokens = 0;
+    for (size_t i = 0, begin = 0; i < samples.samples && status >= NIB_OK; i++) {
+        status = run_sample(&scorer, samples.ids + begin, (int64_t)(samples.ends[i] - begin));
+        d.tokens += (int64_t)(samples.ends[i] - begin);
+        begin = samples.ends[i];
+        if (status >= NIB_OK)
+            status = nib_ctx_progress(ctx, "data", (double)(i + 1), (double)samples.samples);
+    }
+    nib_scorer_close(&scorer);
+    nib_samples_free(&samples);
+    /* Weights may be quantized after this, and are then to be prepared again. */
+    model->prepared = false;
+    if (status >= NIB_OK) memcpy(data, &d, given);
+    return status;
+}

@@ -1,0 +1,121 @@
+#include "nn/quantized.h"
+
+#include <string.h>
+
+#include "base/error.h"
+#include "op/calls.h"
+#include "quant/act8.h"
+#include "quant/codes.h"
+#include "quant/quanto.h"
+#include "quant/scheme.h"
+#include "tensor/context.h"
+#include "tensor/tensor.h"
+
+const char *nib_module_site(const nib_module *m) {
+    static const struct {
+        const char *kind, *site;
+    } sites[] = {{"Linear", "linear"}, {"Conv2d", "conv2d"}, {"LayerNorm", "layer_norm"}};
+    const nib_module_kind *kind = nib_module_kind_of(m);
+    for (size_t i = 0; kind && i < sizeof sites / sizeof *sites; i++)
+        if (strcmp(kind->name, sites[i].kind) == 0) return sites[i].site;
+    return NULL;
+}
+
+static nib_tensor *scalar(nib_ctx *ctx, nib_dtype dtype, float value) {
+    nib_tensor *t = nib_tensor_new(ctx, dtype, (nib_shape){0});
+    if (!t) return NULL;
+    void *to = nib_tensor_data_mut(t);
+    if (dtype == NIB_BF16)
+        ctx->kernels.f32_to_bf16(to, &value, 1);
+    else if (dtype == NIB_F16)
+        ctx->kernels.f32_to_f16(to, &value, 1);
+    else
+        memcpy(to, &value, sizeof value);
+    return t;
+}
+
+/* That of the weight; f32 for a norm without one. */
+static nib_dtype scale_dtype(const nib_module *m) {
+    const nib_tensor *weight = nib_module_parameter(m, "weight");
+    return weight && nib_quanto_math(weight->dtype) ? weight->dtype : NIB_F32;
+}
+
+nib_status nib_module_set_scale(nib_module *m, const char *name, float scale) {
+    return nib_module_set_buffer(m, name, scalar(nib_module_ctx(m), scale_dtype(m), scale));
+}
+
+float nib_module_scale(const nib_module *m, const char *name) {
+    const nib_tensor *t = nib_module_buffer(m, name);
+    float scale = 1;
+    if (t) nib_to_f32(t->dtype, &scale, nib_tensor_data(t), 1);
+    return scale;
+}
+
+nib_status nib_module_quantize(nib_module *m, const nib_config *config) {
+    const char *site = nib_module_site(m);
+    nib_act in = {0}, out = {0};
+    bool weight = false;
+    if (!site || !config->scheme->module ||
+        !config->scheme->module(config, site, &weight, &in, &out))
+        return NIB_RAISE(NIB_E_ARGUMENT, "%s leaves a %s as it is", config->scheme->name,
+                         nib_module_kind_of(m)->name);
+    nib_mem *mem = nib_ctx_mem(nib_module_ctx(m));
+    nib_quantized *q = nib_mem_alloc_zero(mem, sizeof *q);
+    if (!q) return nib_last_error()->status;
+    *q = (nib_quantized){.config = nib_config_copy(config),
+                         .weight = weight,
+                         .input = in.when == NIB_ACT_STATIC ? in.dtype : (nib_dtype)0,
+                         .output = out.when == NIB_ACT_STATIC ? out.dtype : (nib_dtype)0};
+    q->activations = q->output ? q->output : q->input;
+    nib_module_unquantize(m);
+    nib_module_carry(m, q);
+    if (q->config && nib_module_set_scale(m, "input_scale", 1) >= NIB_OK &&
+        nib_module_set_scale(m, "output_scale", 1) >= NIB_OK)
+        return NIB_OK;
+    nib_module_unquantize(m);
+    return nib_last_error()->status;
+}
+
+void nib_module_unquantize(nib_module *m) {
+    nib_quantized *q = nib_module_quantized(m);
+    if (!q) return;
+    nib_module_carry(m, NULL);
+    nib_module_drop(m, "input_scale");
+    nib_module_drop(m, "output_scale");
+    nib_quantized_free(nib_ctx_mem(nib_module_ctx(m)), q);
+}
+
+void nib_quantized_free(nib_mem *mem, nib_quantized *q) {
+    if (!q) return;
+    nib_config_free(q->config);
+    nib_mem_free(mem, q, sizeof *q);
+}
+
+nib_tensor *nib_module_weight(nib_module *m) {
+    nib_tensor *weight = nib_module_parameter(m, "weight");
+    const nib_quantized *q = nib_module_quantized(m);
+    if (!weight || !q || !q->weight || weight->layout) return weight;
+    return nib_quantize_tensor(weight, q->config);
+}
+
+nib_status nib_quantized_enter(nib_module *m, nib_tensor **x) {
+    const nib_quantized *q = nib_module_quantized(m);
+    if (!q->input || !nib_tensor_count(*x)) return NIB_OK;
+    if (nib_act8_is(*x)) {
+        if ((*x)->desc.code == q->input) return NIB_OK;
+        return NIB_RAISE(NIB_E_UNSUPPORTED,
+                         "a %s takes activations of %s, and what comes in is quantized to %s; "
+                         "give both modules one type",
+                         nib_module_kind_of(m)->name, nib_dtype_name(q->input),
+                         nib_dtype_name((*x)->desc.code));
+    }
+    *x = nib_quantize_activation(*x, nib_module_buffer(m, "input_scale"), q->input);
+    return *x ? NIB_OK : nib_last_error()->status;
+}
+
+nib_status nib_quantized_leave(nib_module *m, nib_tensor **y) {
+    const nib_quantized *q = nib_module_quantized(m);
+    if (!q->output || !nib_tensor_count(*y)) return NIB_OK;
+    *y = nib_quantize_activation(*y, nib_module_buffer(m, "output_scale"), q->output);
+    return *y ? NIB_OK : nib_last_error()->status;
+}

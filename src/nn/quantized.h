@@ -1,0 +1,45 @@
+/* quantized.h: a module that carries a config: its float weight is quantized at each forward until
+ * it is frozen, and what comes in and goes out is quantized with static scales. The scales are
+ * buffers of the module, "input_scale" and "output_scale", one number each of the weight's dtype.
+ */
+#ifndef NIB_NN_QUANTIZED_H
+#define NIB_NN_QUANTIZED_H
+#include <nibble/extend.h>
+#include <nibble/nn.h>
+
+#include "base/mem.h"
+
+typedef struct nib_quantized {
+    nib_config *config;             /* owned; how weight and activations are quantized */
+    bool weight;                    /* the weight is to be quantized, or is; false: a norm */
+    nib_dtype input, output;        /* codes of what comes in and goes out; 0: float */
+    bool input_known, output_known; /* calibrated, or loaded */
+    nib_dtype activations;          /* that the config asks for; output is 0 once streamlined */
+} nib_quantized;
+
+/* The kind of module as schemes name it, "linear" or "layer_norm"; NULL: none has a word for it. */
+const char *nib_module_site(const nib_module *module);
+
+/* Let a module carry a copy of `config`, with scales of 1 that are not known yet. What it carried
+ * before is forgotten. Fails with NIB_E_ARGUMENT for a kind that the scheme leaves. */
+nib_status nib_module_quantize(nib_module *module, const nib_config *config);
+void nib_module_unquantize(nib_module *module); /* and its scales; NULL is fine */
+
+nib_quantized *nib_module_quantized(const nib_module *module); /* NULL: carries none */
+
+/* The weight as a forward meets it: the parameter, or quantized now and owned by the open scope. */
+nib_tensor *nib_module_weight(nib_module *module);
+
+/* A scale's value, and a new one, rounded to its dtype. */
+float nib_module_scale(const nib_module *module, const char *name);
+nib_status nib_module_set_scale(nib_module *module, const char *name, float scale);
+
+/* module.c's share: the record a module carries, and a parameter or buffer forgotten. */
+void nib_module_carry(nib_module *module, nib_quantized *quantized);
+void nib_module_drop(nib_module *module, const char *name);
+void nib_quantized_free(nib_mem *mem, nib_quantized *quantized); /* NULL is fine */
+
+/* What nib_module_forward does between the modes and the kind's own forward. */
+nib_status nib_quantized_enter(nib_module *module, nib_tensor **x);
+nib_status nib_quantized_leave(nib_module *module, nib_tensor **y);
+#endif

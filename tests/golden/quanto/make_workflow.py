@@ -1,0 +1,115 @@
+"""Golden files of optimum-quanto's workflow: quantize, calibrate, freeze, on a CPU.
+
+    python tests/golden/quanto/make_workflow.py
+
+writes next to itself
+    calibrate.safetensors   what one QLinear met and which scales that gave, batch by batch:
+        "<dtype>.<activations>.<momentum>.x<i>", ".y<i>"      what came in, the float output
+        ".input<i>", ".output<i>"     scales after the batch, as Calibration(momentum) leaves them
+        ".honoured<i>"                the input's scale where the momentum counts for inputs too
+        ".qx<i>", ".qy<i>"            codes of both with those scales
+    mlp.safetensors         a network fc1 - relu - fc2 - relu - fc3 in f32 (head excluded or not):
+        "float.<name>", "batch<i>", "x"                       weights, data, what is run at last
+        "<weights>.<activations>.<streamline>.<key>"          state_dict() after freeze()
+        "<weights>.<activations>.<streamline>.y"              of the frozen network, for x
+"""
+
+import pathlib
+import warnings
+
+warnings.filterwarnings("ignore")
+import torch
+from optimum.quanto import Calibration, QLinear, freeze, qtypes, quantize
+from optimum.quanto.calibrate import _updated_scale, absmax_scale
+from optimum.quanto.tensor import ActivationQBytesTensor, QTensor
+from safetensors.torch import save_file
+
+HERE = pathlib.Path(__file__).parent
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+ACTIVATIONS = ["qint8", "qfloat8_e4m3fn", "qfloat8_e5m2", "qfloat8_e4m3fnuz"]
+BATCHES = 4
+
+
+def calibration():
+    torch.manual_seed(5)
+    out = {}
+    for name, dtype in DTYPES.items():
+        for act in ACTIVATIONS:
+            for momentum in (0.9, 0.35):
+                if act in ("qfloat8_e5m2", "qfloat8_e4m3fnuz") and momentum != 0.9:
+                    continue
+                key = f"{name}.{act}.{momentum}"
+                linear = torch.nn.Linear(8, 6, dtype=dtype)
+                q = QLinear.from_module(linear, weights=qtypes["qint8"], activations=qtypes[act])
+                honoured = None
+                for i in range(BATCHES):
+                    x = (torch.randn(3, 8) * (1.0 + i) * (40 if act != "qint8" else 1)).to(dtype)
+                    with Calibration(momentum=momentum, streamline=False):
+                        y = q(x)
+                    # the float output, as the hook of Calibration saw it
+                    qx = ActivationQBytesTensor.quantize(x, qtypes[act], q.input_scale)
+                    with torch.no_grad():
+                        yf = torch.nn.functional.linear(qx, q.qweight, q.bias)
+                    fresh = absmax_scale(x, qtypes[act])
+                    honoured = fresh if honoured is None else _updated_scale(honoured, fresh, momentum)
+                    out[f"{key}.x{i}"] = x
+                    out[f"{key}.y{i}"] = yf.detach().contiguous()
+                    out[f"{key}.input{i}"] = q.input_scale.clone()
+                    out[f"{key}.output{i}"] = q.output_scale.detach().clone()
+                    out[f"{key}.honoured{i}"] = honoured.clone()
+                    raw = lambda t: t._data.contiguous().view(torch.int8)
+                    out[f"{key}.qx{i}"] = raw(qx)
+                    qy = ActivationQBytesTensor.quantize(yf.detach(), qtypes[act], q.output_scale)
+                    assert torch.equal(raw(qy), raw(y.detach())), "the output seen is not the one quantized"
+                    out[f"{key}.qy{i}"] = raw(qy)
+    save_file(out, HERE / "calibrate.safetensors")
+
+
+class MLP(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc1 = torch.nn.Linear(32, 48)
+        self.fc2 = torch.nn.Linear(48, 40, bias=False)
+        self.fc3 = torch.nn.Linear(40, 10)
+
+    def forward(self, x):
+        return self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
+
+
+def mlp():
+    torch.manual_seed(7)
+    model = MLP()
+    state = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    batches = [torch.rand(5, 32) * 2 - 1 for _ in range(3)]
+    x = torch.rand(4, 32) * 2 - 1
+    out = {f"float.{k}": v for k, v in state.items()}
+    out |= {f"batch{i}": b for i, b in enumerate(batches)} | {"x": x}
+    for weights in ("qint8", "qint4", "qint2", "qfloat8_e4m3fn"):
+        for act in ("qint8", "qfloat8_e4m3fn"):
+            for streamline in (False, True):
+                m = MLP()
+                m.load_state_dict(state)
+                quantize(m, weights=qtypes[weights], activations=qtypes[act])
+                with torch.no_grad(), Calibration(momentum=0.8, streamline=streamline):
+                    for b in batches:
+                        m(b)
+                freeze(m)
+                key = f"{weights}.{act}.{'on' if streamline else 'off'}"
+                with torch.no_grad():
+                    y = m(x)
+                if isinstance(y, QTensor):
+                    y = y.dequantize()
+                out[f"{key}.y"] = y
+                if streamline and weights != "qint8":
+                    for k, v in m.state_dict().items():
+                        if k.endswith("_scale") and "weight" not in k:
+                            out[f"{key}.{k}"] = v
+                else:
+                    for k, v in m.state_dict().items():
+                        out[f"{key}.{k}"] = v.contiguous()
+    save_file(out, HERE / "mlp.safetensors")
+
+
+if __name__ == "__main__":
+    calibration()
+    mlp()
