@@ -2,6 +2,7 @@
 X(quantize)
 X(verify)
 X(calibrate)
+X(compare)
 X(generate)
 X(eval)
 X(bench)

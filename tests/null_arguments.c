@@ -76,6 +76,12 @@ CALL(nib_model_load, !nib_model_load(NULL, NULL, NULL) && !nib_model_load(ctx, N
 CALL(nib_model_save, nib_model_save(NULL, NULL, NULL) < NIB_OK)
 FREES(nib_model_free, nib_model_free(NULL))
 CALL(nib_model_root, !nib_model_root(NULL))
+CALL(nib_model_compare, nib_model_compare(NULL, NULL, NULL, NULL, NULL) < NIB_OK &&
+                            nib_model_compare(ctx, NULL, NULL, NULL, NULL) < NIB_OK)
+CALL(nib_module_walk_saved, nib_module_walk_saved(NULL, NULL, NULL) < NIB_OK)
+CALL(nib_quantization_map, !nib_quantization_map(NULL))
+CALL(nib_requantize, nib_requantize(NULL, NULL, 0, NULL, NULL) < NIB_OK)
+CALL(nib_requantize_file, nib_requantize_file(NULL, NULL, NULL) < NIB_OK)
 CALL(nib_model_feed,
      nib_model_feed(NULL, NULL, NULL) < NIB_OK && nib_model_feed(ctx, NULL, NULL) < NIB_OK)
 CALL(nib_session_new, !nib_session_new(NULL, NULL, NULL) && !nib_session_new(ctx, NULL, NULL))
@@ -382,6 +388,11 @@ static const call calls[] = {
     ROW(nib_calibrate_end),
     ROW(nib_freeze),
     ROW(nib_model_feed),
+    ROW(nib_model_compare),
+    ROW(nib_module_walk_saved),
+    ROW(nib_quantization_map),
+    ROW(nib_requantize),
+    ROW(nib_requantize_file),
     ROW(nib_quantize_file),
     ROW(nib_verify_file),
     ROW(nib_config_parse),

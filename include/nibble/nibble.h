@@ -305,6 +305,25 @@ typedef struct nib_data {
 } nib_data;
 nib_status  nib_model_feed(nib_ctx *ctx, nib_model *model, nib_data *data);
 
+/* What quantizing cost, layer by layer and in all: each quantized module of `model` runs on what its
+ * twin in `reference`, the float model, is given, so that no layer pays for another. Then the worst ones
+ * by that measure are made float in turn, to see which exclusion would help the whole most. Models keep
+ * what they were. */
+typedef struct nib_compared {          /* one module, of the outputs; strings borrowed */
+    const char *name; double sqnr_db, cosine, max_error;
+    double kl_without;                 /* of the model where this one is float; NaN: not tried */
+} nib_compared;
+typedef struct nib_comparison {
+    size_t size;
+    void (*row)(void *user, const nib_compared *row); void *user; /* worst first */
+    int try_worst;                     /* in: how many are tried as exclusions; 0: 5 */
+    double kl, same_top;               /* out: mean divergence of the next token, share of equal tops */
+    char exclusion[512]; double kl_without;  /* out: that would help most; "" where none would */
+    int modules;                       /* out: compared */
+} nib_comparison;
+nib_status  nib_model_compare(nib_ctx *ctx, nib_model *model, nib_model *reference, nib_data *data,
+                              nib_comparison *comparison);
+
 /* ---- sessions: one conversation each; n of them advance together and read the weights once ---- */
 typedef enum nib_compile_when {        /* the same bits either way */
     NIB_COMPILE_AUTO = 0,              /* where it can be: up to 8 sessions together, not while modes watch

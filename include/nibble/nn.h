@@ -108,12 +108,29 @@ nib_status nib_module_load_state(nib_module *root, const nib_named_tensor *tenso
 
 /* The same from a checkpoint: a .safetensors file, or a folder as Hugging Face writes them. */
 nib_status nib_module_load(nib_module *root, const char *path, const nib_state_options *options);
-/* All parameters and buffers, which must be dense, as one .safetensors file; an old one of this name is
- * replaced in one step. */
+/* All parameters and buffers as one .safetensors file; an old one of this name is replaced in one step.
+ * Weights quantized by NIB_QUANTO are written in parts, with quanto_qmap.json beside the file; others
+ * must be dense. */
 nib_status nib_module_save(nib_module *root, const char *path);
 
-/* All floats of a tree in another dtype, F32, F16 or BF16, all or nothing; integers stay. Results of
- * operations are f32 whatever the weights are. NIB_E_UNSUPPORTED names a quantized parameter. */
+/* ---- quantized trees as optimum-quanto saves them ----
+ * State and map of a tree that nib_quantize and nib_freeze made with NIB_QUANTO: the tensors of
+ * state_dict() ("fc.weight._data", "fc.weight._scale", "fc.input_scale" ...), each borrowed during the
+ * visit, and quanto_qmap.json as text, given back with nib_text_release. nib_module_save writes both. */
+nib_status nib_module_walk_saved(nib_module *root, nib_parameter_visit *visit, void *user);
+char *nib_quantization_map(nib_module *root);
+
+/* The way back, onto a float tree of the same modules, whose values do not matter: all or nothing.
+ * What the state has besides is passed over. `device`: "cpu" or NULL. From files: a .safetensors, or a
+ * folder with shards, with quanto_qmap.json beside.
+ * Fails: NIB_E_FORMAT naming the module or tensor that contradicts; NIB_E_SHAPE. */
+nib_status nib_requantize(nib_module *root, const nib_named_tensor *tensors, size_t count,
+                          const char *map, const char *device);
+nib_status nib_requantize_file(nib_module *root, const char *path, const char *device);
+
+/* All floats of a tree in another dtype, F32, F16 or BF16, all or nothing; integers stay, and so do the
+ * codes of quantized weights, whose scales are rounded. Results of operations are f32 whatever the
+ * weights are. */
 nib_status nib_module_to_dtype(nib_module *root, nib_dtype dtype);
 /* "cpu"; any other is NIB_E_DEVICE, as there is none in this build. */
 nib_status nib_module_to_device(nib_module *root, const char *device);

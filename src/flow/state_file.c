@@ -3,8 +3,11 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/file.h"
+#include "base/path.h"
 #include "io/config_text.h"
 #include "io/weights.h"
+#include "nn/quantized.h"
 #include "nn/state.h"
 #include "tensor/context.h"
 #include "tensor/tensor.h"
@@ -70,7 +73,7 @@ static nib_status plan_one(void *user, const char *dotted, nib_module *owner, co
     }
     char *copy = nib_mem_strdup(s->mem, dotted);
     if (!copy) return nib_last_error()->status;
-    s->tensors[s->count] = t;
+    s->tensors[s->count] = nib_tensor_retain(t); /* parts of a weight are made for the visit */
     s->planned[s->count++] = (nib_safetensors_planned){copy, t->dtype, t->shape};
     return NIB_OK;
 }
@@ -88,18 +91,52 @@ static nib_status write_file(const save *s, const char *path) {
     return status;
 }
 
+static nib_status see_quantized(void *user, const char *dotted, nib_module *module) {
+    const nib_tensor *weight = nib_module_parameter(module, "weight");
+    (void)dotted;
+    if (nib_module_quantized(module) || (weight && weight->layout)) *(bool *)user = true;
+    return NIB_OK;
+}
+
+/* quanto_qmap.json in the folder of the file. */
+static nib_status write_map(nib_mem *mem, nib_module *root, const char *path) {
+    char *folder = nib_path_parent(mem, path);
+    char *at = folder ? nib_path_join(mem, folder, "quanto_qmap.json") : NULL;
+    char *map = at ? nib_quantization_map(root) : NULL;
+    nib_status status = map ? NIB_OK : nib_last_error()->status;
+    if (map) {
+        const size_t size = strlen(map);
+        nib_file_writer *writer = nib_file_writer_open(mem, at, size);
+        status = writer ? nib_file_writer_put(writer, map, size, 0) : nib_last_error()->status;
+        if (writer && status >= NIB_OK)
+            status = nib_file_writer_commit(writer);
+        else
+            nib_file_writer_abort(writer);
+    }
+    nib_text_release(map);
+    nib_mem_strfree(mem, at);
+    nib_mem_strfree(mem, folder);
+    return status;
+}
+
 nib_status nib_module_save(nib_module *root, const char *path) {
     if (!root) return nib_last_error()->status;
     if (!path) return NIB_RAISE(NIB_E_ARGUMENT, "no path to save the state of modules to");
     nib_mem *mem = nib_ctx_mem(nib_module_ctx(root));
     save s = {.mem = mem};
-    NIB_TRY(nib_module_walk_state(root, count_one, &s));
+    bool quantized = false;
+    NIB_TRY(nib_module_walk(root, see_quantized, &quantized));
+    NIB_TRY(nib_module_walk_saved(root, count_one, &s));
     s.planned = nib_mem_alloc_array(mem, s.room, sizeof *s.planned);
     s.tensors = s.planned ? nib_mem_alloc_array(mem, s.room, sizeof *s.tensors) : NULL;
     nib_status status = s.tensors ? NIB_OK : nib_last_error()->status;
-    if (status >= NIB_OK) status = nib_module_walk_state(root, plan_one, &s);
+    if (status >= NIB_OK) status = nib_module_walk_saved(root, plan_one, &s);
     if (status >= NIB_OK) status = write_file(&s, path);
-    for (size_t i = 0; i < s.count; i++) nib_mem_strfree(mem, (char *)(uintptr_t)s.planned[i].name);
+    if (status >= NIB_OK && quantized) status = write_map(mem, root, path);
+    for (size_t i = 0; i < s.count; i++) {
+        nib_mem_strfree(mem, (char *)(uintptr_t)s.planned[i].name);
+        nib_tensor_free(s.tensors[i]);
+    }
     nib_mem_free(mem, s.planned, s.room * sizeof *s.planned);
     nib_mem_free(mem, s.tensors, s.room * sizeof *s.tensors);
     return status;

@@ -21,7 +21,7 @@ const char *nib_module_site(const nib_module *m) {
     return NULL;
 }
 
-static nib_tensor *scalar(nib_ctx *ctx, nib_dtype dtype, float value) {
+nib_tensor *nib_scale_tensor(nib_ctx *ctx, nib_dtype dtype, float value) {
     nib_tensor *t = nib_tensor_new(ctx, dtype, (nib_shape){0});
     if (!t) return NULL;
     void *to = nib_tensor_data_mut(t);
@@ -41,7 +41,8 @@ static nib_dtype scale_dtype(const nib_module *m) {
 }
 
 nib_status nib_module_set_scale(nib_module *m, const char *name, float scale) {
-    return nib_module_set_buffer(m, name, scalar(nib_module_ctx(m), scale_dtype(m), scale));
+    return nib_module_set_buffer(m, name,
+                                 nib_scale_tensor(nib_module_ctx(m), scale_dtype(m), scale));
 }
 
 float nib_module_scale(const nib_module *m, const char *name) {

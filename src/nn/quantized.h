@@ -30,6 +30,9 @@ nib_quantized *nib_module_quantized(const nib_module *module); /* NULL: carries 
 /* The weight as a forward meets it: the parameter, or quantized now and owned by the open scope. */
 nib_tensor *nib_module_weight(nib_module *module);
 
+/* One float as a 0-dim tensor; caller owns. */
+nib_tensor *nib_scale_tensor(nib_ctx *ctx, nib_dtype dtype, float value);
+
 /* A scale's value, and a new one, rounded to its dtype. */
 float nib_module_scale(const nib_module *module, const char *name);
 nib_status nib_module_set_scale(nib_module *module, const char *name, float scale);

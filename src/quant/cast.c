@@ -5,17 +5,55 @@
 
 #include "base/error.h"
 #include "quant/codes.h"
+#include "quant/layouts.h"
+#include "quant/scheme.h"
+#include "tensor/context.h"
 #include "tensor/dtype.h"
 
 static bool is_wide(nib_dtype dtype) {
     return dtype == NIB_F32 || dtype == NIB_F16 || dtype == NIB_BF16;
 }
 
+static void round_all(float *values, int64_t count, nib_dtype dtype) {
+    for (int64_t i = 0; values && i < count; i++) values[i] = nib_round_to(values[i], dtype);
+}
+
+/* The same codes; what has the weight's dtype, scales and shifts as a rule, is rounded to the
+ * other. */
+static nib_tensor *cast_quantized(const nib_tensor *t, nib_dtype dtype) {
+    const nib_dtype old = t->desc.math;
+    nib_codes codes;
+    if (!is_wide(dtype))
+        return NIB_RAISE_NULL(NIB_E_DTYPE, "a quantized weight is not cast to %s",
+                              nib_dtype_name(dtype));
+    if (dtype == old) return nib_tensor_retain(t);
+    NIB_TRY_NULL(nib_unpack_rows(t, 0, t->desc.rows, &codes));
+    codes.desc.shape = t->desc.shape;
+    codes.desc.math = dtype;
+    const int64_t blocks = nib_qdesc_blocks(&codes.desc);
+    if (codes.desc.scale_dtype == old) {
+        codes.desc.scale_dtype = dtype;
+        round_all(codes.scale, blocks, dtype);
+    }
+    if (codes.zero && codes.desc.zero_dtype == old) {
+        codes.desc.zero_dtype = dtype;
+        round_all(codes.zero, blocks, dtype);
+    }
+    const nib_layout *layout =
+        t->layout->holds(&codes.desc) ? t->layout : nib_layout_for(&codes.desc);
+    nib_tensor *made = layout ? nib_pack_tensor(t->ctx, layout, &codes) : NULL;
+    nib_codes_free(nib_ctx_mem(t->ctx), &codes);
+    if (made) made->act = t->act;
+    if (made && t->config && !(made->config = nib_config_copy(t->config))) {
+        nib_tensor_free(made);
+        return NULL;
+    }
+    return made;
+}
+
 nib_tensor *nib_tensor_cast(const nib_tensor *t, nib_dtype dtype) {
     enum { RUN = 1024 };
-    if (t->layout)
-        return NIB_RAISE_NULL(NIB_E_UNSUPPORTED, "codes (%s) are not cast; dequantize them first",
-                              t->layout->name);
+    if (t->layout) return cast_quantized(t, dtype);
     if (t->dtype == dtype || !nib_dtype_is_float(t->dtype)) return nib_tensor_retain(t);
     if (!is_wide(t->dtype) || !is_wide(dtype) || !nib_tensor_contiguous(t))
         return NIB_RAISE_NULL(NIB_E_DTYPE,
