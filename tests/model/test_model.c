@@ -48,7 +48,7 @@ TEST(a_config_that_is_wrong_is_one_error_that_names_file_and_key) {
     } bad[] = {
         {"llama_gqa_bf16", "{\"model_type\":\"-\"}", NIB_E_FORMAT, "\"model_type\" is missing", ""},
         {"llama_gqa_bf16", "{\"model_type\":\"bert\"}", NIB_E_UNSUPPORTED,
-         "known are llama, mistral, qwen2, qwen3, opt", ""},
+         "known are llama, mistral, qwen2, qwen3, opt, bloom, gpt2", ""},
         {"llama_gqa_bf16", "{\"model_type\":7}", NIB_E_FORMAT, "\"model_type\" is not a string",
          ""},
         {"llama_gqa_bf16", "{\"hidden_size\":\"-\"}", NIB_E_FORMAT, "\"hidden_size\" is missing",
@@ -157,6 +157,40 @@ TEST(a_config_that_is_wrong_is_one_error_that_names_file_and_key) {
          "there is no tensor", "model.decoder.final_layer_norm.weight"},
         {"opt_trunk_names", "{\"num_hidden_layers\":3}", NIB_E_FORMAT, "there is no tensor",
          "decoder.layers.2.self_attn.k_proj.bias"},
+        {"gpt2_inner", "{\"n_embd\":\"-\"}", NIB_E_FORMAT, "\"n_embd\" is missing", ""},
+        {"gpt2_inner", "{\"n_head\":3}", NIB_E_FORMAT,
+         "\"n_embd\" is 32, no multiple of \"n_head\", 3", ""},
+        {"gpt2_inner", "{\"n_inner\":0}", NIB_E_FORMAT, "\"n_inner\" is 0", ""},
+        {"gpt2_inner", "{\"layer_norm_epsilon\":2}", NIB_E_FORMAT,
+         "\"layer_norm_epsilon\" is 2, which is not from 0 to 1", ""},
+        {"gpt2_inner", "{\"activation_function\":\"mish\"}", NIB_E_UNSUPPORTED, "\"mish\"", ""},
+        {"gpt2_inner", "{\"add_cross_attention\":true}", NIB_E_UNSUPPORTED,
+         "\"add_cross_attention\" is true", ""},
+        {"gpt2_inner", "{\"scale_attn_weights\":\"yes\"}", NIB_E_FORMAT, "not true or false", ""},
+        {"gpt2_inner", "{\"n_positions\":64}", NIB_E_FORMAT,
+         "is [320, 32] but config.json asks for [64, 32]", "transformer.wpe.weight"},
+        {"gpt2_inner", "{\"n_inner\":null}", NIB_E_FORMAT,
+         "transformer.h.0.mlp.c_fc.bias is [48] but config.json asks for [128]",
+         "transformer.h.0.mlp.c_fc.bias"},
+        {"gpt2_inner", "{\"n_layer\":1}", NIB_E_FORMAT, "\"num_hidden_layers\" is 1",
+         "transformer.h.1.ln_1.weight"},
+        {"gpt2_trunk_names", "{\"n_layer\":3}", NIB_E_FORMAT, "there is no tensor",
+         "h.2.ln_1.weight"},
+        {"gpt2_inner", "{\"tie_word_embeddings\":false}", NIB_E_FORMAT,
+         "\"tie_word_embeddings\" is not true", "lm_head.weight"},
+        {"bloom_trunk_names", "{\"hidden_size\":\"-\"}", NIB_E_FORMAT, "\"n_embed\" is missing",
+         ""},
+        {"bloom_trunk_names", "{\"n_head\":5}", NIB_E_FORMAT,
+         "\"hidden_size\" is 32, no multiple of \"n_head\", 5", ""},
+        {"bloom_trunk_names", "{\"n_layer\":0}", NIB_E_FORMAT, "\"n_layer\" is 0", ""},
+        {"bloom_trunk_names", "{\"apply_residual_connection_post_layernorm\":0}", NIB_E_FORMAT,
+         "not true or false", ""},
+        {"bloom_trunk_names", "{\"vocab_size\":63}", NIB_E_FORMAT,
+         "is [64, 32] but config.json asks for [63, 32]", "word_embeddings.weight"},
+        {"bloom_trunk_names", "{\"n_layer\":1}", NIB_E_FORMAT, "\"num_hidden_layers\" is 1",
+         "h.1.input_layernorm.weight"},
+        {"bloom_six_heads", "{\"n_layer\":3}", NIB_E_FORMAT, "there is no tensor",
+         "transformer.h.2.input_layernorm.weight"},
         {"llama_gqa_bf16", "{\"model_type\":\"qwen3\",\"head_dim\":8}", NIB_E_FORMAT,
          "there is no tensor", "model.layers.0.self_attn.q_norm.weight"},
     };
@@ -220,10 +254,13 @@ TEST(loading_survives_any_failing_call_or_allocation) {
     snprintf(paths[2], sizeof paths[2], "%s", folder);
     static const nib_status ends[] = {NIB_OK, NIB_E_IO, NIB_E_FORMAT};
     mkdir(paths[0], 0700);
-    patched(paths[0], "llama_gqa_bf16", "{}");
+    static const char *const cases[] = {"llama_gqa_bf16", "opt_norm_after_projected", "gpt2_inner",
+                                        "bloom_trunk_names"};
     nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1});
     const size_t used = nib_mem_used(&ctx->mem);
-    for (int i = 0; i < 3; i++)
+    for (int c = 0; c < 6; c++) {
+        const int i = c < 4 ? 0 : c - 3; /* each case loads, other paths fail */
+        if (i == 0) patched(paths[0], cases[c], "{}");
         for (int memory = 0; memory < 2; memory++)
             for (long n = 0;; n++) {
                 if (memory)
@@ -241,6 +278,7 @@ TEST(loading_survives_any_failing_call_or_allocation) {
                 CHECK_INT(status, !did_fail ? ends[i] : memory ? NIB_E_MEMORY : NIB_E_IO);
                 if (!did_fail) break;
             }
+    }
     nib_ctx_free(ctx);
     test_folder_remove(folder);
 }

@@ -229,6 +229,42 @@ TEST(asking_for_a_tied_head_unties_it_and_says_so_in_the_config) {
     test_folder_remove(folder);
 }
 
+TEST(linears_that_lie_across_are_quantized_by_output_in_the_native_format_only) {
+    NEEDS_SCHEME("int8_weight_only");
+    static const char gpt2[] = "tests/golden/model/gpt2_inner";
+    TEST_FOLDER(folder);
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    const nib_status status = quantize(ctx, gpt2, IN(folder, "q"), "int8_weight_only", NULL,
+                                       &(nib_file_options){.format = "torchao"});
+    CHECK_INT(status, NIB_E_ARGUMENT);
+    CHECK(strstr(nib_last_error()->what, "[96, 32], a Conv1D, which its library leaves float; "
+                                         "formats that can: native"));
+    CHECK_OK(
+        quantize(ctx, gpt2, IN(folder, "q"), "int8_weight_only", NULL, &(nib_file_options){0}));
+    /* A row is an output: its largest weight, of a column of the file, has the largest code. */
+    nib_checkpoint *from = nib_checkpoint_open(NULL, gpt2),
+                   *to = nib_checkpoint_open(NULL, IN(folder, "q"));
+    CHECK_MADE(from);
+    CHECK_MADE(to);
+    const nib_checkpoint_tensor *w = nib_checkpoint_find(from, "transformer.h.0.mlp.c_fc.weight");
+    const nib_checkpoint_tensor *codes =
+        nib_checkpoint_find(to, "transformer.h.0.mlp.c_fc.weight.qdata");
+    CHECK(w && w->entry->dtype == NIB_BF16);
+    CHECK(codes && codes->entry->shape.dim[0] == 48 && codes->entry->shape.dim[1] == 32);
+    const uint16_t *bf16 = nib_checkpoint_data(from, w);
+    const int8_t *q = nib_checkpoint_data(to, codes);
+    for (int n = 0; n < 48; n++) {
+        int most = 0;
+        for (int k = 1; k < 32; k++)
+            if ((bf16[k * 48 + n] & 0x7fff) > (bf16[most * 48 + n] & 0x7fff)) most = k;
+        CHECK(abs(q[n * 32 + most]) >= 126);
+    }
+    nib_checkpoint_close(from);
+    nib_checkpoint_close(to);
+    nib_ctx_free(ctx);
+    test_folder_remove(folder);
+}
+
 TESTS(
     RUNS(every_scheme_gives_a_checkpoint_that_verifies_and_the_same_bytes_at_any_thread_count),
     RUNS(verify_names_file_tensor_and_byte_of_the_first_difference),
@@ -237,4 +273,5 @@ TESTS(
     RUNS(a_killed_run_leaves_its_partial_folder_and_resuming_gives_the_bytes_of_an_undisturbed_one),
     RUNS(what_is_quantized_already_or_matches_nothing_is_refused_before_work),
     RUNS(values_that_are_not_finite_are_an_error_or_kept_or_made_zero),
+    RUNS(linears_that_lie_across_are_quantized_by_output_in_the_native_format_only),
     RUNS(asking_for_a_tied_head_unties_it_and_says_so_in_the_config))

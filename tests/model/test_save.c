@@ -100,6 +100,41 @@ TEST(a_model_quantized_in_memory_is_saved_as_the_file_to_file_path_writes_it) {
     }
 }
 
+TEST(every_family_is_quantized_alike_in_memory_and_in_files) {
+    static const char *const cases[] = {
+        "opt_norm_after_projected", "opt_trunk_names",   "gpt2_trunk_names",         "gpt2_inner",
+        "gpt2_unscaled_untied",     "bloom_trunk_names", "bloom_residual_after_norm"};
+    static const char *const schemes[] = {"int8_weight_only", "int4_weight_only:group_size=32",
+                                          "qint4", "int8_dynamic_activation_int8_weight"};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases * 4; i++) {
+        nib_config *config = nib_config_parse(schemes[i % 4]);
+        if (!config) continue; /* a build without that scheme */
+        TEST_FOLDER(dir);
+        char source[256];
+        snprintf(source, sizeof source, GOLDEN "%s", cases[i / 4]);
+        const nib_select select = {.leave_unfit = true, .head = i % 3 == 0};
+        const nib_rule rule = {"*", config};
+        nib_report report = {0};
+        nib_select reported = select;
+        reported.report = &report;
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+        nib_model *model = nib_model_load(ctx, source, NULL);
+        CHECK_MADE(model);
+        CHECK_OK(nib_quantize(nib_model_root(model), config, &select));
+        CHECK_OK(nib_model_save(model, IN(dir, "saved"), NULL));
+        CHECK_OK(nib_quantize_file(ctx, source, IN(dir, "filed"), &rule, 1, &reported, NULL));
+        CHECK(report.quantized >= 6);
+        CHECK(unlink(IN(IN(dir, "filed"), "quant_report.json")) == 0);
+        same_folder(state_, IN(dir, "saved"), IN(dir, "filed"));
+        same_logits(state_, ctx, model, IN(dir, "filed"));
+        CHECK_OK(nib_verify_file(ctx, IN(dir, "saved"), source, NULL));
+        nib_model_free(model);
+        nib_ctx_free(ctx);
+        nib_config_free(config);
+        test_folder_remove(dir);
+    }
+}
+
 TEST(a_float_model_of_every_kind_is_saved_to_the_byte_as_it_was_loaded) {
     for (int c = 0; c < GOLDEN_CASES; c++) {
         TEST_FOLDER(dir);
@@ -218,6 +253,7 @@ TEST(what_cannot_be_saved_is_refused_and_nothing_is_written) {
 }
 
 TESTS(RUNS(a_model_quantized_in_memory_is_saved_as_the_file_to_file_path_writes_it),
+      RUNS(every_family_is_quantized_alike_in_memory_and_in_files),
       RUNS(a_float_model_of_every_kind_is_saved_to_the_byte_as_it_was_loaded),
       RUNS(a_tied_head_that_was_quantized_is_untied_whichever_name_the_file_has),
       RUNS(floats_loaded_in_another_dtype_are_saved_in_it_and_the_config_says_so),

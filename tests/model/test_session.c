@@ -11,8 +11,9 @@
 
 /* Cases that between them use every part of the forward pass. */
 static const char *const samples[] = {
-    "llama_gqa_bf16",    "llama_attention_bias", "llama_rope_llama3",       "mistral_window",
-    "qwen2_layer_types", "qwen3_qk_norm",        "opt_norm_after_projected"};
+    "llama_gqa_bf16",           "llama_attention_bias", "llama_rope_llama3",
+    "mistral_window",           "qwen2_layer_types",    "qwen3_qk_norm",
+    "opt_norm_after_projected", "gpt2_inner",           "bloom_six_heads"};
 enum { SAMPLES = sizeof samples / sizeof *samples, LONG = 300, NEW = 8, MAX_V = 64 };
 
 /* A prompt longer than one chunk and several attention blocks. */

@@ -83,16 +83,20 @@ TEST(attention_equals_softmax_in_double_and_its_bits_do_not_hang_on_chunks_or_th
         nib_tensor *q = random_tensor(ctx, &seed, SHAPE2(T, H * D)),
                    *k = random_tensor(ctx, &seed, SHAPE3(HK, T, D)),
                    *v = random_tensor(ctx, &seed, SHAPE3(HK, T, D));
-        nib_tensor *y = nib_attention(q, k, v, H, 0, windows[w], 0.35);
+        static const float lean[H] = {0.5f, 0.25f, 0.125f, 2.0f};
+        nib_tensor *slopes =
+            w % 2 ? nib_scope_own(ctx, nib_tensor_wrap(ctx, NIB_F32, SHAPE1(H), lean, NULL, NULL))
+                  : NIB_NONE;
+        nib_tensor *y = nib_attention_alibi(q, k, v, slopes, H, 0, windows[w], 0.35);
         uint64_t again = start_seed;
         nib_tensor *q2 = random_tensor(many, &again, SHAPE2(T, H * D));
-        nib_tensor *y2 = nib_attention(q2, k, v, H, 0, windows[w], 0.35);
+        nib_tensor *y2 = nib_attention_alibi(q2, k, v, slopes, H, 0, windows[w], 0.35);
         CHECK_MADE(y);
         CHECK_MADE(y2);
         CHECK_BYTES(nib_tensor_data(y2), nib_tensor_data(y), T * H * D * sizeof(float));
         for (int64_t m = 0; m < T; m += 7) { /* one row by itself: the same bits */
             nib_tensor *row = nib_scope_own(ctx, nib_tensor_slice(q, 0, m, 1));
-            nib_tensor *one = nib_attention(row, k, v, H, m, windows[w], 0.35);
+            nib_tensor *one = nib_attention_alibi(row, k, v, slopes, H, m, windows[w], 0.35);
             CHECK_MADE(one);
             CHECK_BYTES(nib_tensor_data(one), (const float *)nib_tensor_data(y) + m * H * D,
                         H * D * sizeof(float));
@@ -105,7 +109,8 @@ TEST(attention_equals_softmax_in_double_and_its_bits_do_not_hang_on_chunks_or_th
                 for (int64_t t = first; t <= m; t++) {
                     double dot = 0;
                     for (int i = 0; i < D; i++) dot += (double)qd[i] * (double)kd[t * D + i];
-                    const double p = exp(dot * 0.35);
+                    const double p =
+                        exp(dot * 0.35 + (w % 2 ? (double)lean[h] * (double)(t - m) : 0));
                     sum += p;
                     for (int i = 0; i < D; i++) out[i] += p * (double)vd[t * D + i];
                 }
@@ -117,6 +122,38 @@ TEST(attention_equals_softmax_in_double_and_its_bits_do_not_hang_on_chunks_or_th
         nib_ctx_free(many);
         nib_ctx_free(ctx);
     }
+}
+
+TEST(a_fused_projection_is_split_in_blocks_or_per_head) {
+    enum { M = 3, HEADS = 2, W = 4, D = HEADS * W };
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_tensor *x = nib_scope_own(ctx, nib_tensor_new(ctx, NIB_F32, SHAPE2(M, 3 * D))), *out[3];
+    float *data = nib_tensor_data_mut(x);
+    for (int i = 0; i < M * 3 * D; i++) data[i] = (float)i;
+    for (int per_head = 0; per_head < 2; per_head++) {
+        CHECK_OK(nib_split_qkv(x, HEADS, per_head, out));
+        for (int i = 0; i < 3; i++)
+            for (int m = 0; m < M; m++)
+                for (int c = 0; c < D; c++) {
+                    const int at = per_head ? c / W * 3 * W + i * W + c % W : i * D + c;
+                    CHECK_NEAR(((const float *)nib_tensor_data(out[i]))[m * D + c], m * 3 * D + at,
+                               0);
+                }
+    }
+    CHECK_FAILS(nib_split_qkv(x, 5, true, out), NIB_E_SHAPE, "want three times 5 heads");
+    CHECK(!out[0] && !out[1] && !out[2]);
+    nib_ctx_free(ctx);
+}
+
+TEST(slopes_of_another_number_of_heads_are_refused) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    uint64_t seed = 1;
+    nib_tensor *q = random_tensor(ctx, &seed, SHAPE2(1, 16)),
+               *k = random_tensor(ctx, &seed, SHAPE3(2, 4, 8)),
+               *slopes = random_tensor(ctx, &seed, SHAPE1(3));
+    CHECK(!nib_attention_alibi(q, k, k, slopes, 2, 0, 0, 1));
+    CHECK(strstr(nib_last_error()->what, "slopes are [3] for 2 heads"));
+    nib_ctx_free(ctx);
 }
 
 TEST(rope_turns_the_halves_of_each_head_and_keeps_their_length) {
@@ -227,6 +264,8 @@ TEST(every_op_states_its_schema_and_is_found_by_name) {
 TESTS(RUNS(linear_is_one_chain_of_fma_for_each_output_then_the_bias),
       RUNS(fused_products_have_the_bits_of_the_ops_one_by_one),
       RUNS(attention_equals_softmax_in_double_and_its_bits_do_not_hang_on_chunks_or_threads),
+      RUNS(a_fused_projection_is_split_in_blocks_or_per_head),
+      RUNS(slopes_of_another_number_of_heads_are_refused),
       RUNS(rope_turns_the_halves_of_each_head_and_keeps_their_length),
       RUNS(wrong_shapes_are_named_and_a_failed_chain_keeps_its_cause),
       RUNS(a_mode_sees_answers_and_replaces_and_is_off_inside_itself),

@@ -111,6 +111,15 @@ TEST(what_is_appended_comes_back_within_half_a_step) {
     }
 }
 
+/* Slopes of ALiBi, one a head. */
+#define SLOPE(h) ldexpf(1, -(int)(h)-1)
+static nib_tensor *slopes_of(nib_ctx *ctx) {
+    nib_tensor *t = nib_scope_own(ctx, nib_tensor_new(ctx, NIB_F32, (nib_shape){1, {H}}));
+    float *data = nib_tensor_data_mut(t);
+    for (int h = 0; h < H; h++) data[h] = SLOPE(h);
+    return t;
+}
+
 /* The steps of queries are 2^-14 of the largest, those of weights 2^-15: with scores below 10 and
  * values below 2 that is well within 2e-3; a wrong lane or scale is off by a hundred times that. */
 TEST(attention_over_codes_equals_softmax_in_double) {
@@ -120,7 +129,9 @@ TEST(attention_over_codes_equals_softmax_in_double) {
         for (int w = 0; w < 4; w++) {
             const int64_t d = w % 2 ? 40 : 80, T = 150, room = 192;
             const setting s = set_up(state_, kind, 2, T, d, 150);
-            const nib_tensor *y = nib_attention(s.q, s.k, s.v, H, 0, windows[w], 0.35);
+            const nib_tensor *slopes = w % 2 ? slopes_of(s.ctx) : NIB_NONE; /* ALiBi */
+            const nib_tensor *y =
+                nib_attention_alibi(s.q, s.k, s.v, slopes, H, 0, windows[w], 0.35);
             CHECK_MADE(y);
             const float *k = nib_tensor_data(nib_scope_own(s.ctx, nib_dequantize_tensor(s.k)));
             const float *v = nib_tensor_data(nib_scope_own(s.ctx, nib_dequantize_tensor(s.v)));
@@ -135,7 +146,8 @@ TEST(attention_over_codes_equals_softmax_in_double) {
                         double score = 0;
                         for (int64_t i = 0; i < d; i++)
                             score += (double)q[i] * (double)k[(kv + t) * d + i];
-                        const double p = exp(score * 0.35);
+                        const double lean = w % 2 ? (double)SLOPE(h) * (double)(t - m) : 0;
+                        const double p = exp(score * 0.35 + lean);
                         sum += p;
                         for (int64_t i = 0; i < d; i++) out[i] += p * (double)v[(kv + t) * d + i];
                     }
@@ -151,14 +163,16 @@ TEST(bits_do_not_hang_on_threads_rows_or_how_tokens_were_appended) {
     FOR_KINDS(kind) {
         const int64_t T = 2048 + 150, d = 16;
         const setting one = set_up(state_, kind, 1, T, d, T);
-        const nib_tensor *all = nib_attention(one.q, one.k, one.v, H, 0, 0, 0.35);
+        const nib_tensor *all =
+            nib_attention_alibi(one.q, one.k, one.v, slopes_of(one.ctx), H, 0, 0, 0.35);
         CHECK_MADE(all);
         for (int threads = 1; threads <= 4; threads += 3) {
             const setting s = set_up(state_, kind, threads, T, d, 100);
             for (int64_t m = 0; m < T; m += 171) {
                 const int64_t n = m % 2 ? 1 : 5, start = m + n < T ? m : T - n;
                 nib_tensor *q = nib_scope_own(s.ctx, nib_tensor_slice(s.q, 0, start, n));
-                const nib_tensor *y = nib_attention(q, s.k, s.v, H, start, 0, 0.35);
+                const nib_tensor *y =
+                    nib_attention_alibi(q, s.k, s.v, slopes_of(s.ctx), H, start, 0, 0.35);
                 CHECK_MADE(y);
                 CHECK_BYTES(nib_tensor_data(y), (const float *)nib_tensor_data(all) + start * H * d,
                             (size_t)(n * H * d) * sizeof(float));
