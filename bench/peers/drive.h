@@ -10,10 +10,8 @@
 #ifndef DRIVE_H
 #define DRIVE_H
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
+
+#include "drive_clock.h"
 
 enum { DRIVE_ROTATED = 8 };
 
@@ -32,17 +30,6 @@ static inline int64_t drive_copies(const drive *d) { return 2 + 272000000 / d->b
 static void drive_start(drive *d); /* sets bytes, copies, note */
 static void drive_threads(int threads);
 static int64_t drive_batch(drive *d, int64_t M); /* some products, one after another; -> how many */
-
-static inline double drive_now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static inline void drive_fail(const char *what) {
-    fprintf(stderr, "%s\n", what);
-    exit(1);
-}
 
 /* Numbers as weights and inputs have them, the same in every driver: sums of four uniform ones. */
 static inline void drive_fill(float *x, size_t n, float size) {
