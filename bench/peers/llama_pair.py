@@ -88,7 +88,7 @@ def main():
         return llama(options.gguf)
     room = tempfile.TemporaryDirectory()
     driver = os.path.join(room.name, "drive_model")
-    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libpcre2-8", "libutf8proc", "nettle"],
+    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libpcre2-8", "libutf8proc", "nettle", "zlib"],
                                capture_output=True, text=True, check=True).stdout.split()
     subprocess.run([os.environ.get("CC", "cc"), "-O2", "-D_GNU_SOURCE", f"-I{ROOT}/include", "-o", driver,
                     os.path.join(ROOT, "bench/peers/drive_model.c"), os.path.join(options.build, "libnibble.a"),
