@@ -195,6 +195,38 @@ CALL(nib_conv1d_new, !nib_conv1d_new(NULL, NULL, NULL, NULL) &&
 CALL(nib_conv2d_new, !nib_conv2d_new(NULL, NULL, NULL, NULL) &&
                          !nib_conv2d_new(ctx, NULL, NIB_NONE, NULL) &&
                          !nib_conv2d_new(ctx, NIB_NONE, NIB_NONE, NULL))
+CALL(nib_batch_norm1d_new,
+     !nib_batch_norm1d_new(NULL, NULL, NULL, NULL, NULL, NULL) &&
+         !nib_batch_norm1d_new(ctx, NIB_NONE, NIB_NONE, NULL, NIB_NONE, NULL) &&
+         !nib_batch_norm1d_new(ctx, NULL, NIB_NONE, NIB_NONE, NIB_NONE, NULL))
+CALL(nib_batch_norm2d_new,
+     !nib_batch_norm2d_new(NULL, NULL, NULL, NULL, NULL, NULL) &&
+         !nib_batch_norm2d_new(ctx, NIB_NONE, NIB_NONE, NIB_NONE, NULL, NULL) &&
+         !nib_batch_norm2d_new(ctx, NIB_NONE, NULL, NIB_NONE, NIB_NONE, NULL))
+CALL(nib_group_norm_new, !nib_group_norm_new(NULL, 1, NULL, NULL, 0) &&
+                             !nib_group_norm_new(ctx, 1, NULL, NIB_NONE, 0))
+CALL(nib_relu_new, !nib_relu_new(NULL))
+CALL(nib_relu6_new, !nib_relu6_new(NULL))
+CALL(nib_hardtanh_new, !nib_hardtanh_new(NULL, 0, 1))
+CALL(nib_leaky_relu_new, !nib_leaky_relu_new(NULL, 0))
+CALL(nib_elu_new, !nib_elu_new(NULL, 1))
+CALL(nib_gelu_new, !nib_gelu_new(NULL, true))
+CALL(nib_silu_new, !nib_silu_new(NULL))
+CALL(nib_tanh_new, !nib_tanh_new(NULL))
+CALL(nib_sigmoid_new, !nib_sigmoid_new(NULL))
+CALL(nib_hardswish_new, !nib_hardswish_new(NULL))
+CALL(nib_hardsigmoid_new, !nib_hardsigmoid_new(NULL))
+CALL(nib_softmax_new, !nib_softmax_new(NULL, 0))
+CALL(nib_max_pool2d_new, !nib_max_pool2d_new(NULL, NULL) && !nib_max_pool2d_new(ctx, NULL))
+CALL(nib_avg_pool2d_new, !nib_avg_pool2d_new(NULL, NULL) && !nib_avg_pool2d_new(ctx, NULL))
+CALL(nib_adaptive_avg_pool2d_new, !nib_adaptive_avg_pool2d_new(NULL, 1, 1))
+CALL(nib_dropout_new, !nib_dropout_new(NULL, 0.5))
+CALL(nib_flatten_new, !nib_flatten_new(NULL, 1, -1))
+CALL(nib_identity_new, !nib_identity_new(NULL))
+CALL(nib_multihead_attention_new,
+     !nib_multihead_attention_new(NULL, NULL, NULL, NULL, NULL) &&
+         !nib_multihead_attention_new(ctx, NULL, NIB_NONE, NULL, NULL) &&
+         !nib_multihead_attention_new(ctx, NIB_NONE, NIB_NONE, nib_relu_new(ctx), NULL))
 FREES(nib_module_set_head, nib_module_set_head(NULL, true))
 CALL(nib_module_is_head, !nib_module_is_head(NULL))
 
@@ -488,6 +520,28 @@ static const call calls[] = {
     ROW(nib_layer_norm_new),
     ROW(nib_conv1d_new),
     ROW(nib_conv2d_new),
+    ROW(nib_batch_norm1d_new),
+    ROW(nib_batch_norm2d_new),
+    ROW(nib_group_norm_new),
+    ROW(nib_relu_new),
+    ROW(nib_relu6_new),
+    ROW(nib_hardtanh_new),
+    ROW(nib_leaky_relu_new),
+    ROW(nib_elu_new),
+    ROW(nib_gelu_new),
+    ROW(nib_silu_new),
+    ROW(nib_tanh_new),
+    ROW(nib_sigmoid_new),
+    ROW(nib_hardswish_new),
+    ROW(nib_hardsigmoid_new),
+    ROW(nib_softmax_new),
+    ROW(nib_max_pool2d_new),
+    ROW(nib_avg_pool2d_new),
+    ROW(nib_adaptive_avg_pool2d_new),
+    ROW(nib_dropout_new),
+    ROW(nib_flatten_new),
+    ROW(nib_identity_new),
+    ROW(nib_multihead_attention_new),
     ROW(nib_module_set_head),
     ROW(nib_module_is_head),
     ROW(nib_compile),

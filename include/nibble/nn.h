@@ -175,6 +175,79 @@ nib_module *nib_conv1d_new(nib_ctx *ctx, nib_tensor *weight, nib_tensor *bias, c
 nib_module *nib_conv2d_new(nib_ctx *ctx, nib_tensor *weight, nib_tensor *bias, const nib_conv_options *options);
 extern const nib_module_kind nib_kind_conv1d, nib_kind_conv2d;
 
+/* Norms over a batch: weight and bias [C], or NIB_NONE; running_mean and running_var [C], which evaluation
+ * goes by and training moves, or NIB_NONE both: then every batch is its own measure. The buffer
+ * num_batches_tracked is made. NULL options: torch's defaults. x [N, C], [N, C, L]; 2d: [N, C, H, W]. */
+typedef struct nib_batch_norm_options {
+    size_t size;
+    double eps, momentum;              /* 0: 1e-5, 0.1 */
+    bool   cumulative;                 /* the mean over all batches: torch's momentum=None */
+} nib_batch_norm_options;
+nib_module *nib_batch_norm1d_new(nib_ctx *ctx, nib_tensor *weight, nib_tensor *bias, nib_tensor *running_mean,
+                                 nib_tensor *running_var, const nib_batch_norm_options *options);
+nib_module *nib_batch_norm2d_new(nib_ctx *ctx, nib_tensor *weight, nib_tensor *bias, nib_tensor *running_mean,
+                                 nib_tensor *running_var, const nib_batch_norm_options *options);
+nib_module *nib_group_norm_new(nib_ctx *ctx, int64_t groups, nib_tensor *weight, nib_tensor *bias, double eps);
+extern const nib_module_kind nib_kind_batch_norm1d, nib_kind_batch_norm2d, nib_kind_group_norm;
+
+/* Activations. */
+nib_module *nib_relu_new(nib_ctx *ctx);
+nib_module *nib_relu6_new(nib_ctx *ctx);
+nib_module *nib_hardtanh_new(nib_ctx *ctx, double low, double high);
+nib_module *nib_leaky_relu_new(nib_ctx *ctx, double slope);
+nib_module *nib_elu_new(nib_ctx *ctx, double alpha);
+nib_module *nib_gelu_new(nib_ctx *ctx, bool tanh); /* its approximation by tanh, or by erf */
+nib_module *nib_silu_new(nib_ctx *ctx);
+nib_module *nib_tanh_new(nib_ctx *ctx);
+nib_module *nib_sigmoid_new(nib_ctx *ctx);
+nib_module *nib_hardswish_new(nib_ctx *ctx);
+nib_module *nib_hardsigmoid_new(nib_ctx *ctx);
+nib_module *nib_softmax_new(nib_ctx *ctx, int dim); /* negative: from the end */
+extern const nib_module_kind nib_kind_relu, nib_kind_relu6, nib_kind_hardtanh, nib_kind_leaky_relu,
+    nib_kind_elu, nib_kind_gelu, nib_kind_silu, nib_kind_tanh, nib_kind_sigmoid, nib_kind_hardswish,
+    nib_kind_hardsigmoid, nib_kind_softmax;
+
+/* Pooling of x [N, C, H, W] or [C, H, W]. */
+typedef struct nib_pool_options {      /* rows first, columns second */
+    size_t  size;
+    int64_t kernel_size[2];            /* must be given; a second one that is 0: as the first */
+    int64_t stride[2];                 /* 0: kernel_size */
+    int64_t padding[2];
+    int64_t dilation[2];               /* MaxPool2d; 0: 1 */
+    bool    ceil_mode;                 /* a last window may hang over the edge */
+    bool    padding_left_out;          /* AvgPool2d: torch's count_include_pad=False */
+    int64_t divisor;                   /* AvgPool2d: torch's divisor_override; 0: none */
+} nib_pool_options;
+nib_module *nib_max_pool2d_new(nib_ctx *ctx, const nib_pool_options *options);
+nib_module *nib_avg_pool2d_new(nib_ctx *ctx, const nib_pool_options *options);
+nib_module *nib_adaptive_avg_pool2d_new(nib_ctx *ctx, int64_t rows, int64_t columns); /* 0: the input's */
+extern const nib_module_kind nib_kind_max_pool2d, nib_kind_avg_pool2d, nib_kind_adaptive_avg_pool2d;
+
+/* Leaves numbers out with probability p while the tree trains; the same ones on every machine, by the
+ * context's seed, the module's place among those made, and its calls so far. Else it does nothing. */
+nib_module *nib_dropout_new(nib_ctx *ctx, double p);
+nib_module *nib_flatten_new(nib_ctx *ctx, int start_dim, int end_dim); /* torch's: 1, -1 */
+nib_module *nib_identity_new(nib_ctx *ctx);
+extern const nib_module_kind nib_kind_dropout, nib_kind_flatten, nib_kind_identity;
+
+/* MultiheadAttention: in_proj_weight [3 E, E] (or NIB_NONE, and q_proj_weight, k_proj_weight,
+ * v_proj_weight set), in_proj_bias [3 E] or NIB_NONE, out_proj a Linear [E, E]; bias_k and bias_v
+ * [1, 1, E] may be set. Inputs of nib_module_forward_many, those after the query optional:
+ *   query [L, N, E] or [L, E], key and value [S, N, ...],
+ *   key_padding_mask [N, S], attn_mask [L, S] or [N heads, L, S]: f32 is added, bool true is left out
+ * The result is the attention's output; weights are not given out. A query that may see nothing gets
+ * zeros before out_proj. Dropout inside it is not there. */
+typedef struct nib_attention_options {
+    size_t  size;
+    int64_t num_heads;                 /* must be given */
+    bool    batch_first;               /* [N, L, E] */
+    bool    add_zero_attn;
+    bool    is_causal;                 /* row i sees keys up to i */
+} nib_attention_options;
+nib_module *nib_multihead_attention_new(nib_ctx *ctx, nib_tensor *in_proj_weight, nib_tensor *in_proj_bias,
+                                        nib_module *out_proj, const nib_attention_options *options);
+extern const nib_module_kind nib_kind_multihead_attention;
+
 /* One child after the other, in their order. Give it children with nib_module_append or _add. */
 nib_module *nib_sequential_new(nib_ctx *ctx);
 /* The same of modules at hand, which it owns; one of them NULL: passes the failure on. */

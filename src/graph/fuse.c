@@ -99,7 +99,10 @@ static void join_residual(fusing *f, int at) {
     if (f->gone[at] || n->args.op != &nib_op_add || n->args.attr[0].d != 1.0) return;
     const int a = sole_linear(f, n->in[0], at), b = sole_linear(f, n->in[1], at);
     const int linear = b > a ? b : a, residual = b > a ? n->in[0] : n->in[1];
-    if (linear == NIB_ABSENT) return;
+    const nib_value *values = f->g->values;
+    if (linear == NIB_ABSENT ||
+        !nib_shape_equal(&values[n->in[0]].shape, &values[n->in[1]].shape)) /* one is repeated */
+        return;
     const nib_node *l = &f->g->nodes[linear];
     const int in[] = {l->in[0], l->in[1], l->in[2], residual};
     f->gone[linear] = true;

@@ -33,13 +33,21 @@ nib_tensor *nib_layer_norm(const nib_tensor *x, const nib_tensor *weight, const 
 nib_tensor *nib_relu(const nib_tensor *x);
 nib_tensor *nib_gelu(const nib_tensor *x, bool by_tanh);
 nib_tensor *nib_silu(const nib_tensor *x);
+nib_tensor *nib_tanh(const nib_tensor *x);
+nib_tensor *nib_sigmoid(const nib_tensor *x);
+nib_tensor *nib_leaky_relu(const nib_tensor *x, double slope);
+nib_tensor *nib_hardtanh(const nib_tensor *x, double low, double high);
+nib_tensor *nib_elu(const nib_tensor *x, double alpha);
+nib_tensor *nib_hardsigmoid(const nib_tensor *x);
+nib_tensor *nib_hardswish(const nib_tensor *x);
 
 /* Convolution with zeros around, the input in `groups` that do not meet.
  *   x [N, C, H, W] or [C, H, W] f32, weight [Cout, C / groups, h, w] dense or quantized,
  *   bias [Cout] or NIB_NONE  ->  [N, Cout, OH, OW] or [Cout, OH, OW] f32
  * conv1d: the same of one dimension, the second one of the window. */
 typedef struct nib_window { /* rows first, columns second */
-    int64_t size[2], stride[2], padding[2], dilation[2]; /* size: the weight's, where there is one */
+    int64_t size[2], stride[2], padding[2],
+        dilation[2]; /* size: the weight's, where there is one */
 } nib_window;
 nib_tensor *nib_conv2d(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
                        const nib_window *window, int64_t groups);
@@ -50,8 +58,50 @@ nib_tensor *nib_conv1d(const nib_tensor *x, const nib_tensor *weight, const nib_
  * "reflect", "replicate", "circular". f32. */
 nib_tensor *nib_pad(const nib_tensor *x, const int64_t pad[4], const char *mode, double value);
 
-/* a + b, the same shape, f32. */
+/* f32, element by element; dimensions are matched from the last, one of length 1 is repeated. */
 nib_tensor *nib_add(const nib_tensor *a, const nib_tensor *b);
+nib_tensor *nib_sub(const nib_tensor *a, const nib_tensor *b);
+nib_tensor *nib_mul(const nib_tensor *a, const nib_tensor *b);
+nib_tensor *nib_div(const nib_tensor *a, const nib_tensor *b);
+
+/* The same elements in another shape, one of whose lengths may be -1; dimensions start .. end as
+ * one. Views of x, which is dequantized first where it is quantized. */
+nib_tensor *nib_reshape(const nib_tensor *x, const nib_shape *shape);
+nib_tensor *nib_flatten(const nib_tensor *x, int start, int end);
+/* Dimension i of the result is dims[i] of x; or two of them change places. Elements are moved. */
+nib_tensor *nib_permute(const nib_tensor *x, const int dims[]);
+nib_tensor *nib_transpose(const nib_tensor *x, int a, int b);
+
+/* exp(x) by its sum along one dimension, counted from the end where negative. */
+nib_tensor *nib_softmax(const nib_tensor *x, int dim);
+
+/* Attention of all rows to all keys, softmax(q k^T scale + mask) v. mask: NIB_NONE, f32 (added) or
+ * bool (what takes part), repeated to [..., L, S]; causal: row i sees keys up to i. scale 0: 1 /
+ * sqrt(E). query [..., L, E], key [..., S, E], value [..., S, V] f32  ->  [..., L, V] f32 */
+nib_tensor *nib_scaled_dot_product_attention(const nib_tensor *query, const nib_tensor *key,
+                                             const nib_tensor *value, const nib_tensor *mask,
+                                             bool causal, double scale);
+
+/* Each channel by its mean and variance, then times weight plus bias ([C] or NIB_NONE): those
+ * given, or while training the batch's, which then move the ones given (or NIB_NONE) by `momentum`.
+ *   x [N, C, ...] f32  ->  the same shape */
+nib_tensor *nib_batch_norm(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
+                           nib_tensor *mean, nib_tensor *variance, bool training, double momentum,
+                           double eps);
+/* Groups of C / groups neighbouring channels by their own mean and variance. */
+nib_tensor *nib_group_norm(const nib_tensor *x, int64_t groups, const nib_tensor *weight,
+                           const nib_tensor *bias, double eps);
+
+/* Pooling over the last two dimensions of x [N, C, H, W] or [C, H, W] f32. ceil: a last window may
+ * hang over the edge. divisor 0: as many as there are, padding among them if it counts. */
+nib_tensor *nib_max_pool2d(const nib_tensor *x, const nib_window *window, bool ceil);
+nib_tensor *nib_avg_pool2d(const nib_tensor *x, const nib_window *window, bool ceil,
+                           bool padding_counts, int64_t divisor);
+nib_tensor *nib_adaptive_avg_pool2d(const nib_tensor *x, int64_t rows, int64_t columns);
+
+/* While `train`: each number left out with probability p, the others times 1 / (1 - p), by the
+ * random numbers (seed, stream). */
+nib_tensor *nib_dropout(const nib_tensor *x, double p, bool train, uint64_t seed, uint64_t stream);
 
 /* Tensors one after another along the first dimension; the others are equal. At most
  * NIB_MAX_INPUTS, f32. */

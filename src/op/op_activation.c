@@ -1,4 +1,4 @@
-/* op_activation.c: relu, gelu and silu of every element. */
+/* op_activation.c: a function of every element. */
 #include <string.h>
 
 #include "base/error.h"
@@ -44,6 +44,20 @@ const nib_op nib_op_silu = {
     .schema = "aten::silu(Tensor self) -> Tensor",
 };
 
+const nib_op nib_op_tanh = {
+    .name = "tanh",
+    .nout = 1,
+    .shape = shape,
+    .schema = "aten::tanh(Tensor self) -> Tensor",
+};
+
+const nib_op nib_op_sigmoid = {
+    .name = "sigmoid",
+    .nout = 1,
+    .shape = shape,
+    .schema = "aten::sigmoid(Tensor self) -> Tensor",
+};
+
 /* -0 stays and NaN stays, as in ATen. */
 static void relu_f32(float *out, const float *x, size_t n) {
     for (size_t i = 0; i < n; i++) out[i] = x[i] < 0 ? 0 : x[i];
@@ -70,6 +84,12 @@ static nib_status run_relu(const nib_call_args *args) { return each(args, relu_f
 static nib_status run_silu(const nib_call_args *args) {
     return each(args, args->ctx->kernels.silu_f32);
 }
+static nib_status run_tanh(const nib_call_args *args) {
+    return each(args, args->ctx->kernels.tanh_f32);
+}
+static nib_status run_sigmoid(const nib_call_args *args) {
+    return each(args, args->ctx->kernels.sigmoid_f32);
+}
 static nib_status run_gelu(const nib_call_args *args) {
     const nib_kernels *k = &args->ctx->kernels;
     return each(args, strcmp(args->attr[0].s, "tanh") == 0 ? k->gelu_tanh_f32 : k->gelu_f32);
@@ -81,6 +101,10 @@ const nib_impl nib_impl_gelu_f32 = {
     .op = &nib_op_gelu, .device = "cpu", .layouts = "self:dense f32", .run = run_gelu};
 const nib_impl nib_impl_silu_f32 = {
     .op = &nib_op_silu, .device = "cpu", .layouts = "self:dense f32", .run = run_silu};
+const nib_impl nib_impl_tanh_f32 = {
+    .op = &nib_op_tanh, .device = "cpu", .layouts = "self:dense f32", .run = run_tanh};
+const nib_impl nib_impl_sigmoid_f32 = {
+    .op = &nib_op_sigmoid, .device = "cpu", .layouts = "self:dense f32", .run = run_sigmoid};
 
 nib_tensor *nib_relu(const nib_tensor *x) {
     return x ? nib_call_one(x->ctx, &nib_op_relu, 1, &x, 0, NULL) : NULL;
@@ -94,4 +118,12 @@ nib_tensor *nib_gelu(const nib_tensor *x, bool by_tanh) {
 
 nib_tensor *nib_silu(const nib_tensor *x) {
     return x ? nib_call_one(x->ctx, &nib_op_silu, 1, &x, 0, NULL) : NULL;
+}
+
+nib_tensor *nib_tanh(const nib_tensor *x) {
+    return x ? nib_call_one(x->ctx, &nib_op_tanh, 1, &x, 0, NULL) : NULL;
+}
+
+nib_tensor *nib_sigmoid(const nib_tensor *x) {
+    return x ? nib_call_one(x->ctx, &nib_op_sigmoid, 1, &x, 0, NULL) : NULL;
 }

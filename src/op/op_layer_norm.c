@@ -1,13 +1,10 @@
 /* op_layer_norm.c: mean and variance of the last dimensions taken out, then weight and bias.
  * Ba, Kiros and Hinton, "Layer Normalization", 2016. */
-#include "base/checked.h"
 #include "base/error.h"
 #include "base/parallel.h"
 #include "kernel/kernel.h"
 #include "op/calls.h"
-#include "quant/codes.h"
-#include "tensor/context.h"
-#include "tensor/dtype.h"
+#include "op/op_parameter.h"
 
 /* attr[0]: how many of the last dimensions normalized_shape names. */
 static bool ends_with(const nib_shape *shape, int dims, const nib_shape *last) {
@@ -66,48 +63,28 @@ static void rows(void *user, int64_t begin, int64_t end) {
                              n->eps);
 }
 
-static bool needs_widening(const nib_tensor *t) { return t != NIB_NONE && t->dtype != NIB_F32; }
-
-/* A parameter as floats; NULL where there is none. `room` is taken from when it must be widened. */
-static const float *floats_of(const nib_tensor *t, float **room, int64_t D) {
-    if (t == NIB_NONE) return NULL;
-    if (!needs_widening(t)) return nib_tensor_data(t);
-    float *out = *room;
-    *room += D;
-    nib_to_f32(t->dtype, out, nib_tensor_data(t), (size_t)D);
-    return out;
-}
-
 static nib_status run(const nib_call_args *args) {
     const nib_tensor *x = args->in[0], *w = args->in[1], *b = args->in[2];
     int64_t D = 1;
     for (int i = 0; i < args->attr[0].i; i++) D *= x->shape.dim[x->shape.ndim - 1 - i];
     if (D == 0) return NIB_OK;
-    float *room = NULL;
-    const int widened = needs_widening(w) + needs_widening(b);
-    if (widened) {
-        size_t size;
-        if (nib_mul_size((size_t)D, (size_t)widened * sizeof(float), &size))
-            return NIB_RAISE(NIB_E_MEMORY, "layer_norm: %lld columns overflow", (long long)D);
-        room = nib_ctx_workspace(args->ctx, size);
-        if (!room) return nib_last_error()->status;
-    }
+    const int64_t widened = nib_parameter_room(w, D) + nib_parameter_room(b, D);
+    float *room = widened ? nib_ctx_workspace(args->ctx, (size_t)widened * sizeof(float)) : NULL;
+    if (widened && !room) return nib_last_error()->status;
     norm n = {.k = &args->ctx->kernels,
               .x = nib_tensor_data(x),
               .y = nib_tensor_data_mut(args->out[0]),
               .eps = (float)args->attr[1].d,
               .D = D};
-    n.weight = floats_of(w, &room, D);
-    n.bias = floats_of(b, &room, D);
+    n.weight = nib_parameter_floats(w, &room, D);
+    n.bias = nib_parameter_floats(b, &room, D);
     nib_parallel_for(args->ctx->pool, nib_tensor_count(x) / D, 16, rows, &n);
     return NIB_OK;
 }
 
-static bool dense(const nib_tensor *t) {
-    return t == NIB_NONE || (!t->layout && nib_tensor_contiguous(t) &&
-                             (t->dtype == NIB_F32 || t->dtype == NIB_F16 || t->dtype == NIB_BF16));
+static bool accepts(const nib_call_args *args) {
+    return nib_parameter_dense(args->in[1]) && nib_parameter_dense(args->in[2]);
 }
-static bool accepts(const nib_call_args *args) { return dense(args->in[1]) && dense(args->in[2]); }
 
 const nib_impl nib_impl_layer_norm_f32 = {.op = &nib_op_layer_norm,
                                           .device = "cpu",

@@ -21,6 +21,7 @@ struct nib_ctx {
     nib_kernels kernels; /* for this machine, as far as the options allow */
     uint32_t features;   /* NIB_CPU_* that they may use */
     uint64_t seed;
+    uint64_t streams; /* of random numbers that were given out */
     void *user;
     void (*log)(void *user, int level, const char *message);
     bool (*progress)(void *user, const char *what, double done, double total);

@@ -1,0 +1,96 @@
+/* op_activation_more.c: functions of every element that are made of comparisons and few steps, each
+ * rounded as it is written. NaN stays NaN. */
+#include "base/error.h"
+#include "base/parallel.h"
+#include "kernel/kernel.h"
+#include "op/calls.h"
+#include "tensor/context.h"
+
+static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
+    NIB_TRY(nib_op_want_dense_f32(args->op, "self", args->in[0]));
+    *out = args->in[0]->shape;
+    *dtype = NIB_F32;
+    return NIB_OK;
+}
+
+#define OP(id, text)                                                                               \
+    const nib_op nib_op_##id = {.name = #id, .nout = 1, .shape = shape, .schema = text}
+OP(leaky_relu, "aten::leaky_relu(Tensor self, Scalar negative_slope=0.01) -> Tensor");
+OP(hardtanh, "aten::hardtanh(Tensor self, Scalar min_val=-1, Scalar max_val=1) -> Tensor");
+OP(elu, "aten::elu(Tensor self, Scalar alpha=1, Scalar scale=1, Scalar input_scale=1) -> Tensor");
+OP(hardsigmoid, "aten::hardsigmoid(Tensor self) -> Tensor");
+OP(hardswish, "aten::hardswish(Tensor self) -> Tensor");
+
+typedef struct elements {
+    const nib_kernels *k;
+    const float *x;
+    float *y, a, b, c; /* the op's numbers, in order */
+} elements;
+
+static float clamp(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
+
+static void leaky_relu(void *user, int64_t begin, int64_t end) {
+    const elements *e = user;
+    for (int64_t i = begin; i < end; i++) e->y[i] = e->x[i] > 0 ? e->x[i] : e->x[i] * e->a;
+}
+static void hardtanh(void *user, int64_t begin, int64_t end) {
+    const elements *e = user;
+    for (int64_t i = begin; i < end; i++) e->y[i] = clamp(e->x[i], e->a, e->b);
+}
+static void hardsigmoid(void *user, int64_t begin, int64_t end) {
+    const elements *e = user;
+    for (int64_t i = begin; i < end; i++) e->y[i] = clamp(e->x[i] + 3.0f, 0.0f, 6.0f) / 6.0f;
+}
+static void hardswish(void *user, int64_t begin, int64_t end) {
+    const elements *e = user;
+    for (int64_t i = begin; i < end; i++)
+        e->y[i] = e->x[i] * clamp(e->x[i] + 3.0f, 0.0f, 6.0f) / 6.0f;
+}
+/* Clevert, Unterthiner and Hochreiter, "Exponential Linear Units", 2015. */
+static void elu(void *user, int64_t begin, int64_t end) {
+    const elements *e = user;
+    for (int64_t i = begin; i < end; i++) e->y[i] = e->x[i] * e->c;
+    e->k->exp_f32(e->y + begin, e->y + begin, (size_t)(end - begin));
+    for (int64_t i = begin; i < end; i++)
+        e->y[i] = e->x[i] > 0 ? e->x[i] * e->b : (e->y[i] - 1.0f) * (e->a * e->b);
+}
+
+static nib_status each(const nib_call_args *args, void (*body)(void *, int64_t, int64_t)) {
+    elements e = {.k = &args->ctx->kernels,
+                  .x = nib_tensor_data(args->in[0]),
+                  .y = nib_tensor_data_mut(args->out[0]),
+                  .a = (float)args->attr[0].d,
+                  .b = (float)args->attr[1].d,
+                  .c = (float)args->attr[2].d};
+    nib_parallel_for(args->ctx->pool, nib_tensor_count(args->out[0]), 8192, body, &e);
+    return NIB_OK;
+}
+
+#define IMPL(id)                                                                                   \
+    static nib_status run_##id(const nib_call_args *args) { return each(args, id); }               \
+    const nib_impl nib_impl_##id##_f32 = {                                                         \
+        .op = &nib_op_##id, .device = "cpu", .layouts = "self:dense f32", .run = run_##id}
+IMPL(leaky_relu);
+IMPL(hardtanh);
+IMPL(elu);
+IMPL(hardsigmoid);
+IMPL(hardswish);
+
+static nib_tensor *call(const nib_tensor *x, const nib_op *op, int count, double a, double b,
+                        double c) {
+    if (!x) return NULL;
+    return nib_call_one(x->ctx, op, 1, &x, count, (nib_attr[]){{.d = a}, {.d = b}, {.d = c}});
+}
+nib_tensor *nib_leaky_relu(const nib_tensor *x, double slope) {
+    return call(x, &nib_op_leaky_relu, 1, slope, 0, 0);
+}
+nib_tensor *nib_hardtanh(const nib_tensor *x, double low, double high) {
+    return call(x, &nib_op_hardtanh, 2, low, high, 0);
+}
+nib_tensor *nib_elu(const nib_tensor *x, double alpha) {
+    return call(x, &nib_op_elu, 3, alpha, 1, 1);
+}
+nib_tensor *nib_hardsigmoid(const nib_tensor *x) {
+    return call(x, &nib_op_hardsigmoid, 0, 0, 0, 0);
+}
+nib_tensor *nib_hardswish(const nib_tensor *x) { return call(x, &nib_op_hardswish, 0, 0, 0, 0); }

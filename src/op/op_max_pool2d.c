@@ -1,0 +1,70 @@
+/* op_max_pool2d.c: the largest number of each window; padding holds none. A NaN wins. */
+#include <math.h>
+
+#include "base/parallel.h"
+#include "op/calls.h"
+#include "op/pool.h"
+#include "tensor/context.h"
+
+/* Attributes: kernel_size, stride, padding, dilation, two each, ceil_mode. */
+static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
+    const nib_window w = nib_pool_window(args, true);
+    *dtype = NIB_F32;
+    return nib_pool_shape(args, &w, args->attr[8].i != 0, out);
+}
+
+const nib_op nib_op_max_pool2d = {
+    .name = "max_pool2d",
+    .nout = 1,
+    .shape = shape,
+    .schema =
+        "aten::max_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, "
+        "int[2] dilation=1, bool ceil_mode=False) -> Tensor",
+};
+
+static void planes(void *user, int64_t begin, int64_t end) {
+    const nib_pool_job *j = user;
+    const nib_window *w = &j->w;
+    for (int64_t n = begin; n < end; n++) {
+        const float *x = j->x + n * j->H * j->W;
+        float *y = j->y + n * j->OH * j->OW;
+        for (int64_t o = 0; o < j->OH * j->OW; o++) {
+            const int64_t top = o / j->OW * w->stride[0] - w->padding[0],
+                          left = o % j->OW * w->stride[1] - w->padding[1];
+            float most = -INFINITY;
+            for (int64_t i = 0; i < w->size[0]; i++) {
+                const int64_t r = top + i * w->dilation[0];
+                if (r < 0 || r >= j->H) continue;
+                for (int64_t k = 0; k < w->size[1]; k++) {
+                    const int64_t c = left + k * w->dilation[1];
+                    if (c < 0 || c >= j->W) continue;
+                    const float v = x[r * j->W + c];
+                    if (v > most || v != v) most = v;
+                }
+            }
+            y[o] = most;
+        }
+    }
+}
+
+static nib_status run(const nib_call_args *args) {
+    nib_pool_job j = nib_pool_begin(args);
+    j.w = nib_pool_window(args, true);
+    nib_parallel_for(args->ctx->pool, j.planes, 1, planes, &j);
+    return NIB_OK;
+}
+
+const nib_impl nib_impl_max_pool2d_f32 = {
+    .op = &nib_op_max_pool2d, .device = "cpu", .layouts = "self:dense f32", .run = run};
+
+nib_tensor *nib_max_pool2d(const nib_tensor *x, const nib_window *w, bool ceil) {
+    if (!x) return NULL;
+    nib_attr attr[9] = {[8] = {.i = ceil}};
+    for (int i = 0; i < 2; i++) {
+        attr[i].i = w->size[i];
+        attr[2 + i].i = w->stride[i];
+        attr[4 + i].i = w->padding[i];
+        attr[6 + i].i = w->dilation[i];
+    }
+    return nib_call_one(x->ctx, &nib_op_max_pool2d, 1, &x, 9, attr);
+}

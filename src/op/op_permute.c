@@ -1,0 +1,108 @@
+/* op_permute.c: dimensions in another order, the elements moved along: what follows reads them one
+ * after the other. */
+#include <string.h>
+
+#include "base/error.h"
+#include "base/parallel.h"
+#include "op/calls.h"
+#include "tensor/context.h"
+
+/* Attributes: where each dimension of the result comes from; as many as there are dimensions. */
+static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
+    const nib_tensor *x = args->in[0];
+    NIB_TRY(nib_op_want_dense_f32(args->op, "self", x));
+    const int n = x->shape.ndim;
+    bool seen[NIB_MAX_DIMS] = {0};
+    bool valid = args->nattr == n;
+    for (int i = 0; i < n && valid; i++) {
+        const int64_t from = args->attr[i].i;
+        valid = from >= 0 && from < n && !seen[from];
+        if (valid) seen[from] = true;
+        if (valid) out->dim[i] = x->shape.dim[from];
+    }
+    if (!valid) return NIB_RAISE(NIB_E_ARGUMENT, "permute: want each of %d dimensions once", n);
+    out->ndim = n;
+    *dtype = NIB_F32;
+    return NIB_OK;
+}
+
+const nib_op nib_op_permute = {
+    .name = "permute",
+    .nout = 1,
+    .shape = shape,
+    .schema = "aten::permute(Tensor self, int[] dims) -> Tensor",
+};
+
+typedef struct job {
+    const float *x;
+    float *y;
+    int ndim;
+    int64_t length[NIB_MAX_DIMS], step[NIB_MAX_DIMS]; /* of the result, in elements of x */
+} job;
+
+static void rows(void *user, int64_t begin, int64_t end) {
+    const job *j = user;
+    const int last = j->ndim - 1;
+    const int64_t n = j->length[last], step = j->step[last];
+    for (int64_t r = begin; r < end; r++) {
+        int64_t at = r, from = 0;
+        for (int i = last - 1; i >= 0; i--) {
+            from += at % j->length[i] * j->step[i];
+            at /= j->length[i];
+        }
+        const float *x = j->x + from;
+        float *y = j->y + r * n;
+        if (step == 1)
+            memcpy(y, x, (size_t)n * sizeof *y);
+        else
+            for (int64_t i = 0; i < n; i++) y[i] = x[i * step];
+    }
+}
+
+static nib_status run(const nib_call_args *args) {
+    const nib_tensor *x = args->in[0];
+    const int64_t count = nib_tensor_count(x);
+    job j = {
+        .x = nib_tensor_data(x), .y = nib_tensor_data_mut(args->out[0]), .ndim = x->shape.ndim};
+    if (!count) return NIB_OK;
+    if (!j.ndim) {
+        *j.y = *j.x;
+        return NIB_OK;
+    }
+    int64_t stride[NIB_MAX_DIMS], product = 1;
+    for (int i = j.ndim - 1; i >= 0; i--) {
+        stride[i] = product;
+        product *= x->shape.dim[i];
+    }
+    for (int i = 0; i < j.ndim; i++) {
+        j.length[i] = args->out[0]->shape.dim[i];
+        j.step[i] = stride[args->attr[i].i];
+    }
+    const int64_t n = j.length[j.ndim - 1];
+    nib_parallel_for(args->ctx->pool, count / n, 1 + 4096 / n, rows, &j);
+    return NIB_OK;
+}
+
+const nib_impl nib_impl_permute_f32 = {
+    .op = &nib_op_permute, .device = "cpu", .layouts = "self:dense f32", .run = run};
+
+nib_tensor *nib_permute(const nib_tensor *x, const int dims[]) {
+    if (!x) return NULL;
+    nib_attr attr[NIB_MAX_DIMS];
+    for (int i = 0; i < x->shape.ndim; i++)
+        attr[i].i = dims[i] < 0 ? dims[i] + x->shape.ndim : dims[i];
+    return nib_call_one(x->ctx, &nib_op_permute, 1, &x, x->shape.ndim, attr);
+}
+
+nib_tensor *nib_transpose(const nib_tensor *x, int a, int b) {
+    if (!x) return NULL;
+    const int n = x->shape.ndim;
+    int dims[NIB_MAX_DIMS];
+    if (a < -n || a >= n || b < -n || b >= n)
+        return NIB_RAISE_NULL(NIB_E_ARGUMENT, "transpose of dimensions %d and %d, tensor has %d", a,
+                              b, n);
+    for (int i = 0; i < n; i++) dims[i] = i;
+    dims[a < 0 ? a + n : a] = b < 0 ? b + n : b;
+    dims[b < 0 ? b + n : b] = a < 0 ? a + n : a;
+    return nib_permute(x, dims);
+}

@@ -1,0 +1,232 @@
+/* op_scaled_dot_product_attention.c: every row of queries against all keys, as ATen has it: for
+ * encoders and cross attention. (A cache of keys and values is op_attention.c's.)
+ * Vaswani et al., "Attention Is All You Need", 2017.
+ *
+ * Scores and sums over values are products of docs/numerics.md, a row of scores its softmax. A row
+ * whose every score is masked gives zeros. Legend: L rows of queries, S keys, E and V columns. */
+#include <math.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "base/error.h"
+#include "base/parallel.h"
+#include "base/scratch.h"
+#include "kernel/kernel.h"
+#include "op/calls.h"
+#include "tensor/context.h"
+#include "tensor/dtype.h"
+
+enum { QUERY, KEY, VALUE, MASK }; /* attributes: dropout_p, is_causal, scale (0: none given), gqa */
+enum { ROWS = 64 };               /* of queries that meet one laying out of the keys */
+
+static int64_t dim_from_last(const nib_tensor *t, int i) { return t->shape.dim[t->shape.ndim - i]; }
+
+/* The mask is repeated along dimensions that it lacks or has once. */
+static nib_status check_mask(const nib_tensor *mask, const nib_shape *q, int64_t S) {
+    if (mask == NIB_NONE) return NIB_OK;
+    char text[96], other[96];
+    nib_shape scores = *q;
+    scores.dim[scores.ndim - 1] = S;
+    bool fits = mask->shape.ndim <= scores.ndim;
+    for (int i = 1; fits && i <= mask->shape.ndim; i++) {
+        const int64_t d = dim_from_last(mask, i);
+        fits = d == 1 || d == scores.dim[scores.ndim - i];
+    }
+    if (!fits)
+        return NIB_RAISE(NIB_E_SHAPE, "scaled_dot_product_attention: the mask is %s, the scores %s",
+                         nib_shape_text(&mask->shape, text, sizeof text),
+                         nib_shape_text(&scores, other, sizeof other));
+    if (mask->layout || !nib_tensor_contiguous(mask) ||
+        (mask->dtype != NIB_F32 && mask->dtype != NIB_BOOL))
+        return NIB_RAISE(
+            NIB_E_DTYPE,
+            "scaled_dot_product_attention: the mask is %s; want f32, which is added, or "
+            "bool, which tells what takes part",
+            nib_dtype_name(mask->dtype));
+    return NIB_OK;
+}
+
+static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
+    static const char *const names[] = {"query", "key", "value"};
+    char text[3][96];
+    for (int i = QUERY; i <= VALUE; i++) {
+        NIB_TRY(nib_op_want_dense_f32(args->op, names[i], args->in[i]));
+        nib_shape_text(&args->in[i]->shape, text[i], sizeof text[i]);
+    }
+    const nib_tensor *q = args->in[QUERY], *k = args->in[KEY], *v = args->in[VALUE];
+    const int n = q->shape.ndim;
+    bool fits = n >= 2 && k->shape.ndim == n && v->shape.ndim == n;
+    for (int i = 0; fits && i < n - 2; i++)
+        fits = k->shape.dim[i] == q->shape.dim[i] && v->shape.dim[i] == q->shape.dim[i];
+    if (!fits || dim_from_last(q, 1) != dim_from_last(k, 1) ||
+        dim_from_last(k, 2) != dim_from_last(v, 2))
+        return NIB_RAISE(
+            NIB_E_SHAPE,
+            "scaled_dot_product_attention: query %s, key %s and value %s; want [..., L, "
+            "E], [..., S, E], [..., S, V]",
+            text[0], text[1], text[2]);
+    NIB_TRY(check_mask(args->in[MASK], &q->shape, dim_from_last(k, 2)));
+    *out = q->shape;
+    out->dim[n - 1] = dim_from_last(v, 1);
+    *dtype = NIB_F32;
+    return NIB_OK;
+}
+
+const nib_op nib_op_scaled_dot_product_attention = {
+    .name = "scaled_dot_product_attention",
+    .nout = 1,
+    .shape = shape,
+    .schema =
+        "aten::scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, Tensor? "
+        "attn_mask=None, float dropout_p=0.0, bool is_causal=False, *, float? scale=None, bool "
+        "enable_gqa=False) -> Tensor",
+};
+
+typedef struct job {
+    const nib_kernels *k;
+    const float *q, *key, *value;
+    const nib_tensor *mask;
+    const nib_shape *shape; /* of the queries */
+    float *y, scale;
+    bool causal;
+    int64_t L, S, E, V, blocks;
+    size_t at_values, at_scores; /* in the scratch, in floats */
+    nib_scratch scratch;
+} job;
+
+static int64_t filled(int64_t n) { return (n + NIB_PANEL - 1) / NIB_PANEL * NIB_PANEL; }
+
+static void lay_out(const job *j, int64_t head, float *keys, float *values) {
+    const float *k = j->key + head * j->S * j->E, *v = j->value + head * j->S * j->V;
+    for (int64_t s = 0; s < j->S; s += NIB_PANEL)
+        j->k->pack_f32(keys + s * j->E, k + s * j->E, j->E,
+                       j->S - s < NIB_PANEL ? j->S - s : NIB_PANEL, j->E);
+    for (int64_t c = 0; c < j->V; c += NIB_PANEL) {
+        const int64_t n = j->V - c < NIB_PANEL ? j->V - c : NIB_PANEL;
+        for (int64_t s = 0; s < j->S; s++) {
+            float *to = values + c * j->S + s * NIB_PANEL;
+            memset(to, 0, NIB_PANEL * sizeof(float));
+            memcpy(to, v + s * j->V + c, (size_t)n * sizeof(float));
+        }
+    }
+}
+
+/* Where the mask of row `row` of a head begins; *step: 0 where one number stands for all keys. */
+static int64_t mask_row(const job *j, int64_t head, int64_t row, int64_t *step) {
+    const nib_tensor *m = j->mask;
+    const int n = j->shape->ndim;
+    int64_t offset = 0, stride = 1;
+    *step = 0;
+    for (int i = 1; i <= m->shape.ndim; i++) {
+        const int64_t d = dim_from_last(m, i);
+        if (i == 1) {
+            *step = d == 1 ? 0 : 1;
+        } else {
+            const int64_t at = i == 2 ? row : head % j->shape->dim[n - i];
+            if (i > 2) head /= j->shape->dim[n - i];
+            offset += d == 1 ? 0 : at * stride;
+        }
+        stride *= d;
+    }
+    return offset;
+}
+
+static void mask_scores(const job *j, int64_t head, int64_t row, float *score) {
+    int64_t step;
+    const int64_t at = mask_row(j, head, row, &step);
+    if (j->mask->dtype == NIB_F32) {
+        const float *m = (const float *)nib_tensor_data(j->mask) + at;
+        for (int64_t s = 0; s < j->S; s++) score[s] += m[s * step];
+    } else {
+        const unsigned char *m = (const unsigned char *)nib_tensor_data(j->mask) + at;
+        for (int64_t s = 0; s < j->S; s++)
+            if (!m[s * step]) score[s] = -INFINITY;
+    }
+}
+
+static void weigh(const job *j, int64_t head, int64_t row, float *score) {
+    bool any = false;
+    for (int64_t s = 0; s < j->S; s++) score[s] *= j->scale;
+    for (int64_t s = row + 1; s < j->S && j->causal; s++) score[s] = -INFINITY;
+    if (j->mask != NIB_NONE) mask_scores(j, head, row, score);
+    for (int64_t s = 0; s < j->S && !any; s++) any = score[s] != -INFINITY;
+    if (any)
+        j->k->softmax_f32(score, (size_t)j->S);
+    else
+        memset(score, 0, (size_t)j->S * sizeof *score);
+}
+
+static void pieces(void *user, int64_t begin, int64_t end) {
+    job *j = user;
+    int index;
+    float *keys = nib_scratch_take(&j->scratch, &index), *values = keys + j->at_values,
+          *scores = keys + j->at_scores;
+    int64_t laid_out = -1;
+    for (int64_t at = begin; at < end; at++) {
+        const int64_t head = at / j->blocks, row = at % j->blocks * ROWS;
+        const int64_t M = j->L - row < ROWS ? j->L - row : ROWS;
+        if (laid_out != head) lay_out(j, head, keys, values);
+        laid_out = head;
+        j->k->gemm_f32(scores, j->S, j->q + (head * j->L + row) * j->E, j->E, keys,
+                       j->E * NIB_PANEL, M, j->S, j->E, false);
+        for (int64_t m = 0; m < M; m++) weigh(j, head, row + m, scores + m * j->S);
+        j->k->gemm_f32(j->y + (head * j->L + row) * j->V, j->V, scores, j->S, values,
+                       j->S * NIB_PANEL, M, j->V, j->S, false);
+    }
+    nib_scratch_give(&j->scratch, index);
+}
+
+static nib_status run(const nib_call_args *args) {
+    const nib_tensor *q = args->in[QUERY], *v = args->in[VALUE];
+    job j = {.k = &args->ctx->kernels,
+             .q = nib_tensor_data(q),
+             .key = nib_tensor_data(args->in[KEY]),
+             .value = nib_tensor_data(v),
+             .mask = args->in[MASK],
+             .shape = &q->shape,
+             .y = nib_tensor_data_mut(args->out[0]),
+             .causal = args->attr[1].i != 0,
+             .L = dim_from_last(q, 2),
+             .S = dim_from_last(v, 2),
+             .E = dim_from_last(q, 1),
+             .V = dim_from_last(v, 1)};
+    if (nib_tensor_count(args->out[0]) == 0) return NIB_OK;
+    j.scale = (float)(args->attr[2].d != 0 ? args->attr[2].d : 1 / sqrt((double)j.E));
+    j.blocks = (j.L + ROWS - 1) / ROWS;
+    const int64_t heads = nib_tensor_count(args->out[0]) / (j.L * j.V), all = heads * j.blocks;
+    int64_t keys, values, scores, floats;
+    size_t size, room;
+    if (nib_mul_count(filled(j.S), j.E, &keys) || nib_mul_count(filled(j.V), j.S, &values) ||
+        nib_mul_count(ROWS, j.S, &scores) || nib_add_i64(keys, values, &floats) ||
+        nib_add_i64(floats, scores, &floats) ||
+        nib_mul_size((size_t)floats, sizeof(float), &size) ||
+        !(room = nib_scratch_room(args->ctx->pool, all, size ? size : 1)))
+        return NIB_RAISE(NIB_E_MEMORY, "attention to %lld keys of %lld columns overflows",
+                         (long long)j.S, (long long)j.E);
+    j.at_values = (size_t)keys;
+    j.at_scores = (size_t)(keys + values);
+    void *space = nib_ctx_workspace(args->ctx, room);
+    if (!space) return nib_last_error()->status;
+    nib_scratch_over(args->ctx->pool, all, size ? size : 1, space, &j.scratch);
+    nib_parallel_for(args->ctx->pool, all, 1, pieces, &j);
+    return NIB_OK;
+}
+
+/* Dropping weights out while training, and query heads that share keys, are not here. */
+static bool accepts(const nib_call_args *args) { return args->attr[0].d == 0 && !args->attr[3].i; }
+
+const nib_impl nib_impl_scaled_dot_product_attention_f32 = {
+    .op = &nib_op_scaled_dot_product_attention,
+    .device = "cpu",
+    .layouts = "query, key, value:dense f32, attn_mask:f32 or bool, dropout_p 0",
+    .accepts = accepts,
+    .run = run};
+
+nib_tensor *nib_scaled_dot_product_attention(const nib_tensor *query, const nib_tensor *key,
+                                             const nib_tensor *value, const nib_tensor *mask,
+                                             bool causal, double scale) {
+    if (!query || !key || !value || !mask) return NULL;
+    return nib_call_one(query->ctx, &nib_op_scaled_dot_product_attention, 4,
+                        (const nib_tensor *[]){query, key, value, mask}, 4,
+                        (nib_attr[]){{.d = 0.0}, {.i = causal}, {.d = scale}, {.i = 0}});
+}

@@ -1,0 +1,20 @@
+/* pool.h: what pooling ops share: windows over the last two dimensions, plane by plane. */
+#ifndef NIB_OP_POOL_H
+#define NIB_OP_POOL_H
+#include "op/conv.h"
+
+typedef struct nib_pool_job {
+    const float *x;
+    float *y;
+    nib_window w;
+    int64_t planes, H, W, OH, OW;
+    int64_t divisor; /* averages: 0 is what they count */
+    bool padding_counts;
+} nib_pool_job;
+
+/* The window of attributes kernel_size, stride, padding and, with `dilated`, dilation. */
+nib_window nib_pool_window(const nib_call_args *args, bool dilated);
+nib_status nib_pool_shape(const nib_call_args *args, const nib_window *w, bool ceil,
+                          nib_shape *out);
+nib_pool_job nib_pool_begin(const nib_call_args *args); /* all but what a kind of pooling adds */
+#endif
