@@ -124,6 +124,8 @@ FREES(nib_writer_cancel, nib_writer_cancel(NULL))
 CALL(nib_writer_predict, nib_writer_predict(NULL, NULL, 1, NULL, 1, NULL) < NIB_OK &&
                              nib_writer_predict(ctx, NULL, 1, NULL, 1, NULL) < NIB_OK)
 CALL(nib_npy_load, !nib_npy_load(NULL, NULL) && !nib_npy_load(ctx, NULL))
+CALL(nib_audio_load, !nib_audio_load(NULL, NULL, 0) && !nib_audio_load(ctx, NULL, 0))
+CALL(nib_log_mel, !nib_log_mel(NULL, 80, 0) && !nib_log_mel(NIB_NONE, 80, 0))
 CALL(nib_npy_save, nib_npy_save(NULL, NULL) < NIB_OK && nib_npy_save(NIB_NONE, NULL) < NIB_OK)
 FREES(nib_ids_free, nib_ids_free(NULL))
 FREES(nib_string_free, nib_string_free(NULL))
@@ -463,6 +465,8 @@ static const call calls[] = {
     ROW(nib_writer_cancel),
     ROW(nib_writer_predict),
     ROW(nib_npy_load),
+    ROW(nib_audio_load),
+    ROW(nib_log_mel),
     ROW(nib_npy_save),
     ROW(nib_ids_free),
     ROW(nib_string_free),

@@ -78,6 +78,16 @@ void        nib_writer_cancel(nib_writer *writer);
 /* Bytes of the file that this plan makes, without making it. */
 nib_status  nib_writer_predict(nib_ctx *ctx, const nib_tensor_info *plan, size_t n,
                                const nib_metadata *metadata, size_t nmetadata, size_t *bytes);
+/* ---- sound: WAV and what else libsndfile reads ---- */
+/* A file as [count] f32 samples, channels averaged, at `rate` samples a second (0: as in the file). Yours.
+ * Fails: NIB_E_FORMAT for a file that is cut or empty or no sound, NIB_E_UNSUPPORTED in a build without
+ * libsndfile and libsamplerate. */
+nib_tensor *nib_audio_load(nib_ctx *ctx, const char *path, int rate);
+/* What Whisper hears of samples at 16000 a second: [bands, count / 160] f32, log10 of the power of mel
+ * bands, scaled. The sound is cut, or padded with silence, to `count` samples (0: as it is); Whisper takes
+ * 480000, 30 seconds, and 80 or 128 bands. Yours. */
+nib_tensor *nib_log_mel(const nib_tensor *sound, int bands, int64_t count);
+
 /* ---- one NumPy array in a file: little-endian numbers and bool, C order ---- */
 nib_tensor *nib_npy_load(nib_ctx *ctx, const char *path);           /* yours */
 nib_status  nib_npy_save(const nib_tensor *t, const char *path);    /* dense and contiguous */
