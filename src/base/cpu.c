@@ -131,6 +131,18 @@ int nib_cpu_cores(void) {
     return cores > 0 ? cores : 1;
 }
 
+int nib_cpu_here(void) { return sched_getcpu(); }
+
+void nib_cpu_leave(int cpu) {
+    cpu_set_t allowed, others;
+    if (cpu < 0 || cpu >= CPU_SETSIZE || sched_getaffinity(0, sizeof(allowed), &allowed) != 0)
+        return;
+    others = allowed;
+    CPU_CLR((size_t)cpu, &others);
+    if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof(others), &others) != 0) return;
+    sched_setaffinity(0, sizeof(allowed), &allowed); /* once it is there, nothing need hold it */
+}
+
 void nib_cpu_name(char *name, size_t room) {
     char text[49] = "";
     ask_name(text);

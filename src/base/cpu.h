@@ -29,6 +29,10 @@ const char *nib_cpu_level(uint32_t features);
 
 /* Cores that this process may run on, siblings of one core counted once; at least 1. */
 int nib_cpu_cores(void);
+/* The processor that this thread runs on; -1 where the system does not say. */
+int nib_cpu_here(void);
+/* Move this thread off processor `cpu`, to any other that it may run on; it may come back later. */
+void nib_cpu_leave(int cpu);
 /* What the maker calls this processor, without tabs or ends of lines; "?" where it does not say. */
 void nib_cpu_name(char *name, size_t room);
 #endif

@@ -16,7 +16,13 @@
 #include "base/clock.h"
 #include "base/cpu.h"
 
-enum { MOST_THREADS = 1024, SPIN_NS = 30000, SPINS_PER_LOOK = 64 };
+enum { MOST_THREADS = 1024, SPIN_NS = 30000, WAIT_NS = 400000, SPINS_PER_LOOK = 64 };
+
+/* A system may wake a worker on the processor of the caller, or the caller on that of a worker,
+ * though others are idle, and leave both there for tens of milliseconds: two threads are slower
+ * than one then. A worker that finds itself there moves away, but not more often than this:
+ * something else may have put it there, which knows better. */
+enum { MOVE_NS = 200000 };
 
 /* A worker whose core something else wants as well is put off it in the middle of a piece, often
  * for milliseconds, while the caller has nothing left to do but to wait. Where such stalls sum up
@@ -33,6 +39,7 @@ typedef struct worker {
     _Atomic int64_t rests_until; /* ns; the caller's word to the worker */
     int64_t since, stalled;      /* ns: the caller counts stalls from when on, and their sum */
     int rests;                   /* times its stalls, the next time */
+    int64_t moved;               /* ns: when it last left the caller's processor */
     nib_pool *pool;
 } worker;
 
@@ -40,11 +47,13 @@ struct nib_pool {
     nib_mem *mem;
     unsigned family;   /* of processes: what `forks` was where the workers were started */
     int started, room; /* workers */
+    bool spreads;      /* there is a processor for each thread */
     worker *worker;
     atomic_flag taken; /* a caller has the workers */
     /* The job, on one line with the counter: who claims a piece then has what it needs to know. */
     _Alignas(64) _Atomic int64_t left; /* pieces that nobody claimed; zero or less: none */
     int64_t count, grain, pieces;
+    atomic_int processor; /* of the caller */
     void (*body)(void *user, int64_t begin, int64_t end);
     void *user;
     _Alignas(64) _Atomic int64_t unfinished; /* pieces that are not done */
@@ -124,6 +133,15 @@ static void rest(nib_pool *pool, int64_t until) {
     pthread_mutex_unlock(&pool->lock);
 }
 
+static void leave_caller(worker *self) {
+    const int processor = atomic_load_explicit(&self->pool->processor, memory_order_relaxed);
+    if (!self->pool->spreads || processor < 0 || nib_cpu_here() != processor) return;
+    const int64_t now = nib_now_ns();
+    if (now - self->moved < MOVE_NS) return;
+    self->moved = now;
+    nib_cpu_leave(processor);
+}
+
 static void *work(void *argument) {
     worker *self = argument;
     nib_pool *pool = self->pool;
@@ -133,6 +151,7 @@ static void *work(void *argument) {
             rest(pool, until);
             atomic_store_explicit(&self->rests_until, 0, memory_order_relaxed);
         } else if (has_work(pool)) {
+            leave_caller(self);
             atomic_store_explicit(&self->busy, true, memory_order_relaxed);
             run_pieces(pool);
             atomic_store_explicit(&self->busy, false, memory_order_relaxed);
@@ -165,6 +184,7 @@ nib_pool *nib_pool_new(nib_mem *mem, int threads) {
     pthread_once(&counting, count_forks);
     pool->family = atomic_load(&forks);
     pool->room = threads - 1;
+    pool->spreads = threads <= nib_cpu_cores();
     pool->worker = nib_mem_alloc_array(mem, (size_t)pool->room, sizeof(worker));
     if (!pool->worker) {
         nib_mem_free(mem, pool, sizeof(*pool));
@@ -273,14 +293,14 @@ static void sleep_until_done(nib_pool *pool) {
     }
 }
 
-/* Wait for the workers: a moment by spinning, since they are on their last piece. */
+/* Wait for the workers: a while by spinning, since they are on their last piece. */
 static void wait_for_unfinished(nib_pool *pool) {
     int64_t until = 0, now;
     do {
         for (int i = 0; i < SPINS_PER_LOOK; i++)
             if (atomic_load_explicit(&pool->unfinished, memory_order_acquire) == 0) return;
         now = nib_now_ns();
-        if (!until) until = now + SPIN_NS;
+        if (!until) until = now + WAIT_NS;
     } while (now < until);
     sleep_until_done(pool);
 }
@@ -294,6 +314,7 @@ void nib_parallel_for(nib_pool *pool, int64_t count, int64_t grain,
         run_serially(count, grain, body, user);
         return;
     }
+    atomic_store_explicit(&pool->processor, nib_cpu_here(), memory_order_relaxed);
     pool->body = body;
     pool->user = user;
     pool->count = count;

@@ -9,7 +9,9 @@
  *   - Several threads may call at once: one gets the workers, the others run serially.
  *   - In a child after fork() there are no workers: it runs serially, and may free the pool.
  *   - A worker that other programs keep from its core again and again is sent to rest for a while.
- *   - Workers block all signals; they spin about 30 us for more work, then sleep. */
+ *   - Workers block all signals; they spin about 30 us for more work, then sleep. A caller spins up to
+ *     0.4 ms for the last pieces: a sleeper is often woken on the processor of who wakes it.
+ *   - Where there is a processor for each thread, a worker leaves that of the caller. */
 #ifndef NIB_BASE_PARALLEL_H
 #define NIB_BASE_PARALLEL_H
 #include <nibble/nibble.h>
