@@ -56,12 +56,15 @@ const char *nib_reader_config(const nib_reader *reader);   /* text of config.jso
 /* One tensor by name, yours. NIB_E_ARGUMENT when there is none. */
 nib_tensor *nib_reader_load(nib_reader *reader, const char *name);
 
-/* ---- writing: one .safetensors file, appearing whole when finished ---- */
+/* ---- writing: one file, appearing whole when finished. Its name tells its kind: .pt, .pth and .bin
+ * as torch.save writes a state dict, so that torch.load(weights_only=True) opens it, everything
+ * else safetensors ---- */
 typedef struct nib_metadata { const char *key, *value; } nib_metadata;
 typedef struct nib_writer nib_writer;
 
 /* Name, dtype and shape of every tensor are given first; the other members of info are ignored.
- * Equal plans give equal bytes, those of the reference library for at most one metadata key. */
+ * Equal plans give equal bytes, for safetensors those of the reference library when there is at most
+ * one metadata key. In a .pt file metadata is the attribute "metadata" of the OrderedDict. */
 nib_writer *nib_writer_open(nib_ctx *ctx, const char *path, const nib_tensor_info *plan, size_t n,
                             const nib_metadata *metadata, size_t nmetadata);
 
@@ -75,7 +78,7 @@ nib_status  nib_writer_put(nib_writer *writer, const char *name, int64_t first_r
 nib_status  nib_writer_finish(nib_writer *writer);
 void        nib_writer_cancel(nib_writer *writer);
 
-/* Bytes of the file that this plan makes, without making it. */
+/* Bytes of the .safetensors file that this plan makes, without making it. */
 nib_status  nib_writer_predict(nib_ctx *ctx, const nib_tensor_info *plan, size_t n,
                                const nib_metadata *metadata, size_t nmetadata, size_t *bytes);
 /* ---- sound: WAV and what else libsndfile reads ---- */

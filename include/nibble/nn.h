@@ -106,11 +106,12 @@ typedef struct nib_named_tensor { const char *name; nib_tensor *tensor; } nib_na
 nib_status nib_module_load_state(nib_module *root, const nib_named_tensor *tensors, size_t count,
                                  const nib_state_options *options);
 
-/* The same from a checkpoint: a .safetensors file, or a folder as Hugging Face writes them. */
+/* The same from a checkpoint: a .safetensors or .pt file, or a folder as Hugging Face writes
+ * them. */
 nib_status nib_module_load(nib_module *root, const char *path, const nib_state_options *options);
-/* All parameters and buffers as one .safetensors file; an old one of this name is replaced in one step.
- * Weights quantized by NIB_QUANTO are written in parts, with quanto_qmap.json beside the file; others
- * must be dense. */
+/* All parameters and buffers as one .safetensors or .pt file, whichever the name says; an old one of
+ * this name is replaced in one step. Weights quantized by NIB_QUANTO are written in parts, with
+ * quanto_qmap.json beside the file; others must be dense. */
 nib_status nib_module_save(nib_module *root, const char *path);
 
 /* ---- quantized trees as optimum-quanto saves them ----
@@ -121,8 +122,8 @@ nib_status nib_module_walk_saved(nib_module *root, nib_parameter_visit *visit, v
 char *nib_quantization_map(nib_module *root);
 
 /* The way back, onto a float tree of the same modules, whose values do not matter: all or nothing.
- * What the state has besides is passed over. `device`: "cpu" or NULL. From files: a .safetensors, or a
- * folder with shards, with quanto_qmap.json beside.
+ * What the state has besides is passed over. `device`: "cpu" or NULL. From files: a .safetensors or
+ * .pt (what torch.save made of state_dict()), or a folder with shards, with quanto_qmap.json beside.
  * Fails: NIB_E_FORMAT naming the module or tensor that contradicts; NIB_E_SHAPE. */
 nib_status nib_requantize(nib_module *root, const nib_named_tensor *tensors, size_t count,
                           const char *map, const char *device);

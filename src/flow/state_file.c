@@ -6,6 +6,7 @@
 #include "base/file.h"
 #include "base/path.h"
 #include "io/config_text.h"
+#include "io/tensor_writer.h"
 #include "io/weights.h"
 #include "nn/quantized.h"
 #include "nn/state.h"
@@ -81,13 +82,13 @@ static nib_status plan_one(void *user, const char *dotted, nib_module *owner, co
 static nib_status write_file(const save *s, const char *path) {
     static const nib_safetensors_pair metadata = {"format", "pt"}; /* as torch's users save */
     const nib_safetensors_plan plan = {s->planned, s->count, &metadata, 1};
-    nib_safetensors_writer *writer = nib_safetensors_writer_open(s->mem, path, &plan);
+    nib_tensor_writer *writer = nib_tensor_writer_open(s->mem, path, &plan);
     nib_status status = writer ? NIB_OK : nib_last_error()->status;
     for (size_t i = 0; i < s->count && status >= NIB_OK; i++)
-        status = nib_safetensors_writer_put(writer, i, nib_tensor_data(s->tensors[i]),
-                                            nib_tensor_bytes(s->tensors[i]), 0);
-    if (status >= NIB_OK) return nib_safetensors_writer_finish(writer);
-    nib_safetensors_writer_abort(writer);
+        status = nib_tensor_writer_put(writer, i, nib_tensor_data(s->tensors[i]),
+                                       nib_tensor_bytes(s->tensors[i]), 0);
+    if (status >= NIB_OK) return nib_tensor_writer_finish(writer);
+    nib_tensor_writer_abort(writer);
     return status;
 }
 

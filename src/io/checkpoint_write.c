@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/path.h"
 #include "base/text_util.h"
+#include "io/tensor_writer.h"
 
 #define NOTE ".nibble-resume" /* hidden, so that no tool takes it for the model's */
 
@@ -19,6 +20,7 @@ struct nib_checkpoint_writer {
     bool is_file, resume, replaces, made, failed;
     int lock;                      /* of OUT.partial; -1: not held */
     nib_safetensors_writer *shard; /* begun and not ended */
+    nib_tensor_writer *single;     /* the same of one file alone */
     nib_safetensors *done;         /* instead: found finished */
     bool *kept;                    /* of its tensors */
     size_t *place;                 /* plan index -> index into done->entries */
@@ -191,7 +193,7 @@ static nib_status name_paths(nib_checkpoint_writer *w, const nib_checkpoint_outp
     }
     if (!nib_path_is_plain(nib_path_base(w->out)))
         return refuse(output->path, "does not name an output");
-    w->is_file = nib_text_ends(w->out, ".safetensors");
+    w->is_file = nib_tensor_writer_is_name(w->out);
     w->stem = nib_mem_strdup(w->mem, output->stem ? output->stem : "model");
     w->partial = with_suffix(w->mem, w->out, ".partial");
     w->spare = with_suffix(w->mem, w->out, ".replaced");
@@ -329,9 +331,10 @@ static nib_status take_done(nib_checkpoint_writer *w, const char *path,
 
 static nib_status begin(nib_checkpoint_writer *w, const char *name,
                         const nib_safetensors_plan *plan, nib_shard_state *state) {
-    if (w->shard || w->done) return NIB_RAISE(NIB_E_ARGUMENT, "the shard before is not ended");
+    if (w->shard || w->single || w->done)
+        return NIB_RAISE(NIB_E_ARGUMENT, "the shard before is not ended");
     if (w->is_file && w->shard_count) {
-        NIB_RAISE(NIB_E_ARGUMENT, "one .safetensors file holds no shards; give a folder as output");
+        NIB_RAISE(NIB_E_ARGUMENT, "one file holds no shards; give a folder as output");
         return nib_error_at(w->out, NULL, -1);
     }
     if (!nib_path_is_plain(name) || !nib_text_ends(name, ".safetensors"))
@@ -342,7 +345,9 @@ static nib_status begin(nib_checkpoint_writer *w, const char *name,
     NIB_TRY(enlist(w, name, plan));
     size_t size, payload;
     if (w->is_file) {
-        w->shard = nib_safetensors_writer_open(w->mem, w->out, plan);
+        w->single = nib_tensor_writer_open(w->mem, w->out, plan);
+        if (!w->single) return nib_last_error()->status;
+        nib_tensor_writer_size(w->single, &size, &payload);
     } else {
         bool continued = false;
         char *path = nib_path_join(w->mem, w->partial, name);
@@ -354,9 +359,9 @@ static nib_status begin(nib_checkpoint_writer *w, const char *name,
         NIB_TRY(status);
         *state = w->done ? NIB_SHARD_DONE : continued ? NIB_SHARD_BEGUN : NIB_SHARD_NEW;
         if (w->done) return NIB_OK;
+        if (!w->shard) return nib_last_error()->status;
+        nib_safetensors_writer_size(w->shard, &size, &payload);
     }
-    if (!w->shard) return nib_last_error()->status;
-    nib_safetensors_writer_size(w->shard, &size, &payload);
     w->payload += payload;
     return NIB_OK;
 }
@@ -378,6 +383,7 @@ static nib_status nothing_begun(void) { return NIB_RAISE(NIB_E_ARGUMENT, "no sha
 nib_status nib_checkpoint_writer_put(nib_checkpoint_writer *w, size_t index, const void *from,
                                      size_t size, size_t offset) {
     if (w->done) return NIB_RAISE(NIB_E_ARGUMENT, "this shard was finished by earlier work");
+    if (w->single) return nib_tensor_writer_put(w->single, index, from, size, offset);
     return w->shard ? nib_safetensors_writer_put(w->shard, index, from, size, offset)
                     : nothing_begun();
 }
@@ -408,8 +414,8 @@ static nib_status end(nib_checkpoint_writer *w) {
         drop_done(w);
         return NIB_OK;
     }
+    if (w->single) return NIB_OK; /* it takes its name when all is finished */
     if (!w->shard) return nothing_begun();
-    if (w->is_file) return NIB_OK; /* it takes its name when all is finished */
     nib_safetensors_writer *shard = w->shard;
     w->shard = NULL;
     return nib_safetensors_writer_finish(shard);
@@ -422,8 +428,7 @@ static nib_status put_file(nib_checkpoint_writer *w, const char *name, const voi
                            size_t size) {
     if (!nib_path_is_plain(name) || name[0] == '.')
         return NIB_RAISE(NIB_E_ARGUMENT, "\"%.100s\" is no plain name of a file", name);
-    if (w->is_file)
-        return refuse(w->out, "one .safetensors file holds nothing else; give a folder as output");
+    if (w->is_file) return refuse(w->out, "one file holds nothing else; give a folder as output");
     if (!note_file(w, name)) return NIB_E_MEMORY;
     char *path = nib_path_join(w->mem, w->partial, name);
     const nib_status status = path ? nib_file_write_whole(w->mem, path, bytes, size) : NIB_E_MEMORY;
@@ -521,8 +526,8 @@ nib_status nib_checkpoint_writer_finish(nib_checkpoint_writer *w) {
     if (w->failed) {
         status = NIB_RAISE(NIB_E_ARGUMENT, "an earlier step failed, so there is nothing to finish");
     } else if (w->is_file) {
-        status = w->shard ? nib_safetensors_writer_finish(w->shard) : nothing_begun();
-        w->shard = NULL;
+        status = w->single ? nib_tensor_writer_finish(w->single) : nothing_begun();
+        w->single = NULL;
     } else {
         if (w->shard || w->done)
             status = NIB_RAISE(NIB_E_ARGUMENT, "the last shard is not ended");
@@ -545,6 +550,7 @@ void nib_checkpoint_writer_abort(nib_checkpoint_writer *w) {
     if (!w) return;
     const nib_error why = *nib_last_error(); /* clearing away may fail; what led here counts */
     nib_safetensors_writer_abort(w->shard);
+    nib_tensor_writer_abort(w->single);
     if (!w->is_file) nib_dir_remove(w->mem, w->partial);
     nib_error_restore(&why);
     writer_free(w);
@@ -552,9 +558,7 @@ void nib_checkpoint_writer_abort(nib_checkpoint_writer *w) {
 
 void nib_checkpoint_writer_leave(nib_checkpoint_writer *w) {
     if (!w) return;
-    if (w->is_file)
-        nib_safetensors_writer_abort(w->shard);
-    else
-        nib_safetensors_writer_leave(w->shard);
+    nib_tensor_writer_abort(w->single);
+    nib_safetensors_writer_leave(w->shard);
     writer_free(w);
 }

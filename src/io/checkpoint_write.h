@@ -4,8 +4,8 @@
  *   OUT/           takes its place in one step                    the new model, all of it
  *
  * A kill leaves OUT.partial, which a later run continues or clears away. One process at a time
- * writes there. An OUT that ends with .safetensors is one file instead, written as
- * safetensors.h says; it takes no other files and cannot be continued. */
+ * writes there. An OUT that ends with .safetensors, .pt, .pth or .bin is one file instead,
+ * written as tensor_writer.h says; it takes no other files and cannot be continued. */
 #ifndef NIB_IO_CHECKPOINT_WRITE_H
 #define NIB_IO_CHECKPOINT_WRITE_H
 #include "io/checkpoint.h"

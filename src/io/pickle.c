@@ -346,13 +346,17 @@ static nib_status call(const machine *m) {
     return push(m, made);
 }
 
-/* The state of an OrderedDict is attributes, such as a state dict's versions: not needed. */
+/* The state of an OrderedDict is attributes, such as the versions of a state dict's modules. That
+ * of the value built last is kept: the root is. */
 static nib_status build(const machine *m) {
     nib_pickle *p = m->p;
     NIB_TRY(need(m, 2));
     const uint32_t kind = p->values[p->stack[p->height - 2]].kind;
     if (kind != NIB_PICKLE_DICT && kind != NIB_PICKLE_CALL)
         return wrong(m, "a state for something that has none");
+    p->has_state = true;
+    p->state_of = p->stack[p->height - 2];
+    p->state = p->stack[p->height - 1];
     p->height--;
     return NIB_OK;
 }
@@ -576,6 +580,7 @@ static nib_status step(machine *m, unsigned char opcode) {
 nib_status nib_pickle_read(nib_pickle *p) {
     machine m = {.p = p};
     if (p->size > NIB_PICKLE_MAX) p->size = NIB_PICKLE_MAX;
+    NIB_TRY(reserve(p->mem, &p->stack, 0, &p->stack_room, 1)); /* there is one, even when empty */
     while (m.at < p->size) {
         m.opcode = m.at;
         const unsigned char opcode = p->bytes[m.at++];

@@ -70,6 +70,8 @@ typedef struct nib_pickle {
     uint32_t *memo; /* index + 1; 0: nothing was put there */
     size_t memo_count, memo_room;
     uint32_t root;
+    bool has_state; /* of the value that was given attributes last: */
+    uint32_t state_of, state;
 } nib_pickle;
 
 /* Set mem, path, entry, base, bytes, size and globals, the rest zero.

@@ -28,6 +28,19 @@ static bool is_global(const nib_pickle *p, const nib_pickle_value *v, int what) 
     return g && g->what == what;
 }
 
+static bool is_text(const nib_pickle *p, const nib_pickle_value *v, const char *text) {
+    return v->kind == NIB_PICKLE_TEXT && v->as.text.length == strlen(text) &&
+           memcmp(nib_pickle_text(p, v), text, strlen(text)) == 0;
+}
+
+/* A text that can be a C string: UTF-8 without zero bytes. */
+static bool is_clean(const nib_pickle *p, const nib_pickle_value *v) {
+    if (v->kind != NIB_PICKLE_TEXT) return false;
+    const char *text = nib_pickle_text(p, v);
+    const size_t length = v->as.text.length;
+    return nib_utf8_valid(text, length) == length && !memchr(text, '\0', length);
+}
+
 /* ---- storages ---- */
 nib_status nib_pt_storage_of(const nib_pickle *p, const nib_pickle_value *id,
                              nib_pt_storage *storage, size_t *view, size_t *size) {
@@ -41,9 +54,7 @@ nib_status nib_pt_storage_of(const nib_pickle *p, const nib_pickle_value *id,
                            *key = nib_pickle_item(p, tuple, 2),
                            *numel = nib_pickle_item(p, tuple, 4);
     const nib_pickle_global *g = global_of(p, class);
-    if (word->kind != NIB_PICKLE_TEXT || word->as.text.length != 7 ||
-        memcmp(nib_pickle_text(p, word), "storage", 7) != 0)
-        return wrong(p, id, "a persistent id that is no storage");
+    if (!is_text(p, word, "storage")) return wrong(p, id, "a persistent id that is no storage");
     if (!g || g->what != NIB_PT_STORAGE) return wrong(p, id, "a storage of no known class");
     if (key->kind != NIB_PICKLE_TEXT || numel->kind != NIB_PICKLE_INT || numel->as.integer < 0)
         return wrong(p, id, "a storage without a key or a number of elements");
@@ -261,9 +272,7 @@ static nib_status add_scalar(collector *c, const nib_pickle_value *v) {
     if (v->kind == NIB_PICKLE_TEXT) {
         text = nib_pickle_text(c->p, v);
         length = v->as.text.length;
-        if (length > MAX_NAME || nib_utf8_valid(text, length) != length ||
-            memchr(text, '\0', length))
-            return NIB_OK; /* not worth keeping */
+        if (length > MAX_NAME || !is_clean(c->p, v)) return NIB_OK; /* not worth keeping */
     } else if (v->kind == NIB_PICKLE_FLOAT) {
         length = (size_t)snprintf(number, sizeof number, "%.17g", v->as.number);
     } else if (v->kind == NIB_PICKLE_BOOL) {
@@ -305,8 +314,7 @@ static nib_status enter_name(collector *c, const nib_pickle_value *key, uint32_t
     } else if (key->kind == NIB_PICKLE_TEXT) {
         const char *text = nib_pickle_text(c->p, key);
         const size_t length = key->as.text.length;
-        if (nib_utf8_valid(text, length) != length || memchr(text, '\0', length))
-            return wrong(c->p, key, "a name that is not UTF-8");
+        if (!is_clean(c->p, key)) return wrong(c->p, key, "a name that is not UTF-8");
         if (length > MAX_NAME) return wrong(c->p, key, "a name of over 1024 bytes");
         nib_text_append(&c->name, text, length);
     } else {
@@ -364,6 +372,34 @@ static nib_status walk(collector *c) {
     return NIB_OK;
 }
 
+/* The attribute "metadata" of the root, a dict of texts, as our own writer adds it. */
+static nib_status add_metadata(collector *c) {
+    const nib_pickle *p = c->p;
+    if (!p->has_state || p->state_of != p->root) return NIB_OK;
+    const nib_pickle_value *state = &p->values[p->state], *pairs = NULL;
+    if (state->kind != NIB_PICKLE_DICT) return NIB_OK;
+    for (uint32_t i = 0; i + 1 < state->as.many.count; i += 2)
+        if (is_text(p, nib_pickle_item(p, state, i), "metadata"))
+            pairs = nib_pickle_item(p, state, i + 1);
+    if (!pairs || pairs->kind != NIB_PICKLE_DICT) return NIB_OK;
+    for (uint32_t i = 0; i + 1 < pairs->as.many.count; i += 2) {
+        const nib_pickle_value *key = nib_pickle_item(p, pairs, i),
+                               *value = nib_pickle_item(p, pairs, i + 1);
+        nib_tensor_pair pair;
+        if (!is_clean(p, key) || !is_clean(p, value)) continue;
+        NIB_TRY(keep_text(c, key, nib_pickle_text(p, key), key->as.text.length, &pair.key));
+        NIB_TRY(keep_text(c, value, nib_pickle_text(p, value), value->as.text.length, &pair.value));
+        if (c->fill) c->file->metadata[c->pairs] = pair;
+        c->pairs++;
+    }
+    return NIB_OK;
+}
+
+static nib_status walk_all(collector *c) {
+    NIB_TRY(walk(c));
+    return add_metadata(c);
+}
+
 /* Make room for all that the first walk counted. */
 static nib_status make_tables(collector *c) {
     nib_tensor_file *file = c->file;
@@ -386,12 +422,12 @@ nib_status nib_pt_collect(const nib_pickle *p, nib_pt_locate locate, void *user,
                           nib_tensor_file *file) {
     collector c = {
         .p = p, .locate = locate, .user = user, .file = file, .name = {.mem = file->mem}};
-    nib_status status = walk(&c);
+    nib_status status = walk_all(&c);
     if (status >= NIB_OK) status = make_tables(&c);
     if (status >= NIB_OK) {
         c.fill = true;
         c.tensors = c.pairs = c.strides = c.names_used = c.visits = 0;
-        status = walk(&c);
+        status = walk_all(&c);
     }
     if (status >= NIB_OK) {
         file->count = c.tensors;

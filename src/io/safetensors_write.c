@@ -9,12 +9,9 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "base/text_util.h"
+#include "io/given.h"
 #include "io/safetensors.h"
 #include "tensor/dtype.h"
-
-typedef struct range {
-    size_t begin, end;
-} range;
 
 /* One tensor of the file to be. */
 typedef struct placed {
@@ -23,8 +20,7 @@ typedef struct placed {
     nib_shape shape;
     size_t offset, size; /* relative to the data */
     size_t index;        /* in the plan */
-    range *given;        /* byte ranges written, apart and in order */
-    size_t given_count, given_room;
+    nib_given given;
 } placed;
 
 /* Where everything goes. */
@@ -47,8 +43,7 @@ struct nib_safetensors_writer {
 
 static void layout_free(layout *l) {
     for (size_t i = 0; l->tensors && i < l->count; i++)
-        nib_mem_free(l->mem, l->tensors[i].given,
-                     l->tensors[i].given_room * sizeof *l->tensors[i].given);
+        nib_given_free(l->mem, &l->tensors[i].given);
     nib_mem_free(l->mem, l->tensors, l->count * sizeof *l->tensors);
     nib_mem_free(l->mem, l->place, l->count * sizeof *l->place);
     nib_mem_free(l->mem, l->by_name, l->count * sizeof *l->by_name);
@@ -284,39 +279,6 @@ bool nib_safetensors_writer_find(const nib_safetensors_writer *writer, const cha
     return true;
 }
 
-/* Note [begin, end) as given; ranges that touch become one. */
-static nib_status note_given(nib_mem *mem, placed *t, size_t begin, size_t end) {
-    size_t i = t->given_count; /* the first range that ends behind `begin` */
-    while (i > 0 && t->given[i - 1].end > begin) i--;
-    if (i < t->given_count && t->given[i].begin < end)
-        return NIB_RAISE(NIB_E_ARGUMENT, "bytes %zu to %zu of a tensor were given twice", begin,
-                         end);
-    const bool joins_last = i > 0 && t->given[i - 1].end == begin;
-    const bool joins_next = i < t->given_count && t->given[i].begin == end;
-    if (joins_last && joins_next) {
-        t->given[i - 1].end = t->given[i].end;
-        t->given_count--;
-        memmove(t->given + i, t->given + i + 1, (t->given_count - i) * sizeof *t->given);
-    } else if (joins_last) {
-        t->given[i - 1].end = end;
-    } else if (joins_next) {
-        t->given[i].begin = begin;
-    } else {
-        if (t->given_count == t->given_room) {
-            const size_t room = t->given_room ? 2 * t->given_room : 4;
-            range *moved =
-                nib_mem_realloc(mem, t->given, t->given_room * sizeof *moved, room * sizeof *moved);
-            if (!moved) return NIB_E_MEMORY;
-            t->given = moved;
-            t->given_room = room;
-        }
-        memmove(t->given + i + 1, t->given + i, (t->given_count - i) * sizeof *t->given);
-        t->given[i] = (range){begin, end};
-        t->given_count++;
-    }
-    return NIB_OK;
-}
-
 nib_status nib_safetensors_writer_put(nib_safetensors_writer *writer, size_t index,
                                       const void *from, size_t size, size_t offset) {
     layout *l = &writer->layout;
@@ -329,7 +291,7 @@ nib_status nib_safetensors_writer_put(nib_safetensors_writer *writer, size_t ind
         status = NIB_RAISE(NIB_E_ARGUMENT, "%zu bytes at %zu do not fit a tensor of %zu", size,
                            offset, t->size);
     else if (size)
-        status = note_given(writer->mem, t, offset, end);
+        status = nib_given_note(writer->mem, &t->given, offset, end, NULL);
     if (status == NIB_OK)
         status =
             nib_file_writer_put(writer->file, from, size, l->header.length + t->offset + offset);
@@ -352,18 +314,13 @@ nib_status nib_safetensors_writer_keep(nib_safetensors_writer *writer, size_t in
     if (index >= l->count)
         return NIB_RAISE(NIB_E_ARGUMENT, "tensor %zu of a plan of %zu", index, l->count);
     placed *t = &l->tensors[l->place[index]];
-    return t->size ? note_given(writer->mem, t, 0, t->size) : NIB_OK;
+    return nib_given_note(writer->mem, &t->given, 0, t->size, NULL);
 }
 
 static nib_status check_given(const layout *l) {
     for (size_t i = 0; i < l->count; i++) {
         const placed *t = &l->tensors[i];
-        const bool all = t->size == 0 || (t->given_count == 1 && t->given[0].begin == 0 &&
-                                          t->given[0].end == t->size);
-        if (all) continue;
-        const size_t missing = !t->given_count || t->given[0].begin ? 0 : t->given[0].end;
-        NIB_RAISE(NIB_E_ARGUMENT, "was not given from its byte %zu on", missing);
-        return nib_error_at(NULL, t->name, -1);
+        if (nib_given_check(&t->given, t->size) < NIB_OK) return nib_error_at(NULL, t->name, -1);
     }
     return NIB_OK;
 }

@@ -9,6 +9,7 @@
 #include "io/format.h"
 #include "io/manifest.h"
 #include "io/npy.h"
+#include "io/tensor_writer.h"
 #include "quant/scheme.h"
 #include "tensor/context.h"
 #include "tensor/dtype.h"
@@ -175,7 +176,7 @@ nib_tensor *nib_reader_load(nib_reader *reader, const char *name) {
 /* ---- writing ---- */
 struct nib_writer {
     nib_mem *mem;
-    nib_safetensors_writer *file;
+    nib_tensor_writer *file;
     char *path;
 };
 
@@ -234,7 +235,7 @@ nib_writer *nib_writer_open(nib_ctx *ctx, const char *path, const nib_tensor_inf
     if (!writer) goto fail;
     writer->mem = mem;
     writer->path = nib_mem_strdup(mem, path);
-    writer->file = writer->path ? nib_safetensors_writer_open(mem, path, &safe) : NULL;
+    writer->file = writer->path ? nib_tensor_writer_open(mem, path, &safe) : NULL;
     if (!writer->file) goto fail;
     free_plan(mem, &safe);
     return writer;
@@ -272,7 +273,7 @@ nib_status nib_writer_put(nib_writer *writer, const char *name, int64_t first_ro
     if (!name) return NIB_RAISE(NIB_E_ARGUMENT, "no name of a tensor");
     size_t index;
     nib_safetensors_planned planned;
-    if (!nib_safetensors_writer_find(writer->file, name, &index, &planned)) {
+    if (!nib_tensor_writer_find(writer->file, name, &index, &planned)) {
         NIB_RAISE(NIB_E_ARGUMENT, "this tensor is not in the plan");
         return nib_error_at(writer->path, name, -1);
     }
@@ -284,8 +285,7 @@ nib_status nib_writer_put(nib_writer *writer, const char *name, int64_t first_ro
     if (status == NIB_OK && (row_bits * (size_t)first_row) % 8)
         status = NIB_RAISE(NIB_E_SHAPE, "row %lld begins within a byte", (long long)first_row);
     if (status == NIB_OK)
-        status =
-            nib_safetensors_writer_put(writer->file, index, nib_tensor_data(rows),
+        status = nib_tensor_writer_put(writer->file, index, nib_tensor_data(rows),
                                        nib_tensor_bytes(rows), row_bits * (size_t)first_row / 8);
     return status < NIB_OK ? nib_error_at(writer->path, name, -1) : NIB_OK;
 }
@@ -297,7 +297,7 @@ static void writer_free(nib_writer *writer) {
 
 nib_status nib_writer_finish(nib_writer *writer) {
     if (!writer) return nib_last_error()->status;
-    const nib_status status = nib_safetensors_writer_finish(writer->file);
+    const nib_status status = nib_tensor_writer_finish(writer->file);
     if (status < NIB_OK) nib_error_at(writer->path, NULL, -1);
     writer_free(writer);
     return status;
@@ -305,7 +305,7 @@ nib_status nib_writer_finish(nib_writer *writer) {
 
 void nib_writer_cancel(nib_writer *writer) {
     if (!writer) return;
-    nib_safetensors_writer_abort(writer->file);
+    nib_tensor_writer_abort(writer->file);
     writer_free(writer);
 }
 

@@ -344,7 +344,8 @@ static nib_status inflate_entry(const nib_zip *zip, const nib_source *source,
     return status;
 }
 
-static uint32_t crc_of(const unsigned char *bytes, size_t size) {
+uint32_t nib_zip_crc(const void *from, size_t size) {
+    const unsigned char *bytes = from;
     enum { RUN = 1 << 30 }; /* zlib counts in unsigned */
     unsigned long crc = crc32(0, NULL, 0);
     for (size_t at = 0; at < size; at += RUN)
@@ -366,7 +367,7 @@ nib_status nib_zip_unpack(const nib_zip *zip, const nib_source *source, const ni
     NIB_TRY(check_bomb(zip, entry));
     NIB_TRY(entry->deflated ? inflate_entry(zip, source, entry, to)
                             : nib_source_read(source, to, entry->size, entry->offset));
-    if (!entry->crc || crc_of(to, entry->size) == entry->crc) return NIB_OK;
+    if (!entry->crc || nib_zip_crc(to, entry->size) == entry->crc) return NIB_OK;
     return wrong_entry(zip, entry, entry->offset, "its bytes do not have its CRC-32: damaged");
 }
 

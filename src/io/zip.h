@@ -50,6 +50,8 @@ nib_status nib_zip_unpack(const nib_zip *zip, const nib_source *source, const ni
 unsigned char *nib_zip_load(const nib_zip *zip, const nib_source *source,
                             const nib_zip_entry *entry, size_t most);
 
+uint32_t nib_zip_crc(const void *bytes, size_t size); /* CRC-32 as zip has it */
+
 /* Say of the latest failure that this entry is to blame. */
 nib_status nib_zip_error_at(const nib_zip *zip, const nib_zip_entry *entry);
 #endif

@@ -33,6 +33,7 @@ typedef struct nib_file_plan {
     nib_manifest manifest; /* of what is written; no format: all of it float */
     nib_file_item *items;
     size_t items_room;
+    const char *to; /* the output, whose name tells its kind; NULL: a folder, or none */
 } nib_file_plan;
 
 /* Fails before anything is written: a source that is quantized already, nothing that matches, a

@@ -7,6 +7,7 @@
 #include "base/parallel.h"
 #include "base/text_util.h"
 #include "io/checkpoint_write.h"
+#include "io/tensor_writer.h"
 #include "model/across.h"
 #include "model/file_plan.h"
 #include "model/file_report.h"
@@ -25,7 +26,7 @@ typedef struct work {
     const nib_file_item *item;
     size_t first; /* index in the shard of the item's first part */
     double done, total;
-    bool single;    /* one .safetensors file: no note, no other files */
+    bool single;    /* one file: no note, no other files */
     bool same_boot; /* what was written and not synced is still there */
     bool unlike;    /* the work to be resumed is another one */
     int64_t noted_ns;
@@ -261,7 +262,8 @@ nib_status nib_quantize_file(nib_ctx *ctx, const char *from, const char *to, con
     work w = {.ctx = ctx};
     NIB_TRY(nib_file_plan_open(ctx, from, rules, n, select, &o, &w.plan));
     size_t weights = 0, index = 0, config = 0;
-    w.single = to && nib_text_ends(to, ".safetensors");
+    w.single = to && nib_tensor_writer_is_name(to);
+    w.plan.to = to;
     w.plan.manifest.alone = w.single || !w.plan.config;
     w.total = (double)w.plan.source->payload;
     nib_status status = NIB_OK;

@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "base/text_util.h"
 #include "io/config_text.h"
+#include "io/tensor_writer.h"
 #include "model/across.h"
 #include "model/arch.h"
 #include "model/file_config.h"
@@ -310,7 +310,7 @@ static nib_status write_all(save *s, const char *path) {
     nib_status status = NIB_OK;
     for (size_t i = 0; i < s->source->shard_count && status >= NIB_OK; i++)
         status = write_shard(s, i);
-    if (status >= NIB_OK && !nib_text_ends(path, ".safetensors"))
+    if (status >= NIB_OK && !nib_tensor_writer_is_name(path))
         status = nib_shard_plan_texts(&s->plan, s->out);
     if (status >= NIB_OK) return nib_checkpoint_writer_finish(s->out);
     const nib_error cause = *nib_last_error();
@@ -327,6 +327,7 @@ nib_status nib_model_save(const nib_model *model, const char *path, const char *
         .model = model, .source = nib_weights_checkpoint(model->weights), .stored = {.mem = mem}};
     s.plan = (nib_file_plan){.ctx = model->ctx,
                              .mem = mem,
+                             .to = path,
                              .manifest = {.mem = mem},
                              .source = (nib_checkpoint *)(uintptr_t)s.source};
     nib_status status = make_plan(&s, format);

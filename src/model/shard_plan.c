@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "io/tensor_writer.h"
 #include "model/file_config.h"
 #include "tensor/dtype.h"
 
@@ -68,7 +69,8 @@ nib_status nib_shard_plan_open(const nib_file_plan *plan, size_t shard, nib_shar
     const nib_safetensors_plan whole = {out->planned, out->count, out->metadata.pairs,
                                         out->metadata.count};
     if (status >= NIB_OK)
-        status = nib_safetensors_plan_size(plan->mem, &whole, &out->size, &out->payload);
+        status = nib_tensor_plan_size(plan->mem, plan->to ? plan->to : "", &whole, &out->size,
+                                      &out->payload);
     if (status < NIB_OK) nib_shard_plan_close(out);
     return status;
 }

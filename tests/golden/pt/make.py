@@ -87,4 +87,13 @@ lines = ",\n".join(f'    "{k}": "{shards[k[0]]}"' for k in sorted(model.state_di
 (folder / "config.json").write_text('{"architectures": ["Nothing"], "torch_dtype": "float32"}\n')
 save_file(dense(model.state_dict()), HERE / "sharded.safetensors")
 
+# ours.pt is not made here: nibble wrote it of new.safetensors, metadata format=pt and who=me. That
+# torch opens it, and finds in it what the safetensors file holds, is what is looked at:
+ours = torch.load(HERE / "ours.pt", weights_only=True)
+assert ours.keys() == new.keys() and ours.metadata == {"format": "pt", "who": "me"}
+for name, want in dense(new).items():
+    got = ours[name]
+    assert got.dtype == want.dtype and got.shape == want.shape, name
+    assert got.flatten().view(torch.uint8).equal(want.flatten().view(torch.uint8)), name
+
 print("torch", torch.__version__, "numpy", np.__version__)
