@@ -13,7 +13,8 @@ extern "C" {
 
 /* ==== tensors in files, one at a time =============================================== */
 
-/* ---- reading: a Hugging Face folder, a .safetensors file, or what torch.save wrote ---- */
+/* ---- reading: a Hugging Face folder, a .safetensors file, or what torch.save or numpy.savez wrote:
+ * .pt, .pth, .bin, .npz ---- */
 typedef struct nib_tensor_info {       /* one tensor as the file has it; strings borrowed */
     const char *name;
     nib_dtype   dtype;

@@ -8,7 +8,7 @@
 #include "base/text_util.h"
 #include "tensor/dtype.h"
 
-enum { MAX_HEADER = 1 << 16 }; /* NumPy itself trusts 10,000 */
+enum { MAX_HEADER = NIB_NPY_MAX_HEADER - 12 }; /* of the text; NumPy itself trusts 10,000 */
 
 static const struct {
     const char *descr;
@@ -197,7 +197,7 @@ nib_status nib_npy_parse(const char *path, const void *bytes, size_t size, size_
 nib_status nib_npy_read(nib_mem *mem, const char *path, nib_npy *array, void **data) {
     nib_file file;
     NIB_TRY(nib_file_open(mem, path, &file));
-    const size_t room = file.size < MAX_HEADER + 12 ? file.size : MAX_HEADER + 12;
+    const size_t room = file.size < NIB_NPY_MAX_HEADER ? file.size : NIB_NPY_MAX_HEADER;
     char *header = nib_mem_alloc(mem, room);
     nib_status status = header ? nib_file_read(&file, header, room, 0) : NIB_E_MEMORY;
     if (status == NIB_OK) status = nib_npy_parse(path, header, room, file.size, array);

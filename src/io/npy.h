@@ -10,6 +10,8 @@
 
 #include "base/mem.h"
 
+enum { NIB_NPY_MAX_HEADER = (1 << 16) + 12 }; /* bytes; longer descriptions are refused */
+
 typedef struct nib_npy {
     nib_dtype dtype;
     nib_shape shape;

@@ -5,8 +5,8 @@
 
 #include "base/checked.h"
 #include "base/error.h"
-#include "base/path.h"
 #include "base/text_util.h"
+#include "io/npz.h"
 #include "io/pt.h"
 #include "io/safetensors.h"
 #include "tensor/dtype.h"
@@ -20,9 +20,9 @@ nib_tensor_file *nib_tensor_file_open(nib_mem *mem, const char *path) {
     const nib_status status = nib_file_read(&file, first, size, 0);
     nib_file_close(&file);
     if (status < NIB_OK) return NULL;
-    return nib_pt_looks_like(first, size) || nib_pt_is_name(nib_path_base(path))
-               ? nib_pt_open(mem, path)
-               : nib_safetensors_open(mem, path);
+    if (nib_npz_is_name(path)) return nib_npz_open(mem, path);
+    return nib_pt_looks_like(first, size) || nib_pt_is_name(path) ? nib_pt_open(mem, path)
+                                                                  : nib_safetensors_open(mem, path);
 }
 
 void nib_tensor_file_close(nib_tensor_file *file) {

@@ -21,4 +21,9 @@ np.save(HERE / "big_endian.npy", np.arange(3, dtype=">f4"))
 np.save(HERE / "object.npy", np.array([None, 1]), allow_pickle=True)
 np.save(HERE / "record.npy", np.zeros(2, [("a", "<f4"), ("b", "<i4")]))
 np.save(HERE / "text.npy", np.array(["ab", "c"]))
+arrays = {"x": np.arange(6, dtype="<f4").reshape(2, 3), "ids": np.arange(5), "flag": np.array(True),
+          "none": np.zeros((0, 2), "<f2")}
+np.savez(HERE.parent / "stored.npz", **arrays)
+np.savez_compressed(HERE.parent / "compressed.npz", **arrays)
+np.savez(HERE.parent / "object.npz", x=arrays["x"], bad=np.array([None, 1]))
 print("numpy", np.__version__)
