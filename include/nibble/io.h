@@ -119,8 +119,8 @@ void nib_string_free(nib_string *string);
  * results. It must outlive the detokenizers made from it. */
 typedef struct nib_tokenizer nib_tokenizer;
 
-/* From a Hugging Face folder (tokenizer.json, and what tokenizer_config.json says of special
- * tokens) or from a tokenizer.json itself. `ctx` may be NULL: the process's memory.
+/* From a Hugging Face folder (tokenizer.json, or a GPT2Tokenizer's vocab.json and merges.txt, and
+ * what tokenizer_config.json says of special tokens) or from a tokenizer.json itself. `ctx` may be NULL: the process's memory.
  * Fails: NIB_E_FORMAT for a damaged file, NIB_E_UNSUPPORTED naming the kind of model, normalizer,
  * pre-tokenizer, post-processor or decoder that nibble does not know. */
 nib_tokenizer *nib_tokenizer_load(nib_ctx *ctx, const char *path);

@@ -39,6 +39,11 @@ struct nib_tokenizer {
     _Atomic(nib_text_work *) work;
 };
 
+/* The tokenizer.json that vocab.json and merges.txt (`length` bytes) stand for, by what
+ * tokenizer_config.json, or NULL, says. Caller owns. */
+json_t *nib_vocab_merges_json(const json_t *vocab, const char *merges, size_t length,
+                              const json_t *config);
+
 /* The piece of an id as it goes into the decoder: of an added token that is looked for in normal
  * text, its normal form. NULL when the id has none, or is special and those are skipped. */
 const char *nib_tokenizer_decoded_piece(const nib_tokenizer *t, int32_t id, bool skip_special,

@@ -70,9 +70,9 @@ static nib_status read_roles(nib_tokenizer *t, const json_t *config) {
     return NIB_OK;
 }
 
-static nib_tokenizer *parse(nib_ctx *ctx, const char *json, size_t length, const char *name) {
+/* Takes `root`, which may be NULL after a failure. */
+static nib_tokenizer *from_json(nib_ctx *ctx, json_t *root, const char *name) {
     nib_mem *mem = nib_ctx_mem(ctx);
-    json_t *root = nib_json_parse(json, length, name, 0);
     if (!root) return NULL;
     nib_tokenizer *t = nib_mem_alloc_zero(mem, sizeof *t);
     if (t) {
@@ -85,6 +85,10 @@ static nib_tokenizer *parse(nib_ctx *ctx, const char *json, size_t length, const
     }
     json_decref(root);
     return t;
+}
+
+static nib_tokenizer *parse(nib_ctx *ctx, const char *json, size_t length, const char *name) {
+    return from_json(ctx, nib_json_parse(json, length, name, 0), name);
 }
 
 nib_tokenizer *nib_tokenizer_parse(nib_ctx *ctx, const char *json, size_t length,
@@ -103,19 +107,77 @@ static nib_tokenizer *load_json(nib_ctx *ctx, const char *path) {
     return t;
 }
 
-static nib_status load_roles(nib_tokenizer *t, const char *path) {
+/* *json is NULL where there is no such file and none is needed. */
+static nib_status read_json(nib_mem *mem, const char *path, bool required, json_t **json) {
     size_t size = 0;
     nib_path_kind kind;
+    *json = NULL;
     NIB_TRY(nib_path_look(path, true, &kind));
-    if (kind == NIB_PATH_NONE) return NIB_OK;
-    char *bytes = nib_file_read_whole(t->mem, path, NIB_JSON_MAX_BYTES, &size);
+    if (kind == NIB_PATH_NONE && !required) return NIB_OK;
+    char *bytes = nib_file_read_whole(mem, path, NIB_JSON_MAX_BYTES, &size);
     if (!bytes) return nib_last_error()->status;
-    json_t *config = nib_json_parse(bytes, size, path, 0);
-    nib_mem_free(t->mem, bytes, size + 1);
-    if (!config) return nib_last_error()->status;
+    *json = nib_json_parse(bytes, size, path, 0);
+    nib_mem_free(mem, bytes, size + 1);
+    return *json ? NIB_OK : nib_last_error()->status;
+}
+
+/* The older files of a folder; `config` is the path of its tokenizer_config.json. */
+static nib_tokenizer *load_vocab_merges(nib_ctx *ctx, const char *vocab_path, const char *path,
+                                        const char *config_path) {
+    nib_mem *mem = nib_ctx_mem(ctx);
+    json_t *vocab = NULL, *config = NULL, *root = NULL;
+    size_t size = 0;
+    char *merges = nib_file_read_whole(mem, path, NIB_JSON_MAX_BYTES, &size);
+    if (merges && read_json(mem, vocab_path, true, &vocab) >= NIB_OK &&
+        read_json(mem, config_path, false, &config) >= NIB_OK) {
+        root = nib_vocab_merges_json(vocab, merges, size, config);
+        if (!root) nib_error_at(path, NULL, -1);
+    }
+    nib_tokenizer *t = from_json(ctx, root, path);
+    json_decref(vocab);
+    json_decref(config);
+    if (merges) nib_mem_free(mem, merges, size + 1);
+    return t;
+}
+
+static nib_status load_roles(nib_tokenizer *t, const char *path) {
+    json_t *config;
+    NIB_TRY(read_json(t->mem, path, false, &config));
+    if (!config) return NIB_OK;
     nib_status status = read_roles(t, config);
     json_decref(config);
     return status < NIB_OK ? nib_error_at(path, NULL, -1) : NIB_OK;
+}
+
+/* A file of the folder that is there; *path is NULL where it is not. */
+static nib_status find(nib_mem *mem, const char *dir, const char *name, char **path) {
+    nib_path_kind kind;
+    *path = nib_path_join(mem, dir, name);
+    if (!*path) return nib_last_error()->status;
+    NIB_TRY(nib_path_look(*path, true, &kind));
+    if (kind != NIB_PATH_NONE) return NIB_OK;
+    nib_mem_strfree(mem, *path);
+    *path = NULL;
+    return NIB_OK;
+}
+
+static nib_tokenizer *load_folder(nib_ctx *ctx, const char *dir, const char *config) {
+    nib_mem *mem = nib_ctx_mem(ctx);
+    char *file = NULL, *vocab = NULL, *merges = NULL;
+    nib_tokenizer *t = NULL;
+    nib_status status = find(mem, dir, "tokenizer.json", &file);
+    if (status >= NIB_OK && !file) status = find(mem, dir, "vocab.json", &vocab);
+    if (status >= NIB_OK && vocab) status = find(mem, dir, "merges.txt", &merges);
+    if (status >= NIB_OK && merges) {
+        t = load_vocab_merges(ctx, vocab, merges, config);
+    } else if (status >= NIB_OK) {
+        if (!file) file = nib_path_join(mem, dir, "tokenizer.json"); /* the error names it */
+        t = file ? load_json(ctx, file) : NULL;
+    }
+    nib_mem_strfree(mem, merges);
+    nib_mem_strfree(mem, vocab);
+    nib_mem_strfree(mem, file);
+    return t;
 }
 
 nib_tokenizer *nib_tokenizer_load(nib_ctx *ctx, const char *path) {
@@ -125,15 +187,14 @@ nib_tokenizer *nib_tokenizer_load(nib_ctx *ctx, const char *path) {
     NIB_TRY_NULL(nib_path_look(path, true, &kind));
     const bool folder = kind == NIB_PATH_FOLDER;
     char *dir = folder ? nib_mem_strdup(mem, path) : nib_path_parent(mem, path);
-    char *file = folder ? nib_path_join(mem, path, "tokenizer.json") : nib_mem_strdup(mem, path);
     char *config = dir ? nib_path_join(mem, dir, "tokenizer_config.json") : NULL;
-    nib_tokenizer *t = dir && file && config ? load_json(ctx, file) : NULL;
+    nib_tokenizer *t = NULL;
+    if (config) t = folder ? load_folder(ctx, dir, config) : load_json(ctx, path);
     if (t && load_roles(t, config) < NIB_OK) {
         nib_tokenizer_free(t);
         t = NULL;
     }
     nib_mem_strfree(mem, config);
-    nib_mem_strfree(mem, file);
     nib_mem_strfree(mem, dir);
     return t;
 }
