@@ -1,5 +1,5 @@
 #!/bin/sh
-# Memory and speed of OPT-125m, BLOOM-560m and GPT-2 at their published shapes, random weights:
+# Memory of OPT-125m, BLOOM-560m and GPT-2 at their published shapes, random weights:
 # bench/text_models.sh [FOLDER]. What is written to FOLDER is removed again.
 #
 # Peak is the largest resident set of the process. "run" is `nibble bench` with a prompt of 64
@@ -14,8 +14,8 @@ peak() { # PEAK_OF COMMAND...: MiB into $mib, its output into $at/out
     /usr/bin/time -f '%M' -o "$at/time" "$@" >"$at/out" 2>"$at/err" || { cat "$at/err" >&2; exit 1; }
     mib=$(awk '{ printf "%.0f", $1 / 1024 }' "$at/time")
 }
-printf '| model | weights | file MiB | peak of quantizing | peak of a run | prefill t/s | decode t/s |\n'
-printf '|---|---|---|---|---|---|---|\n'
+printf '| model | weights | file MiB | peak of quantizing | peak of a run |\n'
+printf '|---|---|---|---|---|\n'
 for model in opt-125m bloom-560m gpt2; do
     "$build/bench/bench_make_text_models" "$at/$model" "$model"
     for scheme in float int8_weight_only int4_weight_only:group_size=32 qint4 \
@@ -29,10 +29,9 @@ for model in opt-125m bloom-560m gpt2; do
             "$nibble" verify "$folder" --source "$at/$model" -q >/dev/null
         fi
         bytes=$(cat "$folder"/*.safetensors | wc -c)
-        peak "$nibble" bench "$folder" -p 64 -n 32 -r 3 -t 2 -f csv -q
-        awk -F, -v m="$model" -v s="$scheme" -v b="$bytes" -v q="$quantizing" -v r="$mib" '
-            NR == 2 { prefill = $4; decode = $6 }
-            END { printf "| %s | %s | %.0f | %s | %s | %.0f | %.0f |\n", m, s, b / 1048576, q, r, prefill, decode }' "$at/out"
+        peak "$nibble" bench "$folder" -p 64 -n 32 -r 1 -t 2 -q
+        echo "$model $scheme $bytes $quantizing $mib" | awk '
+            { printf "| %s | %s | %.0f | %s | %s |\n", $1, $2, $3 / 1048576, $4, $5 }'
     done
     rm -rf "${at:?}/$model" "$at/quantized"
 done
