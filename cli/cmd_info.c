@@ -1,5 +1,5 @@
 /* cmd_info.c: what a checkpoint holds: architecture, weights, dtypes, schemes, sizes. Of any
- * safetensors file or folder, also of an architecture that cannot run here. */
+ * file of tensors or folder of them, also of an architecture that cannot run here. */
 #include <nibble/io.h>
 #include <nibble/nn.h>
 #include <stdlib.h>

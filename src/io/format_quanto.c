@@ -140,9 +140,16 @@ static const char *side_file(const nib_manifest *manifest, nib_text *text, nib_s
 }
 
 /* ---- reading ---- */
+/* A map that lies beside a single file need not be about it: one with parts of weights it is. */
+static bool has_scales(const nib_checkpoint *checkpoint) {
+    for (size_t i = 0; i < checkpoint->count; i++)
+        if (nib_text_ends(checkpoint->tensors[i].entry->name, ".weight._scale")) return true;
+    return false;
+}
+
 static nib_status detect(const nib_checkpoint *checkpoint, const json_t *config, bool *speaks) {
     (void)config;
-    if (checkpoint->is_file) return NIB_OK;
+    if (checkpoint->is_file && !has_scales(checkpoint)) return NIB_OK;
     char *path = nib_checkpoint_path(checkpoint, QMAP);
     nib_path_kind kind = NIB_PATH_NONE;
     const nib_status status = path ? nib_path_look(path, true, &kind) : nib_last_error()->status;

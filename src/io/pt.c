@@ -13,12 +13,14 @@
 
 enum { GLOBALS = sizeof nib_pt_globals / sizeof *nib_pt_globals };
 
-/* The number 0x1950a86a20f9469cfc6c, pickled: how the old layout begins, behind the protocol. */
+/* The number 0x1950a86a20f9469cfc6c, pickled: how the old layout begins, behind the protocol and,
+ * from protocol 4 on, the length of a frame. */
 static const unsigned char magic[] = {0x8a, 0x0a, 0x6c, 0xfc, 0x9c, 0x46, 0xf9,
                                       0x20, 0x6a, 0xa8, 0x50, 0x19, '.'};
 
 static bool is_legacy(const unsigned char *b, size_t size) {
-    return size >= 2 + sizeof magic && b[0] == 0x80 && memcmp(b + 2, magic, sizeof magic) == 0;
+    const size_t at = size > 2 && b[2] == 0x95 ? 2 + 9 : 2;
+    return size >= at + sizeof magic && b[0] == 0x80 && memcmp(b + at, magic, sizeof magic) == 0;
 }
 
 bool nib_pt_looks_like(const void *bytes, size_t size) {
@@ -328,7 +330,7 @@ static nib_status read_legacy(const nib_source *source, nib_tensor_file *file) {
 
 /* ---- either ---- */
 static nib_status read_any(const nib_source *source, nib_tensor_file *file) {
-    unsigned char first[16] = {0};
+    unsigned char first[32] = {0};
     const size_t size = source->size < sizeof first ? source->size : sizeof first;
     NIB_TRY(nib_source_read(source, first, size, 0));
     if (nib_zip_looks_like(first, size)) return read_zip(source, file);

@@ -14,7 +14,7 @@
 /* ---- opening and closing ---- */
 nib_tensor_file *nib_tensor_file_open(nib_mem *mem, const char *path) {
     nib_file file;
-    unsigned char first[16] = {0};
+    unsigned char first[32] = {0};
     NIB_TRY_NULL(nib_file_open(mem, path, &file));
     const size_t size = file.size < sizeof first ? file.size : sizeof first;
     const nib_status status = nib_file_read(&file, first, size, 0);

@@ -1,11 +1,14 @@
 #include "io/pt.h"
 
 #include <errno.h>
+#include <nibble/io.h>
+#include <nibble/nn.h>
 
 #include "base/error.h"
 #include "base/sys.h"
 #include "io/checkpoint.h"
 #include "io/safetensors.h"
+#include "tensor/tensor.h"
 #include "test_files.h"
 
 #define GOLDEN "tests/golden/pt/"
@@ -141,6 +144,42 @@ TEST(a_folder_of_pytorch_model_bin_shards_is_a_checkpoint) {
     nib_checkpoint_close(c);
 }
 
+static nib_tensor *pass(nib_module *m, nib_tensor *x) {
+    (void)m;
+    return x;
+}
+static nib_tensor *zeros(nib_ctx *ctx, int64_t rows, int64_t columns) {
+    nib_tensor *t = nib_tensor_new(ctx, NIB_F32, (nib_shape){columns ? 2 : 1, {rows, columns}});
+    if (t) memset(nib_tensor_data_mut(t), 0, nib_tensor_bytes(t));
+    return t;
+}
+
+TEST(a_pickled_state_of_quanto_with_its_map_beside_is_read_as_quantos) {
+    NEEDS_SCHEME("qint4");
+    static const nib_module_kind kind = {.name = "Net", .forward = pass};
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_reader *r = nib_reader_open(ctx, GOLDEN "quanto/state.pt");
+    CHECK_MADE(r);
+    CHECK_TEXT(nib_reader_format(r), "quanto");
+    nib_weight_info info;
+    bool found = false;
+    while (nib_reader_next_weight(r, &info) == NIB_OK)
+        found |= strcmp(info.name, "fc.weight") == 0 && strstr(info.scheme, "qint4") != NULL;
+    CHECK(found);
+    nib_reader_free(r);
+    nib_module *root = nib_module_new(ctx, &kind, NULL);
+    CHECK_OK(nib_module_add(root, "fc", nib_linear_new(ctx, zeros(ctx, 8, 64), zeros(ctx, 8, 0))));
+    CHECK_OK(nib_module_add(root, "norm",
+                            nib_layer_norm_new(ctx, zeros(ctx, 8, 0), zeros(ctx, 8, 0), 1, 1e-5)));
+    CHECK_OK(nib_module_add(root, "head", nib_linear_new(ctx, zeros(ctx, 4, 8), zeros(ctx, 4, 0))));
+    CHECK_OK(nib_requantize_file(root, GOLDEN "quanto/state.pt", "cpu"));
+    const nib_tensor *weight = nib_module_parameter(nib_module_child(root, "fc"), "weight");
+    CHECK_MADE(weight);
+    CHECK_TEXT(nib_tensor_layout(weight), "quanto_bits");
+    nib_module_free(root);
+    nib_ctx_free(ctx);
+}
+
 static void copy(const char *from, const char *to) {
     size_t size;
     char *bytes = test_read(from, &size);
@@ -207,6 +246,7 @@ TESTS(RUNS(tensors_of_every_dtype_and_stride_are_what_torch_gives),
       RUNS(files_of_one_tensor_of_several_without_names_and_of_none_are_read),
       RUNS(modules_sparse_tensors_and_archives_of_jit_are_refused_by_name),
       RUNS(a_folder_of_pytorch_model_bin_shards_is_a_checkpoint),
+      RUNS(a_pickled_state_of_quanto_with_its_map_beside_is_read_as_quantos),
       RUNS(safetensors_go_before_pytorch_model_bin_when_a_folder_holds_both),
       RUNS(a_shard_that_lacks_a_tensor_of_the_index_is_an_error),
       RUNS(every_allocation_of_opening_may_fail))

@@ -3,6 +3,7 @@ in both of its layouts, and the same tensors, dense, as safetensors to compare w
 
     python tests/golden/pt/make.py"""
 import collections
+import json
 import pathlib
 import shutil
 
@@ -86,6 +87,21 @@ lines = ",\n".join(f'    "{k}": "{shards[k[0]]}"' for k in sorted(model.state_di
     '{\n  "metadata": {\n    "total_size": 1\n  },\n  "weight_map": {\n' + lines + "\n  }\n}\n")
 (folder / "config.json").write_text('{"architectures": ["Nothing"], "torch_dtype": "float32"}\n')
 save_file(dense(model.state_dict()), HERE / "sharded.safetensors")
+
+# what torch.save makes of a frozen model of optimum-quanto, its map beside it as its users keep it
+from optimum.quanto import Calibration, freeze, qint4, qint8, quantization_map, quantize
+
+folder = HERE / "quanto"
+folder.mkdir(exist_ok=True)
+torch.manual_seed(1)
+model = torch.nn.Sequential(collections.OrderedDict(
+    fc=torch.nn.Linear(64, 8), norm=torch.nn.LayerNorm(8), head=torch.nn.Linear(8, 4)))
+quantize(model, weights=qint4, activations=qint8, exclude="head")
+with torch.no_grad(), Calibration():
+    model(torch.randn(4, 64))
+freeze(model)
+torch.save(model.state_dict(), folder / "state.pt")
+(folder / "quanto_qmap.json").write_text(json.dumps(quantization_map(model), indent=4))
 
 # ours.pt is not made here: nibble wrote it of new.safetensors, metadata format=pt and who=me. That
 # torch opens it, and finds in it what the safetensors file holds, is what is looked at:
