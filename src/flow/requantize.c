@@ -57,6 +57,13 @@ static const char *joined(char name[MAX_NAME], const char *module, const char *l
     return name;
 }
 
+/* What is wrong with a config that the map asked for is wrong with the map. */
+static nib_status maps_fault(void) {
+    const nib_error cause = *nib_last_error();
+    if (cause.status != NIB_E_ARGUMENT) return cause.status;
+    return NIB_RAISE(NIB_E_FORMAT, "%s", cause.what);
+}
+
 static nib_status read_entry(work *w, const char *name, const json_t *row) {
     const char *weights, *activations = "none";
     bool outputs = true;
@@ -73,11 +80,7 @@ static nib_status read_entry(work *w, const char *name, const json_t *row) {
                     full(activations));
     nib_config *config = text.failed ? NULL : nib_config_parse(text.data);
     nib_text_free(&text);
-    if (!config && nib_last_error()->status == NIB_E_ARGUMENT) {
-        const nib_error cause = *nib_last_error();
-        NIB_RAISE(NIB_E_FORMAT, "%s", cause.what);
-    }
-    if (!config) return nib_last_error()->status;
+    if (!config) return maps_fault();
     named_config *m = &w->modules[w->nmodules++];
     char whole[MAX_NAME];
     *m = (named_config){
@@ -195,8 +198,10 @@ static nib_status take(work *w) {
         named_config *m = &w->modules[i];
         const bool active = !nib_config_option_is(m->config, "activations", "none");
         if (!active && m->frozen) continue; /* its weight is all there is to it */
-        if (nib_module_quantize(m->at, m->config) < NIB_OK)
+        if (nib_module_quantize(m->at, m->config) < NIB_OK) {
+            maps_fault();
             return nib_error_at(NULL, m->module, -1);
+        }
         m->carried = true;
     }
     const nib_state_source source = {w, 0, no_name, has, get};

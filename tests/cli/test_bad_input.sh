@@ -57,6 +57,23 @@ refused() {
 }
 quantize="quantize m -o out --scheme int8_weight_only"
 
+# ---- files of torch.save ----
+golden=$PWD/tests/golden/pt
+fresh
+cp "$golden/module.pt" "$golden/sparse.pt" "$golden/jit.pt" "$work"
+refused 3 "torch.nn.modules.linear.Linear is forbidden" module.pt byte -- info module.pt
+refused 3 _rebuild_sparse_tensor sparse.pt -- info sparse.pt
+refused 3 torch.jit jit.pt -- quantize jit.pt -o out.pt --scheme int8_weight_only
+head -c 4000 "$golden/new.pt" >"$work/cut.pt"
+refused 3 "cut short" cut.pt -- quantize cut.pt -o out --scheme int8_weight_only
+rm "$work/m/model.safetensors"
+cp "$golden/module.pt" "$work/m/pytorch_model.bin"
+# shellcheck disable=SC2086
+refused 3 forbidden pytorch_model.bin -- $quantize
+refused 3 forbidden pytorch_model.bin -- generate m -p x -n 1
+printf 'PK\003\004 and nothing else' >"$work/m/pytorch_model.bin"
+refused 3 "not a whole zip archive" -- info m
+
 # ---- safetensors ----
 fresh
 head -c 30000 "$tiny/model.safetensors" >"$work/m/model.safetensors"

@@ -2,6 +2,7 @@
  * of one that was not. */
 #ifndef NIB_TESTS_MANIFEST_CHECKS_H
 #define NIB_TESTS_MANIFEST_CHECKS_H
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "io/manifest.h"
@@ -33,9 +34,10 @@ static inline void check_config(const nib_config *config) {
 
 static inline void check_refused(void) {
     const nib_error *e = nib_last_error();
-    MUST(e->status == NIB_E_FORMAT || e->status == NIB_E_UNSUPPORTED || e->status == NIB_E_SHAPE ||
-         e->status == NIB_E_DTYPE);
-    MUST(e->what[0]);
+    const bool known = e->status == NIB_E_FORMAT || e->status == NIB_E_UNSUPPORTED ||
+                       e->status == NIB_E_SHAPE || e->status == NIB_E_DTYPE;
+    if (!known) fprintf(stderr, "status %d: %s [%s]\n", (int)e->status, e->what, e->tensor);
+    MUST(known && e->what[0]);
 }
 
 static inline void check_items(nib_manifest *m, const nib_checkpoint *c) {

@@ -25,7 +25,8 @@ typedef struct zip_bytes {
 } zip_bytes;
 
 static inline void zip_put(zip_bytes *z, uint64_t value, int width) {
-    for (int i = 0; i < width; i++) z->data[z->size++] = (unsigned char)(value >> 8 * i & 255);
+    for (int i = 0; i < width; i++, value = i < 8 ? value >> 8 : 0)
+        z->data[z->size++] = (unsigned char)(value & 255);
 }
 static inline void zip_add(zip_bytes *z, const void *bytes, size_t size) {
     if (z->size + size > sizeof z->data) abort();
