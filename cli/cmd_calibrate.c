@@ -1,13 +1,14 @@
 /* cmd_calibrate.c: a float model and data in, a model with static activations out. */
-#include <stdlib.h>
+#include <string.h>
 
 #include "cli.h"
 
 static struct {
-    const char *data, *weights, *activations, *include, *exclude, *streamline, *calibration, *out;
-    double momentum;
+    const char *data, *weights, *activations, *include, *exclude, *streamline, *calibration, *out,
+        *algo;
+    double momentum, smooth;
     int64_t samples, context;
-    bool head;
+    bool head, awq;
 } o = {.weights = "qint8", .activations = "qint8", .momentum = 0.9};
 
 static const cli_option options[] = {
@@ -15,8 +16,13 @@ static const cli_option options[] = {
     {"data", 0, "FILE", CLI_TEXT, &o.data, "a text, or .jsonl with a \"text\" a line", 0, 0, true},
     {"weights", 0, "TYPE", CLI_TEXT, &o.weights, "qint8, qint4, qint2, qfloat8_e4m3fn ... (qint8)",
      0, 0, false},
-    {"activations", 0, "TYPE", CLI_TEXT, &o.activations, "qint8, qfloat8_e4m3fn ... (qint8)", 0, 0,
+    {"activations", 0, "TYPE", CLI_TEXT, &o.activations, "none, qint8, qfloat8_e4m3fn ... (qint8)",
+     0, 0, false},
+    {"algo", 0, "ALGO", CLI_TEXT, &o.algo, "of weights: max, hqq, mse, absmax or gptq", 0, 0,
      false},
+    {"smooth", 0, "A", CLI_NUMBER, &o.smooth, "before: SmoothQuant with this power, as 0.5", 1e-6,
+     1, false},
+    {"awq", 0, NULL, CLI_FLAG, &o.awq, "before: AWQ's search for scales", 0, 0, false},
     {"include", 0, "GLOB", CLI_TEXT, &o.include, "only these modules", 0, 0, false},
     {"exclude", 0, "GLOB", CLI_TEXT, &o.exclude, "not these", 0, 0, false},
     {"head", 0, NULL, CLI_FLAG, &o.head, "the output head too", 0, 0, false},
@@ -55,10 +61,10 @@ static void see(void *user, const nib_calibrated *row) {
 static nib_config *config_of(void) {
     char text[512];
     const int length =
-        snprintf(text, sizeof text, "quanto:weights=%s,activations=%s,momentum=%.9g%s%s%s%s",
+        snprintf(text, sizeof text, "quanto:weights=%s,activations=%s,momentum=%.9g%s%s%s%s%s%s",
                  o.weights, o.activations, o.momentum, o.streamline ? ",streamline=" : "",
                  o.streamline ? o.streamline : "", o.calibration ? ",calibration=" : "",
-                 o.calibration ? o.calibration : "");
+                 o.calibration ? o.calibration : "", o.algo ? ",algo=" : "", o.algo ? o.algo : "");
     return length < (int)sizeof text ? nib_config_parse(text) : nib_config_parse("");
 }
 
@@ -87,13 +93,20 @@ static int run(cli *c) {
     nib_calibration report = {.row = see, .user = &r};
     nib_data data = {.file = o.data, .samples = o.samples, .context = (int)o.context};
     const nib_select select = {.include = o.include, .exclude = o.exclude, .head = o.head};
-    const bool begun = model && nib_calibrate_begin(root, config, &select) >= NIB_OK;
-    const bool fed = begun && nib_model_feed(ctx, model, &data) >= NIB_OK;
+    bool ready = model != NULL;
+    if (ready && o.smooth > 0)
+        ready = nib_model_smooth(ctx, model, &data, o.smooth, NULL) >= NIB_OK;
+    if (ready && o.awq) ready = nib_model_smooth(ctx, model, &data, 0, config) >= NIB_OK;
+    /* Weights alone, chosen without data of their inputs, are quantized at once. */
+    const bool waits = strcmp(o.activations, "none") != 0 || (o.algo && !strcmp(o.algo, "gptq"));
+    bool fed = ready && !waits && nib_quantize(root, config, &select) >= NIB_OK;
+    const bool begun = ready && waits && nib_calibrate_begin(root, config, &select) >= NIB_OK;
+    if (begun) fed = nib_model_feed(ctx, model, &data) >= NIB_OK;
     cli_progress_end();
     int code = fed ? CLI_OK : cli_fail(c);
-    const bool ended = begun && nib_calibrate_end(root, fed ? &report : NULL) >= NIB_OK;
-    const bool made =
-        fed && ended && nib_freeze(root) >= NIB_OK && nib_model_save(model, o.out, NULL) >= NIB_OK;
+    const bool ended = !begun || nib_calibrate_end(root, fed ? &report : NULL) >= NIB_OK;
+    const bool made = fed && ended && (!waits || nib_freeze(root) >= NIB_OK) &&
+                      nib_model_save(model, o.out, NULL) >= NIB_OK;
     cli_progress_end();
     if (fed && !made) code = cli_fail(c);
     if (made) {

@@ -76,6 +76,8 @@ CALL(nib_model_load, !nib_model_load(NULL, NULL, NULL) && !nib_model_load(ctx, N
 CALL(nib_model_save, nib_model_save(NULL, NULL, NULL) < NIB_OK)
 FREES(nib_model_free, nib_model_free(NULL))
 CALL(nib_model_root, !nib_model_root(NULL))
+CALL(nib_model_smooth, nib_model_smooth(NULL, NULL, NULL, 0.5, NULL) < NIB_OK &&
+                           nib_model_smooth(ctx, NULL, NULL, 0.5, NULL) < NIB_OK)
 CALL(nib_model_compare, nib_model_compare(NULL, NULL, NULL, NULL, NULL) < NIB_OK &&
                             nib_model_compare(ctx, NULL, NULL, NULL, NULL) < NIB_OK)
 CALL(nib_module_walk_saved, nib_module_walk_saved(NULL, NULL, NULL) < NIB_OK)
@@ -423,6 +425,7 @@ static const call calls[] = {
     ROW(nib_freeze),
     ROW(nib_model_feed),
     ROW(nib_model_compare),
+    ROW(nib_model_smooth),
     ROW(nib_module_walk_saved),
     ROW(nib_quantization_map),
     ROW(nib_requantize),

@@ -107,6 +107,8 @@ typedef struct nib_layout {
     int  (*bands)(const nib_qdesc *desc);
     bool kernel;                       /* what a kernel reads: made when a weight is prepared, never
                                           what a file holds */
+    bool views;                        /* an activation: one scale, row-major codes in part 0, so that
+                                          another shape, or a run of rows, is a view of them */
 } nib_layout;
 
 /* ---- the steps by themselves, on dense matrices and codes in the caller's memory ----

@@ -191,7 +191,9 @@ typedef struct nib_quanto {
     nib_config  config;
     const char *weights;               /* "qint8", "qint4", "qint2", "qfloat8_e4m3fn", "qfloat8_e5m2",
                                           "qfloat8_e4m3fnuz"; NULL: "qint8" */
-    nib_algo    algo;                  /* ABSMAX for 8 bits, MINMAX or HQQ for 4 and 2; 0: the first */
+    nib_algo    algo;                  /* ABSMAX for 8 bits, MINMAX or HQQ for 4 and 2; 0: the first.
+                                          Integers also MSE, and GPTQ: error feedback from what
+                                          calibrating feeds, so it waits for nib_freeze too */
     const char *activations;           /* "none" (also NULL), "qint8", or one of the qfloat8: inputs and
                                           outputs of modules, with scales that calibrating finds */
     float       momentum;              /* of scales while calibrating; 0: 0.9 */
@@ -304,6 +306,15 @@ typedef struct nib_data {
     int64_t tokens;                    /* out: that ran */
 } nib_data;
 nib_status  nib_model_feed(nib_ctx *ctx, nib_model *model, nib_data *data);
+
+/* Make a float model easier to quantize without changing what it computes: channels of a norm (and of
+ * linears that feed another one by one) are divided by what the columns of the linears after them are
+ * multiplied with, rounded to the dtype of the weights. With `smooth` > 0 SmoothQuant's choice,
+ * largest |x|^smooth / largest |w|^(1 - smooth); with a config, the powers of the mean |x| are
+ * tried for which its codes of the weights miss the outputs least (AWQ). Llama, OPT and BLOOM.
+ * Fails: NIB_E_UNSUPPORTED where no such places are known, NIB_E_DIFFERS where logits changed. */
+nib_status  nib_model_smooth(nib_ctx *ctx, nib_model *model, nib_data *data, double smooth,
+                             const nib_config *awq);
 
 /* What quantizing cost, layer by layer and in all: each quantized module of `model` runs on what its
  * twin in `reference`, the float model, is given, so that no layer pays for another. Then the worst ones

@@ -21,7 +21,7 @@
 
 #include "base/error.h"
 #include "nn/quantized.h"
-#include "op/op.h"
+#include "op/calls.h"
 #include "quant/act8.h"
 #include "quant/codes.h"
 #include "quant/scheme.h"
@@ -132,6 +132,12 @@ static void streamline(watched *w) {
     if (w->streamline && w->batches && !w->required) q->output = (nib_dtype)0;
 }
 
+/* What comes in, for error feedback: floats, also where it is quantized. */
+static nib_status feed(calibrating *c, nib_quantized *q, const nib_tensor *x) {
+    if (nib_act8_is(x) && !(x = nib_dequantize(x))) return nib_last_error()->status;
+    return nib_quantized_feed(c->ctx, q, x);
+}
+
 static nib_status enter_module(void *self, nib_module *module, nib_tensor **input) {
     calibrating *c = self;
     watched *w = find(c, module);
@@ -142,6 +148,8 @@ static nib_status enter_module(void *self, nib_module *module, nib_tensor **inpu
     if (maker && q->input && !w->upstream) maker->required = true;
     if (w->batches && !w->upstream) streamline(w);
     if (!nib_tensor_count(*input)) return NIB_OK;
+    if (nib_quantized_feeds(q)) NIB_TRY(feed(c, q, *input));
+    if (!q->activations) return NIB_OK;
     return observe(c, w, "input_scale", *input, w->upstream ? 0.9 : w->momentum, &q->input_known);
 }
 
@@ -161,8 +169,9 @@ static nib_status leave_module(void *self, nib_module *module, nib_tensor **outp
     }
     if (!nib_tensor_count(*output)) return NIB_OK;
     nib_quantized *q = nib_module_quantized(module);
-    NIB_TRY(observe(c, w, "output_scale", *output, w->momentum, &q->output_known));
     w->batches++;
+    if (!q->activations) return NIB_OK;
+    NIB_TRY(observe(c, w, "output_scale", *output, w->momentum, &q->output_known));
     return NIB_OK;
 }
 
@@ -202,7 +211,7 @@ static void release(calibrating *c) {
 static nib_status watch(void *user, const char *dotted, nib_module *module) {
     calibrating *c = user;
     const nib_quantized *q = nib_module_quantized(module);
-    if (!q || !q->activations || find(c, module)) return NIB_OK;
+    if (!q || (!q->activations && !nib_quantized_feeds(q)) || find(c, module)) return NIB_OK;
     nib_mem *mem = nib_ctx_mem(c->ctx);
     if (c->count == c->room) {
         const size_t room = c->room ? c->room * 2 : 32;
@@ -234,8 +243,8 @@ nib_status nib_calibrate_begin(nib_module *root, const nib_config *config,
     c->root = root;
     nib_status status = nib_module_walk(root, watch, c);
     if (status >= NIB_OK && !c->count)
-        status = NIB_RAISE(NIB_E_ARGUMENT, "no module has activations to calibrate; quantize with "
-                                           "activations, such as \"qint8\", first");
+        status = NIB_RAISE(NIB_E_ARGUMENT, "no module has anything to calibrate; quantize with "
+                                           "activations, such as \"qint8\", or algo gptq, first");
     if (status >= NIB_OK) status = nib_mode_push(ctx, &mode, c);
     if (status < NIB_OK) release(c);
     return status;

@@ -52,7 +52,7 @@ static nib_status visit(void *user, const char *dotted, nib_module *module) {
     if (!q->weight || !weight || weight->layout) return NIB_OK;
     for (size_t i = 0; i < w->count; i++) /* one module under two names */
         if (w->made[i].module == module) return NIB_OK;
-    nib_tensor *made = nib_keep(nib_module_weight(module));
+    nib_tensor *made = nib_keep(nib_module_frozen_weight(module));
     if (!made) return nib_error_at(NULL, dotted, -1);
     return keep(w, module, made);
 }
@@ -65,6 +65,7 @@ nib_status nib_freeze(nib_module *root) {
         status = NIB_RAISE(NIB_E_ARGUMENT, "no module is waiting to be frozen; quantize the model "
                                            "with activations, or with unfrozen, first");
     for (size_t i = 0; i < w.count; i++) {
+        if (status >= NIB_OK) nib_quantized_forget_inputs(w.made[i].module);
         if (status >= NIB_OK) /* replaces a parameter that is there: cannot fail */
             (void)nib_module_set(w.made[i].module, "weight", w.made[i].weight);
         else

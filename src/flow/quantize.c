@@ -51,22 +51,28 @@ static nib_status keep_change(work *w, nib_ctx *ctx, nib_module *module, nib_ten
 }
 
 /* Error of the codes against the weight, a run of rows at a time. */
-static nib_status measure(nib_ctx *ctx, const nib_tensor *weight, const nib_tensor *quantized,
-                          nib_measure *out) {
+static nib_status measure(nib_ctx *ctx, const nib_tensor *weight, const nib_site *site,
+                          const nib_tensor *quantized, nib_measure *out) {
     enum { RUN = 16 };
+    nib_tensor *matrix = nib_scheme_matrix(weight, site, &quantized->desc);
+    if (!matrix) return nib_last_error()->status;
     const int64_t rows = quantized->desc.rows, cols = quantized->desc.cols;
     const size_t floats = (size_t)(RUN * cols), scratch = nib_rows_scratch_size(quantized, RUN);
     const size_t size = 2 * floats * sizeof(float) + scratch;
     float *before = nib_mem_alloc(nib_ctx_mem(ctx), size);
-    if (!before) return nib_last_error()->status;
+    if (!before) {
+        nib_tensor_free(matrix);
+        return nib_last_error()->status;
+    }
     float *after = before + floats;
     for (int64_t row = 0; row < rows; row += RUN) {
         const int64_t n = rows - row < RUN ? rows - row : RUN;
-        nib_rows_to_f32(weight, row, n, before, after + floats);
+        nib_rows_to_f32(matrix, row, n, before, after + floats);
         nib_rows_to_f32(quantized, row, n, after, after + floats);
         nib_measure_add(out, before, after, n * cols);
     }
     nib_mem_free(nib_ctx_mem(ctx), before, size);
+    nib_tensor_free(matrix);
     return NIB_OK;
 }
 
@@ -78,14 +84,17 @@ static bool carries(const nib_config *config, const char *site) {
     if (!config->scheme->module || !config->scheme->module(config, site, &weight, &in, &out))
         return false;
     return !weight || in.when == NIB_ACT_STATIC || out.when == NIB_ACT_STATIC ||
-           nib_config_option_int(config, "unfrozen");
+           nib_config_option_int(config, "unfrozen") ||
+           nib_config_option_is(config, "algo", "gptq"); /* which waits for data */
 }
 
 static nib_status quantize_one(work *w, const char *name, nib_module *module,
                                const nib_tensor *weight, const nib_config *config) {
     nib_ctx *ctx = nib_module_ctx(module);
-    const nib_site site = {
-        .kind = "linear", .name = name, .shape = weight->shape, .dtype = weight->dtype};
+    const nib_site site = {.kind = nib_module_site(module),
+                           .name = name,
+                           .shape = weight->shape,
+                           .dtype = weight->dtype};
     nib_codes codes;
     nib_status status = nib_scheme_codes(config, &site, weight, &codes);
     if (status < NIB_OK) {
@@ -108,7 +117,7 @@ static nib_status quantize_one(work *w, const char *name, nib_module *module,
     nib_codes_free(nib_ctx_mem(ctx), &codes);
     nib_measure cost = {0};
     if (!quantized || nib_scheme_note(quantized, config) < NIB_OK ||
-        measure(ctx, weight, quantized, &cost) < NIB_OK) {
+        measure(ctx, weight, &site, quantized, &cost) < NIB_OK) {
         nib_tensor_free(quantized);
         return nib_error_at(NULL, name, -1);
     }
@@ -124,7 +133,7 @@ static nib_status quantize_one(work *w, const char *name, nib_module *module,
     w->bytes_after += row.bytes_after;
     report_row(w, &row);
     nib_text_free(&text);
-    if (carries(config, "linear")) {
+    if (carries(config, site.kind)) {
         nib_tensor_free(quantized);
         quantized = NULL;
     }
@@ -152,7 +161,6 @@ static nib_status visit(void *user, const char *dotted, nib_module *module) {
     const char *site = nib_module_site(module);
     if (!site || is_changed(w, module)) return NIB_OK;
     if (strcmp(site, "layer_norm") == 0) return visit_norm(w, dotted, module);
-    if (nib_module_kind_of(module) != &nib_kind_linear) return NIB_OK;
     const nib_tensor *weight = nib_module_parameter(module, "weight");
     const char *why_left;
     const nib_candidate candidate = {.name = dotted,
@@ -161,6 +169,8 @@ static nib_status visit(void *user, const char *dotted, nib_module *module) {
                                      .head = nib_module_is_head(module),
                                      .why_not = "quantized already"};
     const nib_config *config = nib_selection_config(w->selection, &candidate, &why_left);
+    const bool conv = strcmp(site, "conv2d") == 0;
+    if (conv && (!config || !config->scheme->module)) return NIB_OK; /* of linears only */
     if (config && weight->layout)
         return NIB_RAISE(NIB_E_ARGUMENT, "%s is quantized already (%s); quantize a float model",
                          dotted, weight->layout->name);

@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "nn/module.h"
+#include "nn/quantized.h"
 #include "op/calls.h"
 
 typedef struct conv {
@@ -18,8 +19,7 @@ typedef struct conv {
 
 static nib_tensor *forward(nib_module *m, nib_tensor *x) {
     const conv *c = nib_module_self(m);
-    const nib_tensor *weight = nib_module_parameter(m, "weight"),
-                     *bias = nib_layer_parameter(m, "bias");
+    const nib_tensor *weight = nib_module_weight(m), *bias = nib_layer_parameter(m, "bias");
     if (c->padded) x = nib_pad(x, c->pad, c->mode, 0.0);
     return c->dims == 1 ? nib_conv1d(x, weight, bias, &c->window, c->groups)
                         : nib_conv2d(x, weight, bias, &c->window, c->groups);

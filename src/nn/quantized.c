@@ -6,6 +6,8 @@
 #include "op/calls.h"
 #include "quant/act8.h"
 #include "quant/codes.h"
+#include "quant/gptq.h"
+#include "quant/layouts.h"
 #include "quant/quanto.h"
 #include "quant/scheme.h"
 #include "tensor/context.h"
@@ -89,7 +91,69 @@ void nib_module_unquantize(nib_module *m) {
 void nib_quantized_free(nib_mem *mem, nib_quantized *q) {
     if (!q) return;
     nib_config_free(q->config);
+    nib_mem_free(mem, q->sums, (size_t)(q->K * q->K) * sizeof *q->sums);
     nib_mem_free(mem, q, sizeof *q);
+}
+
+bool nib_quantized_feeds(const nib_quantized *q) {
+    return q && q->weight && nib_config_option_is(q->config, "algo", "gptq");
+}
+
+nib_status nib_quantized_feed(nib_ctx *ctx, nib_quantized *q, const nib_tensor *x) {
+    const int64_t K = x->shape.ndim ? x->shape.dim[x->shape.ndim - 1] : 0;
+    if (x->layout || x->dtype != NIB_F32 || !nib_tensor_contiguous(x) || K < 1)
+        return NIB_RAISE(NIB_E_DTYPE, "error feedback looks at inputs of f32 floats");
+    if (!q->sums) {
+        q->sums = nib_mem_alloc_array(nib_ctx_mem(ctx), (size_t)(K * K), sizeof *q->sums);
+        if (!q->sums) return nib_last_error()->status;
+        q->K = K;
+    }
+    if (q->K != K)
+        return NIB_RAISE(NIB_E_SHAPE, "inputs had %lld columns and now have %lld", (long long)q->K,
+                         (long long)K);
+    nib_gptq_add(ctx, q->sums, nib_tensor_data(x), nib_tensor_count(x) / K, K);
+    return NIB_OK;
+}
+
+void nib_quantized_forget_inputs(nib_module *m) {
+    nib_quantized *q = nib_module_quantized(m);
+    if (!q || !q->sums) return;
+    nib_mem_free(nib_ctx_mem(nib_module_ctx(m)), q->sums, (size_t)(q->K * q->K) * sizeof *q->sums);
+    q->sums = NULL;
+    q->K = 0;
+}
+
+/* The codes that error feedback gives. */
+static nib_tensor *fed_weight(const nib_quantized *q, const nib_tensor *weight) {
+    const nib_site site = {"linear", "weight", weight->shape, weight->dtype};
+    nib_qdesc desc;
+    nib_act in, out;
+    nib_codes codes;
+    NIB_TRY_NULL(nib_scheme_plan(q->config, &site, &desc, &in, &out));
+    if (q->K != desc.cols)
+        return NIB_RAISE_NULL(NIB_E_SHAPE, "inputs had %lld columns, the weight has %lld",
+                              (long long)q->K, (long long)desc.cols);
+    nib_mem *mem = nib_ctx_mem(weight->ctx);
+    NIB_TRY_NULL(nib_codes_alloc(mem, &desc, &codes));
+    nib_tensor *t = NULL;
+    const nib_layout *layout = nib_layout_for(&desc);
+    if (layout && nib_gptq(weight->ctx, nib_tensor_data(weight), q->sums, &codes) >= NIB_OK)
+        t = nib_pack_tensor(weight->ctx, layout, &codes);
+    nib_codes_free(mem, &codes);
+    if (t && nib_scheme_note(t, q->config) < NIB_OK) {
+        nib_tensor_free(t);
+        t = NULL;
+    }
+    return nib_scope_own(weight->ctx, t);
+}
+
+nib_tensor *nib_module_frozen_weight(nib_module *m) {
+    const nib_quantized *q = nib_module_quantized(m);
+    const nib_tensor *weight = nib_module_parameter(m, "weight");
+    if (!nib_quantized_feeds(q) || !weight || weight->layout) return nib_module_weight(m);
+    if (q->sums) return fed_weight(q, weight);
+    return NIB_RAISE_NULL(NIB_E_ARGUMENT, "error feedback (gptq) saw no inputs of this module; run "
+                                          "data through it between nib_calibrate_begin and _end");
 }
 
 nib_tensor *nib_module_weight(nib_module *m) {

@@ -14,7 +14,9 @@ typedef struct nib_quantized {
     bool weight;                    /* the weight is to be quantized, or is; false: a norm */
     nib_dtype input, output;        /* codes of what comes in and goes out; 0: float */
     bool input_known, output_known; /* calibrated, or loaded */
-    nib_dtype activations;          /* that the config asks for; output is 0 once streamlined */
+    double *sums; /* [K, K] products of inputs, for error feedback; NULL: none seen */
+    int64_t K;
+    nib_dtype activations; /* that the config asks for; output is 0 once streamlined */
 } nib_quantized;
 
 /* The kind of module as schemes name it, "linear" or "layer_norm"; NULL: none has a word for it. */
@@ -29,6 +31,13 @@ nib_quantized *nib_module_quantized(const nib_module *module); /* NULL: carries 
 
 /* The weight as a forward meets it: the parameter, or quantized now and owned by the open scope. */
 nib_tensor *nib_module_weight(nib_module *module);
+nib_tensor *nib_module_frozen_weight(nib_module *module); /* as freezing makes it */
+
+/* Does the config ask for data about inputs? And more of it: x [..., K] of the inputs, floats. */
+bool nib_quantized_feeds(const nib_quantized *quantized);
+nib_status nib_quantized_feed(nib_ctx *ctx, nib_quantized *quantized, const nib_tensor *x);
+
+void nib_quantized_forget_inputs(nib_module *module); /* what feeding kept is given back */
 
 /* One float as a 0-dim tensor; caller owns. */
 nib_tensor *nib_scale_tensor(nib_ctx *ctx, nib_dtype dtype, float value);

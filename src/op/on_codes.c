@@ -5,7 +5,11 @@
  *   linear                  integer product -> float         floats
  *   dequantize              floats                           floats
  *   relu, neg               on the codes                     floats
- *   cat of two              codes, where scales are equal    floats */
+ *   cat of two              codes, where scales are equal    floats
+ *   mul, div by one number  on the scale                     on the scale
+ *   permute                 on the codes                     on the codes
+ *   softmax                 in floats, then codes of scale 1 / largest code, as it is normalized
+ *   reshape, rows of it     views of the codes (tensor/view.c) */
 #include "op/on_codes.h"
 
 #include <string.h>
@@ -169,13 +173,103 @@ static nib_status cat(nib_call_args *args) {
     return give(args, y);
 }
 
+/* ---- on the scale ---- */
+
+/* The number that a dense tensor of one element without dimensions is. */
+static bool one_number(const nib_tensor *t, float *value) {
+    if (nib_act8_is(t) || t->layout || t->shape.ndim || t->dtype != NIB_F32) return false;
+    *value = *(const float *)nib_tensor_data(t);
+    return true;
+}
+
+static nib_status with_scale(nib_call_args *args, const nib_tensor *x, float scale) {
+    nib_tensor *codes = nib_act8_codes(x);
+    nib_tensor *y =
+        codes ? nib_act8_over(codes, x->desc.math, nib_round_to(scale, x->desc.math)) : NULL;
+    nib_tensor_free(codes);
+    return give(args, y);
+}
+
+static nib_status mul(nib_call_args *args) {
+    const nib_tensor *a = args->in[0], *b = args->in[1];
+    float number;
+    if (nib_act8_is(a) && one_number(b, &number))
+        return with_scale(args, a, number * nib_act8_scale(a));
+    if (nib_act8_is(b) && one_number(a, &number))
+        return with_scale(args, b, number * nib_act8_scale(b));
+    return NIB_END;
+}
+
+static nib_status divide(nib_call_args *args) {
+    const nib_tensor *a = args->in[0];
+    float number;
+    if (!nib_act8_is(a) || !one_number(args->in[1], &number)) return NIB_END;
+    return with_scale(args, a, nib_act8_scale(a) / number);
+}
+
+static nib_status permute(nib_call_args *args) {
+    const nib_tensor *x = args->in[0];
+    const int n = x->shape.ndim;
+    nib_shape shape = {.ndim = n};
+    int64_t step[NIB_MAX_DIMS], stride = 1, at[NIB_MAX_DIMS] = {0}, from = 0;
+    bool seen[NIB_MAX_DIMS] = {0};
+    if (args->nattr != n) return NIB_END; /* the op itself complains */
+    for (int i = n - 1; i >= 0; i--) {
+        step[i] = stride;
+        stride *= x->shape.dim[i];
+    }
+    int64_t move[NIB_MAX_DIMS];
+    for (int i = 0; i < n; i++) {
+        const int64_t dim = args->attr[i].i;
+        if (dim < 0 || dim >= n || seen[dim]) return NIB_END;
+        seen[dim] = true;
+        shape.dim[i] = x->shape.dim[dim];
+        move[i] = step[dim];
+    }
+    nib_tensor *y = nib_act8_new(args->ctx, x->desc.code, x->desc.math, shape, nib_act8_scale(x));
+    if (!y) return nib_last_error()->status;
+    const uint8_t *q = nib_act8_data(x);
+    uint8_t *to = nib_act8_data_mut(y);
+    const int64_t count = nib_tensor_count(x);
+    for (int64_t i = 0; i < count; i++) {
+        to[i] = q[from];
+        for (int d = n - 1; d >= 0; d--) { /* as an odometer counts */
+            from += move[d];
+            if (++at[d] < shape.dim[d]) break;
+            from -= move[d] * at[d];
+            at[d] = 0;
+        }
+    }
+    return give(args, y);
+}
+
+/* What a softmax gives lies between 0 and 1, so the best scale is known. */
+static nib_status softmax(nib_call_args *args) {
+    const nib_tensor *x = args->in[0];
+    nib_call_args plain = *args;
+    const float scale = nib_round_to(1.0f / nib_act8_largest(x->desc.code), x->desc.math);
+    NIB_TRY(nib_codes_drop(&plain));
+    NIB_TRY(nib_call_outputs(&plain));
+    const nib_impl *impl = nib_call_choose(&plain);
+    if (!impl) return nib_last_error()->status;
+    NIB_TRY(impl->run(&plain));
+    nib_tensor *one = nib_tensor_new(args->ctx, NIB_F32, (nib_shape){0});
+    if (!one) return nib_last_error()->status;
+    memcpy(nib_tensor_data_mut(one), &scale, sizeof scale);
+    args->out[0] = nib_quantize_activation(plain.out[0], one, x->desc.code);
+    args->nout = 1;
+    nib_tensor_free(one);
+    return args->out[0] ? NIB_OK : nib_last_error()->status;
+}
+
 /* ---- the table ---- */
 
 static const struct row {
     const char *op;
     nib_status (*run)(nib_call_args *args);
 } table[] = {
-    {"cat", cat}, {"dequantize", dequantize}, {"linear", linear}, {"neg", neg}, {"relu", relu},
+    {"cat", cat}, {"dequantize", dequantize}, {"div", divide}, {"linear", linear},   {"mul", mul},
+    {"neg", neg}, {"permute", permute},       {"relu", relu},  {"softmax", softmax},
 };
 
 static const struct row *row_of(const nib_op *op) {

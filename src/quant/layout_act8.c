@@ -42,6 +42,7 @@ const nib_layout nib_layout_act8 = {
     .parts = parts,
     .pack = pack,
     .unpack = unpack,
+    .views = true,
 };
 
 float nib_act8_largest(nib_dtype code) {

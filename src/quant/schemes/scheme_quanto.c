@@ -14,6 +14,7 @@
 #include "base/parallel.h"
 #include "quant/codes.h"
 #include "quant/hqq_shift.h"
+#include "quant/mse.h"
 #include "quant/quanto.h"
 #include "quant/scheme.h"
 #include "tensor/context.h"
@@ -37,8 +38,10 @@ static const weight_type types[] = {
 static const char *const type_names[] = {
     "qint8", "qint4", "qint2", "qfloat8_e4m3fn", "qfloat8_e5m2", "qfloat8_e4m3fnuz", NULL};
 /* Spelled as quanto does, at the places of nib_algo. */
-static const char *const algo_names[] = {"default", "max", "", "hqq", "absmax", NULL};
-_Static_assert(NIB_ALGO_MINMAX == 1 && NIB_ALGO_HQQ == 3 && NIB_ALGO_ABSMAX == 4, "algo_names");
+static const char *const algo_names[] = {"default", "max", "mse", "hqq", "absmax", "gptq", NULL};
+_Static_assert(NIB_ALGO_MINMAX == 1 && NIB_ALGO_MSE == 2 && NIB_ALGO_HQQ == 3 &&
+                   NIB_ALGO_ABSMAX == 4 && NIB_ALGO_GPTQ == 5,
+               "algo_names");
 
 /* clang-format off */
 static const char *const aliases[] = {
@@ -61,8 +64,9 @@ static const char *const calibrations[] = {"nibble", "upstream", NULL};
 static const nib_field fields[] = {
     NIB_FIELD(nib_quanto, weights, .type = NIB_FIELD_NAME, .names = type_names,
               .doc = "type of the weights, as quanto names it"),
-    NIB_FIELD(nib_quanto, algo, .type = NIB_FIELD_ENUM, .names = algo_names,
-              .doc = "how scale and shift are chosen: absmax for 8 bits, max or hqq for 4 and 2"),
+    NIB_FIELD(
+        nib_quanto, algo, .type = NIB_FIELD_ENUM, .names = algo_names,
+        .doc = "absmax for 8 bits, max or hqq for 4 and 2; mse, or gptq with data, for integers"),
     NIB_FIELD(nib_quanto, activations, .type = NIB_FIELD_NAME, .names = activation_names,
               .doc = "type of inputs and outputs, with scales found by calibrating"),
     NIB_FIELD(nib_quanto, momentum, .type = NIB_FIELD_FLOAT, .fallback = 0.9, .min = 1e-9,
@@ -92,14 +96,21 @@ static const weight_type *type_of(const nib_quanto *c) {
 static nib_status check(const nib_config *config) {
     const nib_quanto *c = (const nib_quanto *)config;
     const weight_type *type = type_of(c);
-    if (c->algo == NIB_ALGO_DEFAULT || (type->bits == 8) == (c->algo == NIB_ALGO_ABSMAX))
+    const bool any_integer = c->algo == NIB_ALGO_MSE || c->algo == NIB_ALGO_GPTQ;
+    const bool integer = type->bits < 8 || type->code == NIB_I8;
+    if (c->algo == NIB_ALGO_DEFAULT || (any_integer && integer) ||
+        (!any_integer && (type->bits == 8) == (c->algo == NIB_ALGO_ABSMAX)))
         return NIB_OK;
     return NIB_RAISE(NIB_E_ARGUMENT, "quanto: %s takes algo=%s, not %s", type->name,
-                     type->bits == 8 ? "absmax" : "max or hqq", algo_names[c->algo]);
+                     type->bits < 8 ? "max, hqq, mse or gptq"
+                     : integer      ? "absmax, mse or gptq"
+                                    : "absmax",
+                     algo_names[c->algo]);
 }
 
 static bool whole(const nib_config *config) {
-    return ((const nib_quanto *)config)->algo == NIB_ALGO_HQQ;
+    const nib_algo algo = ((const nib_quanto *)config)->algo;
+    return algo == NIB_ALGO_HQQ || algo == NIB_ALGO_MSE || algo == NIB_ALGO_GPTQ;
 }
 
 /* Linears quantize what comes in and what goes out, convolutions and norms what goes out. */
@@ -219,6 +230,41 @@ static void code_groups(void *user, int64_t begin, int64_t end) {
     }
 }
 
+/* ---- least squared error ---- */
+
+typedef struct mse_job {
+    const job *plain;
+    const float *x; /* all weights */
+} mse_job;
+
+static void fit_groups(void *user, int64_t begin, int64_t end) {
+    const mse_job *m = user;
+    const job *j = m->plain;
+    for (int64_t g = begin; g < end; g++) {
+        const float *x = m->x + g * j->G;
+        float *scale = j->out->scale + g;
+        if (j->type->bits == 8) {
+            nib_mse_symmetric(x, NULL, j->G, j->math, scale);
+            round_run(j, x, g, 1, 0, j->G, NULL);
+        } else {
+            nib_mse_affine(x, NULL, j->G, (int)j->type->largest, j->math, scale, j->out->zero + g);
+            const float low = -j->out->zero[g];
+            round_run(j, x, g, 1, 0, j->G, &low);
+        }
+    }
+}
+
+static nib_status fit(nib_ctx *ctx, const job *j) {
+    const size_t count = (size_t)(j->out->desc.rows * j->out->desc.cols);
+    float *x = nib_mem_alloc_array(nib_ctx_mem(ctx), count, sizeof *x);
+    if (!x) return nib_last_error()->status;
+    nib_to_f32(j->math, x, j->w, count);
+    mse_job m = {j, x};
+    nib_parallel_for(ctx->pool, nib_qdesc_blocks(&j->out->desc), 16, fit_groups, &m);
+    nib_mem_free(nib_ctx_mem(ctx), x, count * sizeof *x);
+    return NIB_OK;
+}
+
 /* quanto keeps bf16 qint4 matrices that it cuts into groups of 128 as "TinyGemm" tensors, with the
  * middle of the range in place of its lower end, and turns them back when it saves; both roundings
  * stay. */
@@ -248,6 +294,8 @@ static nib_status quantize(const nib_config *config, const nib_stats *stats, con
              .out = out};
     nib_parallel_for(rows->ctx->pool, nib_qdesc_blocks(&out->desc), GRAIN_WEIGHTS / j.G + 1,
                      code_groups, &j);
+    /* Error feedback needs data, which a weight alone has not: see nib_freeze. */
+    if (c->algo == NIB_ALGO_MSE || c->algo == NIB_ALGO_GPTQ) NIB_TRY(fit(rows->ctx, &j));
     if (c->algo == NIB_ALGO_HQQ) NIB_TRY(nib_hqq_shift(rows->ctx, j.w, out));
     if (goes_through_middle(&out->desc)) shift_through_middle(out);
     return NIB_OK;

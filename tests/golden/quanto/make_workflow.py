@@ -12,6 +12,9 @@ writes next to itself
         "float.<name>", "batch<i>", "x"                       weights, data, what is run at last
         "<weights>.<activations>.<streamline>.<key>"          state_dict() after freeze()
         "<weights>.<activations>.<streamline>.y"              of the frozen network, for x
+    codes.safetensors       what ops make of quantized activations, "<activations>.<op>.q" and ".scale"
+        where the result is quantized, ".y" where it is float; "a", "b" with scales "sa", "sb"
+    conv.safetensors        Conv2d: float weights, batch, x; "<weights>.<activations>.<key>" and ".y"
 """
 
 import pathlib
@@ -110,6 +113,63 @@ def mlp():
     save_file(out, HERE / "mlp.safetensors")
 
 
+def codes():
+    torch.manual_seed(9)
+    out = {"a": torch.randn(4, 6, 8), "b": torch.randn(4, 6, 8), "w": torch.randn(5, 8) * 0.3}
+    wide = {"qint8": 1.0, "qfloat8_e4m3fn": 0.3, "qfloat8_e5m2": 0.002, "qfloat8_e4m3fnuz": 0.5}
+    a, b = out["a"], out["b"]
+    for act in ACTIVATIONS:
+        q = qtypes[act]
+        sa, sb = absmax_scale(a, q), absmax_scale(b, q) * wide[act]
+        out[f"{act}.sa"], out[f"{act}.sb"] = sa, sb
+        make = lambda t, s: ActivationQBytesTensor.quantize(t, q, s)
+        qa, qb, same = make(a, sa), make(b, sb), make(b, sa)
+        from optimum.quanto.tensor import WeightQBytesTensor, AbsmaxOptimizer, quantize_weight
+        w = quantize_weight(out["w"], qtypes["qint8"], 0, AbsmaxOptimizer()(out["w"], qtypes["qint8"], 0))
+        results = {
+            "relu": torch.relu(qa), "neg": -qa, "cat_same": torch.cat([qa, same]),
+            "cat_other": torch.cat([qa, qb]), "mul": qa * torch.tensor(0.7), "mul_left": torch.tensor(0.7) * qa,
+            "div": qa / torch.tensor(3.0), "mul_tensor": qa * qb, "permute": qa.permute(2, 0, 1),
+            "softmax": torch.softmax(qa, -1), "view": qa.view(24, 8), "rows": qa[1:3], "add": qa + qb,
+            "gelu": torch.nn.functional.gelu(qa), "silu": torch.nn.functional.silu(qa),
+            "layer_norm": torch.nn.functional.layer_norm(qa, (8,)),
+            "linear": torch.nn.functional.linear(qa, w), "dequantize": qa.dequantize(),
+        }
+        for op, y in results.items():
+            if isinstance(y, QTensor):
+                out[f"{act}.{op}.q"] = y._data.contiguous().view(torch.int8)
+                out[f"{act}.{op}.scale"] = y._scale.clone()
+            else:
+                out[f"{act}.{op}.y"] = y.contiguous()
+    save_file({k: v.detach().contiguous().clone() for k, v in out.items()}, HERE / "codes.safetensors")
+
+
+def conv():
+    torch.manual_seed(10)
+    base = torch.nn.Sequential(torch.nn.Conv2d(4, 6, 3, padding=1))
+    state = {k: v.detach().clone() for k, v in base.state_dict().items()}
+    batch, x = torch.randn(2, 4, 5, 5), torch.randn(1, 4, 5, 5)
+    out = {"float.weight": state["0.weight"], "float.bias": state["0.bias"], "batch": batch, "x": x}
+    for weights in ("qint8", "qint4", "qint2", "qfloat8_e4m3fn"):
+        for act in ("none", "qint8"):
+            m = torch.nn.Sequential(torch.nn.Conv2d(4, 6, 3, padding=1))
+            m.load_state_dict(state)
+            quantize(m, weights=qtypes[weights], activations=None if act == "none" else qtypes[act])
+            if act != "none":
+                with torch.no_grad(), Calibration(streamline=False):
+                    m(batch)
+            freeze(m)
+            with torch.no_grad():
+                y = m(x)
+            key = f"{weights}.{act}"
+            out[f"{key}.y"] = y.dequantize() if isinstance(y, QTensor) else y
+            for k, v in m.state_dict().items():
+                out[f"{key}.{k[2:]}"] = v.contiguous()
+    save_file(out, HERE / "conv.safetensors")
+
+
 if __name__ == "__main__":
+    codes()
+    conv()
     calibration()
     mlp()
