@@ -296,8 +296,8 @@ void        nib_model_free(nib_model *model);
 nib_module *nib_model_root(nib_model *model);        /* borrowed; change it before the first session */
 
 /* Run data through a model, to calibrate it or to watch it: each sample by itself from its first
- * token on. A file of text is cut into samples of `context` tokens; of one that ends in .jsonl each
- * line has a sample, the "text" of an object or a string, cut off at `context` tokens. */
+ * token on. A file of text is cut into samples of `context` tokens; of one that ends in .jsonl each line
+ * is an object whose "text" is a sample, cut off at `context` tokens. */
 typedef struct nib_data {
     size_t size;
     const char *file;

@@ -85,12 +85,12 @@ static nib_status of_line(const reading *r, const char *path, const char *line, 
                           int64_t offset) {
     json_t *row = nib_json_parse(line, size, path, offset);
     if (!row) return nib_last_error()->status;
-    const json_t *text = json_is_object(row) ? json_object_get(row, "text") : row;
+    const json_t *text = json_object_get(row, "text");
     nib_status status = NIB_OK;
     if (json_is_string(text))
         status = of_text(r, json_string_value(text), json_string_length(text), true);
     else
-        status = NIB_RAISE(NIB_E_FORMAT, "a line is neither a string nor an object with \"text\"");
+        status = NIB_RAISE(NIB_E_FORMAT, "a line is no object with a \"text\"");
     if (status < NIB_OK) nib_error_at(path, NULL, offset);
     json_decref(row);
     return status;

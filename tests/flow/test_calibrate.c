@@ -348,8 +348,28 @@ TEST(a_model_that_is_one_linear_works) {
     nib_safetensors_close(file);
 }
 
+TEST(error_feedback_waits_for_data_and_says_so) {
+    NEEDS_SCHEME("qint4:algo=gptq");
+    nib_safetensors *file = golden(state_, "mlp");
+    nib_module *root = mlp(file);
+    nib_config *config = config_of(state_, "quanto:weights=qint4,algo=gptq");
+    CHECK_OK(nib_quantize(root, config, NULL));
+    CHECK_FAILS(nib_freeze(root), NIB_E_ARGUMENT, "saw no inputs");
+    CHECK_TEXT(nib_last_error()->tensor, "fc1");
+    CHECK_OK(nib_calibrate_begin(root, NULL, NULL));
+    feed(state_, root, file);
+    CHECK_OK(nib_calibrate_end(root, NULL));
+    CHECK_OK(nib_freeze(root));
+    CHECK(strcmp(nib_tensor_layout(nib_module_parameter(nib_module_child(root, "fc2"), "weight")),
+                 "dense") != 0);
+    nib_config_free(config);
+    nib_module_free(root);
+    nib_safetensors_close(file);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        RUNS(error_feedback_waits_for_data_and_says_so),
         RUNS(scales_and_codes_are_upstreams_to_the_bit_when_fed_what_it_recorded),
         RUNS(a_network_calibrated_and_frozen_is_upstreams_within_rounding),
         RUNS(outputs_that_an_op_takes_as_codes_stay_quantized_and_others_do_not),

@@ -412,7 +412,7 @@ TEST(an_algo_of_another_width_is_refused_with_those_that_fit) {
     CHECK_FAILS(nib_config_check(quanto("qint8", NIB_ALGO_HQQ)), NIB_E_ARGUMENT,
                 "qint8 takes algo=absmax");
     CHECK_FAILS(nib_config_check(quanto("qint2", NIB_ALGO_ABSMAX)), NIB_E_ARGUMENT,
-                "qint2 takes algo=max or hqq");
+                "qint2 takes algo=max, hqq, mse or gptq");
     CHECK_OK(nib_config_check(quanto("qfloat8_e4m3fn", NIB_ALGO_ABSMAX)));
     CHECK_OK(nib_config_check(quanto("qint4", NIB_ALGO_MINMAX)));
 }

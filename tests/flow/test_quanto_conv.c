@@ -1,0 +1,98 @@
+/* A convolution through quanto's workflow, against optimum-quanto: make_workflow.py. */
+#include <nibble/nn.h>
+
+#include "io/safetensors.h"
+#include "op/calls.h"
+#include "quant/act8.h"
+#include "tensor/context.h"
+#include "test.h"
+
+static nib_ctx *ctx;
+static nib_safetensors *file;
+
+static nib_tensor *copy_of(const char *format, ...) {
+    char name[96];
+    va_list list;
+    va_start(list, format);
+    vsnprintf(name, sizeof name, format, list);
+    va_end(list);
+    const nib_safetensors_entry *e = nib_safetensors_find(file, name);
+    nib_tensor *t = e ? nib_tensor_new(ctx, e->dtype, e->shape) : NULL;
+    if (t) memcpy(nib_tensor_data_mut(t), nib_safetensors_data(file, e), e->size);
+    return t;
+}
+
+static nib_module *conv(void) {
+    return nib_conv2d_new(ctx, copy_of("float.weight"), copy_of("float.bias"),
+                          &(nib_conv_options){.padding = {1, 1}});
+}
+
+typedef struct seen {
+    const char *key;
+    char wrong[96];
+} seen;
+static nib_status see(void *user, const char *dotted, nib_module *owner, const char *name,
+                      nib_tensor *t) {
+    seen *s = user;
+    (void)owner;
+    nib_tensor *want = copy_of("%s.%s", s->key, dotted);
+    bool same = want && want->dtype == t->dtype && nib_shape_equal(&want->shape, &t->shape);
+    if (same && strstr(name, "put_scale")) {
+        const float a = *(const float *)nib_tensor_data(want),
+                    b = *(const float *)nib_tensor_data(t);
+        same = fabsf(a - b) <= 1e-4f * a;
+    } else if (same) {
+        same = !memcmp(nib_tensor_data(want), nib_tensor_data(t), nib_tensor_bytes(t));
+    }
+    if (!same) snprintf(s->wrong, sizeof s->wrong, "%s.%s", s->key, dotted);
+    nib_tensor_free(want);
+    return NIB_OK;
+}
+
+TEST(a_convolution_is_quantized_calibrated_and_saved_as_upstreams) {
+    NEEDS_SCHEME("qint8");
+    static const char *const weights[] = {"qint8", "qint4", "qint2", "qfloat8_e4m3fn"};
+    ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+    file = nib_safetensors_open(NULL, "tests/golden/quanto/conv.safetensors");
+    CHECK_MADE(file);
+    for (int i = 0; i < 8; i++) {
+        char text[120], key[64];
+        const char *act = i % 2 ? "qint8" : "none";
+        snprintf(text, sizeof text, "quanto:weights=%s,activations=%s,streamline=off",
+                 weights[i / 2], act);
+        snprintf(key, sizeof key, "%s.%s", weights[i / 2], act);
+        nib_config *config = nib_config_parse(text);
+        nib_module *m = conv();
+        const size_t mark = nib_scope_begin(ctx);
+        nib_tensor *batch = copy_of("batch"), *x = copy_of("x"), *want = copy_of("%s.y", key);
+        if (i % 2) {
+            CHECK_OK(nib_calibrate_begin(m, config, NULL));
+            CHECK_MADE(nib_module_forward(m, batch));
+            CHECK_OK(nib_calibrate_end(m, NULL));
+            CHECK_OK(nib_freeze(m));
+        } else {
+            CHECK_OK(nib_quantize(m, config, NULL));
+        }
+        seen s = {.key = key};
+        CHECK_OK(nib_module_walk_saved(m, see, &s));
+        CHECK_TEXT(s.wrong, "");
+        nib_tensor *y = nib_module_forward(m, x);
+        CHECK_MADE(y);
+        CHECK_INT(nib_act8_is(y), i % 2);
+        if (nib_act8_is(y)) y = nib_dequantize(y);
+        const float *g = nib_tensor_data(y), *w = nib_tensor_data(want);
+        /* A sum that rounds the other way may cross a tie: one step of 1 / 127 of the largest. */
+        for (int64_t k = 0; k < nib_tensor_count(y); k++)
+            CHECK_NEAR(g[k], w[k], i % 2 ? 0.04 : 1e-5);
+        nib_tensor_free(batch);
+        nib_tensor_free(x);
+        nib_tensor_free(want);
+        nib_scope_end(ctx, mark);
+        nib_module_free(m);
+        nib_config_free(config);
+    }
+    nib_safetensors_close(file);
+    nib_ctx_free(ctx);
+}
+
+TESTS(RUNS(a_convolution_is_quantized_calibrated_and_saved_as_upstreams))

@@ -1,0 +1,177 @@
+/* What ops make of quantized activations, row by row of the table in src/op/on_codes.c, against
+ * optimum-quanto's own dispatch: tests/golden/quanto/make_workflow.py. */
+#include "io/safetensors.h"
+#include "op/calls.h"
+#include "op/on_codes.h"
+#include "quant/act8.h"
+#include "quant/codes.h"
+#include "tensor/context.h"
+#include "test.h"
+
+static nib_ctx *ctx;
+static nib_safetensors *file;
+static int setup(void **state) {
+    (void)state;
+    ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+    file = nib_safetensors_open(NULL, "tests/golden/quanto/codes.safetensors");
+    return ctx && file ? 0 : -1;
+}
+static int teardown(void **state) {
+    (void)state;
+    nib_safetensors_close(file);
+    nib_ctx_free(ctx);
+    return 0;
+}
+
+/* A tensor of the file, owned by the open scope; NULL when it is not there. */
+static nib_tensor *golden(const char *a, const char *b, const char *c) {
+    char name[96];
+    snprintf(name, sizeof name, "%s%s%s%s%s", a, b ? "." : "", b ? b : "", c ? "." : "",
+             c ? c : "");
+    const nib_safetensors_entry *e = nib_safetensors_find(file, name);
+    nib_tensor *t = e ? nib_scope_own(ctx, nib_tensor_new(ctx, e->dtype, e->shape)) : NULL;
+    if (t) memcpy(nib_tensor_data_mut(t), nib_safetensors_data(file, e), e->size);
+    return t;
+}
+
+static const struct act {
+    const char *name;
+    nib_dtype code;
+} acts[] = {{"qint8", NIB_I8},
+            {"qfloat8_e4m3fn", NIB_F8_E4M3FN},
+            {"qfloat8_e5m2", NIB_F8_E5M2},
+            {"qfloat8_e4m3fnuz", NIB_F8_E4M3FNUZ}};
+
+static nib_tensor *quantized(const struct act *act, const char *what, const char *scale) {
+    return nib_quantize_activation(golden(what, NULL, NULL), golden(act->name, scale, NULL),
+                                   act->code);
+}
+
+/* Codes and scale to the bit where upstream's result is quantized; floats to `tolerance`. */
+static void check(void **state_, const struct act *act, const char *op, const nib_tensor *got,
+                  double tolerance) {
+    if (!got) FAIL_AT("%s of %s: %s", op, act->name, nib_last_error()->what);
+    const nib_tensor *q = golden(act->name, op, "q"), *y = golden(act->name, op, "y");
+    if (q) {
+        if (!nib_act8_is(got)) FAIL_AT("%s of %s gives floats, upstream codes", op, act->name);
+        const float scale = nib_act8_scale(got),
+                    want = *(const float *)nib_tensor_data(golden(act->name, op, "scale"));
+        if (memcmp(&scale, &want, sizeof scale) != 0)
+            FAIL_AT("%s of %s: scale %.9g, want %.9g", op, act->name, (double)scale, (double)want);
+        CHECK_INT(nib_tensor_count(got), nib_tensor_count(q));
+        CHECK(nib_shape_equal(&got->shape, &q->shape));
+        CHECK_BYTES(nib_act8_data(got), nib_tensor_data(q), nib_tensor_count(q));
+        return;
+    }
+    CHECK_MADE(y);
+    if (got->layout)
+        FAIL_AT("%s of %s gives %s, upstream floats", op, act->name, got->layout->name);
+    CHECK(nib_shape_equal(&got->shape, &y->shape));
+    const float *g = nib_tensor_data(got), *w = nib_tensor_data(y);
+    for (int64_t i = 0; i < nib_tensor_count(y); i++) CHECK_NEAR(g[i], w[i], tolerance);
+}
+
+static nib_tensor *one_number(float value) {
+    nib_tensor *t = nib_scope_own(ctx, nib_tensor_new(ctx, NIB_F32, (nib_shape){0}));
+    *(float *)nib_tensor_data_mut(t) = value;
+    return t;
+}
+
+static nib_tensor *call(const char *op, const nib_tensor *x) {
+    return nib_call_one(ctx, nib_op_find(op), 1, (const nib_tensor *[]){x}, 0, NULL);
+}
+
+/* Sums of a few dozen products, and erf or exp: some roundings of numbers below 4. */
+#define ROUNDINGS 4e-6
+
+TEST(each_row_of_the_table_is_upstreams) {
+    for (int i = 0; i < 4; i++) {
+        const struct act *act = &acts[i];
+        const size_t mark = nib_scope_begin(ctx);
+        const nib_tensor *a = quantized(act, "a", "sa"), *b = quantized(act, "b", "sb"),
+                         *same = quantized(act, "b", "sa");
+        CHECK(a && b && same);
+        check(state_, act, "dequantize", nib_dequantize(a), 0);
+        check(state_, act, "relu", nib_relu(a), 0);
+        check(state_, act, "cat_same", nib_cat((const nib_tensor *[]){a, same}, 2), 0);
+        check(state_, act, "cat_other", nib_cat((const nib_tensor *[]){a, b}, 2), 0);
+        check(state_, act, "mul", nib_mul(a, one_number(0.7f)), 0);
+        check(state_, act, "mul_left", nib_mul(one_number(0.7f), a), 0);
+        check(state_, act, "mul_tensor", nib_mul(a, b), 0);
+        check(state_, act, "div", nib_div(a, one_number(3)), 0);
+        check(state_, act, "permute", nib_permute(a, (const int[]){2, 0, 1}), 0);
+        check(state_, act, "view",
+              nib_scope_own(ctx, nib_tensor_reshape(a, (nib_shape){2, {24, 8}})), 0);
+        check(state_, act, "rows", nib_scope_own(ctx, nib_tensor_slice(a, 0, 1, 2)), 0);
+        check(state_, act, "add", nib_add(a, b), 0);
+        check(state_, act, "gelu", nib_gelu(a, false), ROUNDINGS);
+        check(state_, act, "silu", nib_silu(a), ROUNDINGS);
+        nib_scope_end(ctx, mark);
+    }
+}
+
+TEST(a_softmax_is_requantized_with_the_scale_it_is_known_to_have) {
+    for (int i = 0; i < 4; i++) {
+        const struct act *act = &acts[i];
+        const size_t mark = nib_scope_begin(ctx);
+        const nib_tensor *y = nib_softmax(quantized(act, "a", "sa"), -1),
+                         *q = golden(act->name, "softmax", "q");
+        CHECK(nib_act8_is(y));
+        CHECK_NEAR(nib_act8_scale(y), 1 / nib_act8_largest(act->code), 0);
+        int apart = 0; /* a sum that rounds the other way may cross a tie */
+        const uint8_t *g = nib_act8_data(y), *w = nib_tensor_data(q);
+        for (int64_t k = 0; k < nib_tensor_count(q); k++) apart += g[k] != w[k];
+        CHECK(apart <= 1);
+        nib_scope_end(ctx, mark);
+    }
+}
+
+TEST(int8_codes_meet_int8_weights_in_integers_and_other_weights_as_floats) {
+    NEEDS_SCHEME("qint8");
+    static const char *const weights[] = {"qint8", "qint4", "qint2", "qfloat8_e4m3fn"};
+    for (int i = 0; i < 4; i++)
+        for (int w = 0; w < 4; w++) {
+            const struct act *act = &acts[i];
+            const size_t mark = nib_scope_begin(ctx);
+            nib_config *config = nib_config_parse(weights[w]);
+            const nib_tensor *a = quantized(act, "a", "sa"),
+                             *t = nib_quantize_tensor(golden("w", NULL, NULL), config);
+            const nib_tensor *y = nib_linear(a, t, NIB_NONE);
+            CHECK_MADE(y);
+            if (w == 0) check(state_, act, "linear", y, ROUNDINGS);
+            const nib_tensor *plain = nib_linear(nib_dequantize(a), nib_dequantize(t), NIB_NONE);
+            const float *g = nib_tensor_data(y), *p = nib_tensor_data(plain);
+            for (int64_t k = 0; k < nib_tensor_count(y); k++) CHECK_NEAR(g[k], p[k], ROUNDINGS);
+            nib_config_free(config);
+            nib_scope_end(ctx, mark);
+        }
+}
+
+TEST(an_op_without_a_row_gets_the_floats_whatever_it_is) {
+    const size_t mark = nib_scope_begin(ctx);
+    const nib_tensor *a = quantized(&acts[0], "a", "sa");
+    static const char *const ops[] = {"gelu", "silu", "sigmoid", "tanh"};
+    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
+        if (!nib_op_find(ops[i]) || i == 0) continue;
+        CHECK(!nib_codes_keeps(nib_op_find(ops[i])));
+        const nib_tensor *y = call(ops[i], a), *want = call(ops[i], nib_dequantize(a));
+        CHECK(y && want && !y->layout);
+        CHECK_BYTES(nib_tensor_data(y), nib_tensor_data(want), nib_tensor_bytes(want));
+    }
+    const nib_tensor *again = nib_quantize_activation(a, golden("qint8", "sa", NULL), NIB_I8);
+    CHECK_MADE(again); /* by way of the floats, which are the codes' own */
+    CHECK_BYTES(nib_act8_data(again), nib_act8_data(a), nib_tensor_count(a));
+    CHECK(!nib_quantize_activation(golden("a", NULL, NULL), golden("qint8", "sa", NULL), NIB_U4));
+    CHECK(strstr(nib_last_error()->what, "8 bits"));
+    nib_scope_end(ctx, mark);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        RUNS(each_row_of_the_table_is_upstreams),
+        RUNS(a_softmax_is_requantized_with_the_scale_it_is_known_to_have),
+        RUNS(int8_codes_meet_int8_weights_in_integers_and_other_weights_as_floats),
+        RUNS(an_op_without_a_row_gets_the_floats_whatever_it_is),
+    };
+    return cmocka_run_group_tests(tests, setup, teardown);
+}
