@@ -129,6 +129,7 @@ CALL(nib_npy_load, !nib_npy_load(NULL, NULL) && !nib_npy_load(ctx, NULL))
 CALL(nib_audio_load, !nib_audio_load(NULL, NULL, 0) && !nib_audio_load(ctx, NULL, 0))
 CALL(nib_log_mel, !nib_log_mel(NULL, 80, 0) && !nib_log_mel(NIB_NONE, 80, 0))
 CALL(nib_npy_save, nib_npy_save(NULL, NULL) < NIB_OK && nib_npy_save(NIB_NONE, NULL) < NIB_OK)
+CALL(nib_idx_load, !nib_idx_load(NULL, NULL) && !nib_idx_load(ctx, NULL))
 FREES(nib_ids_free, nib_ids_free(NULL))
 FREES(nib_string_free, nib_string_free(NULL))
 CALL(nib_tokenizer_load, !nib_tokenizer_load(NULL, NULL) && !nib_tokenizer_load(ctx, NULL))
@@ -471,6 +472,7 @@ static const call calls[] = {
     ROW(nib_audio_load),
     ROW(nib_log_mel),
     ROW(nib_npy_save),
+    ROW(nib_idx_load),
     ROW(nib_ids_free),
     ROW(nib_string_free),
     ROW(nib_tokenizer_load),

@@ -96,6 +96,9 @@ nib_tensor *nib_log_mel(const nib_tensor *sound, int bands, int64_t count);
 nib_tensor *nib_npy_load(nib_ctx *ctx, const char *path);           /* yours */
 nib_status  nib_npy_save(const nib_tensor *t, const char *path);    /* dense and contiguous */
 
+/* ---- one array in an idx file, as MNIST has them, plain or packed by gzip ---- */
+nib_tensor *nib_idx_load(nib_ctx *ctx, const char *path);           /* yours; images u8 [N, rows, columns] */
+
 /* ==== end of tensors in files ======================================================= */
 
 /* ==== tokenizers: text to ids and back ============================================== */

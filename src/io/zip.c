@@ -2,10 +2,10 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <zlib.h>
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "io/zlib_memory.h"
 
 enum {
     END_SIZE = 22,     /* end of directory, without its comment */
@@ -278,28 +278,10 @@ nib_status nib_zip_error_at(const nib_zip *zip, const nib_zip_entry *entry) {
 }
 
 /* ---- bytes ---- */
-/* zlib's own memory goes through ours, so that it is counted and may fail in tests. zlib frees
- * without a size: it stands in front of the block. */
-enum { SIZE_ROOM = 16 };
-static void *zlib_alloc(void *user, unsigned count, unsigned size) {
-    size_t bytes;
-    if (nib_mul_size(count, size, &bytes) || nib_add_size(bytes, SIZE_ROOM, &bytes)) return NULL;
-    unsigned char *block = nib_mem_alloc_zero(user, bytes);
-    if (!block) return NULL;
-    memcpy(block, &bytes, sizeof bytes);
-    return block + SIZE_ROOM;
-}
-static void zlib_free(void *user, void *address) {
-    size_t bytes;
-    unsigned char *block = (unsigned char *)address - SIZE_ROOM;
-    memcpy(&bytes, block, sizeof bytes);
-    nib_mem_free(user, block, bytes);
-}
-
 static nib_status inflate_entry(const nib_zip *zip, const nib_source *source,
                                 const nib_zip_entry *entry, unsigned char *to) {
     enum { RUN = 1 << 16 };
-    z_stream z = {.zalloc = zlib_alloc, .zfree = zlib_free, .opaque = zip->mem};
+    z_stream z = {.zalloc = nib_zlib_alloc, .zfree = nib_zlib_free, .opaque = zip->mem};
     unsigned char *run = nib_mem_alloc(zip->mem, RUN);
     if (!run) return NIB_E_MEMORY;
     nib_status status = NIB_OK;

@@ -4,6 +4,7 @@
 #include <nibble/nn.h>
 
 #include "base/mem.h"
+#include "golden_layers.h"
 #include "tensor/context.h"
 #include "tensor/tensor.h"
 #include "test_files.h"
@@ -197,6 +198,65 @@ TEST(each_module_is_timed_with_what_it_calls) {
     nib_ctx_free(ctx);
 }
 
+/* The network of tests/golden/nn/make_state.py, its state still anything. */
+static nib_module *torchs_network(nib_ctx *ctx) {
+    nib_module *block[] = {
+        nib_linear_new(ctx, filled(ctx, SHAPE2(8, 36), 0), filled(ctx, SHAPE1(8), 0)),
+        nib_layer_norm_new(ctx, filled(ctx, SHAPE1(8), 0), filled(ctx, SHAPE1(8), 0), 1, 1e-5),
+        nib_linear_new(ctx, filled(ctx, SHAPE2(3, 8), 0), filled(ctx, SHAPE1(3), 0))};
+    const struct {
+        const char *name;
+        nib_module *module;
+    } parts[] = {
+        {"conv", nib_conv2d_new(ctx, filled(ctx, (nib_shape){4, {4, 2, 3, 3}}, 0), NIB_NONE,
+                                &(nib_conv_options){.stride = {2}, .padding = {1, 1}})},
+        {"bn", nib_batch_norm2d_new(ctx, filled(ctx, SHAPE1(4), 0), filled(ctx, SHAPE1(4), 0),
+                                    filled(ctx, SHAPE1(4), 0), filled(ctx, SHAPE1(4), 0), NULL)},
+        {"act", nib_silu_new(ctx)},
+        {"flatten", nib_flatten_new(ctx, 1, -1)},
+        {"block", nib_sequential_of(ctx, block, 3)},
+    };
+    nib_module *net = nib_sequential_new(ctx);
+    for (int i = 0; i < 5; i++)
+        if (nib_module_add(net, parts[i].name, parts[i].module) < NIB_OK) return NULL;
+    return net;
+}
+
+TEST(a_state_dict_of_torch_goes_in_and_its_answers_come_out) {
+    static const struct {
+        const char *path;
+        double tolerance; /* f16: its weights are rounded to 2^-11 */
+    } files[] = {{"tests/golden/nn/state.safetensors", 1e-6},
+                 {"tests/golden/nn/state.pt", 1e-6},
+                 {"tests/golden/nn/state_f16.pt", 4e-3}};
+    nib_safetensors *io = nib_safetensors_open(NULL, "tests/golden/nn/state_io.safetensors");
+    CHECK_MADE(io);
+    for (int i = 0; i < 3; i++) {
+        nib_ctx *ctx = nib_ctx_new(NULL);
+        nib_module *net = torchs_network(ctx);
+        CHECK_MADE(net);
+        const nib_safetensors_entry *x = nib_safetensors_find(io, "x"),
+                                    *y = nib_safetensors_find(io, "y");
+        nib_tensor *in = nib_tensor_wrap(ctx, NIB_F32, x->shape, nib_safetensors_data(io, x), NULL,
+                                         NULL),
+                   *want = nib_tensor_wrap(ctx, NIB_F32, y->shape, nib_safetensors_data(io, y),
+                                           NULL, NULL);
+        CHECK_OK(nib_module_load(net, files[i].path, NULL));
+        CHECK_INT(*(const int64_t *)nib_tensor_data(
+                      nib_module_buffer(nib_module_child(net, "bn"), "num_batches_tracked")),
+                  1);
+        nib_tensor *got = nib_module_forward(net, in);
+        CHECK_MADE(got);
+        if (!(golden_distance(got, want) <= files[i].tolerance))
+            FAIL_AT("%s: off by %g", files[i].path, golden_distance(got, want));
+        nib_tensor_free(in);
+        nib_tensor_free(want);
+        nib_module_free(net);
+        nib_ctx_free(ctx);
+    }
+    nib_safetensors_close(io);
+}
+
 static nib_status whole_job(nib_ctx *ctx, const char *path) {
     nib_module *root = two_linears(ctx, 1), *other = two_linears(ctx, 2);
     nib_status status = root && other ? nib_module_save(root, path) : nib_last_error()->status;
@@ -223,7 +283,8 @@ TEST(every_failed_allocation_of_saving_and_loading_leaves_nothing_behind) {
     test_folder_remove(folder);
 }
 
-TESTS(RUNS(state_is_parameters_then_buffers_of_each_module),
+TESTS(RUNS(a_state_dict_of_torch_goes_in_and_its_answers_come_out),
+      RUNS(state_is_parameters_then_buffers_of_each_module),
       RUNS(what_is_missing_unexpected_or_of_another_shape_is_named_in_one_message),
       RUNS(a_state_of_another_dtype_takes_the_modules_unless_it_is_assigned),
       RUNS(a_saved_state_comes_back_from_its_file),
