@@ -29,30 +29,31 @@ typedef struct elements {
 
 static float clamp(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
 
-static void leaky_relu(void *user, int64_t begin, int64_t end) {
-    const elements *e = user;
-    for (int64_t i = begin; i < end; i++) e->y[i] = e->x[i] > 0 ? e->x[i] : e->x[i] * e->a;
-}
-static void hardtanh(void *user, int64_t begin, int64_t end) {
-    const elements *e = user;
-    for (int64_t i = begin; i < end; i++) e->y[i] = clamp(e->x[i], e->a, e->b);
-}
-static void hardsigmoid(void *user, int64_t begin, int64_t end) {
-    const elements *e = user;
-    for (int64_t i = begin; i < end; i++) e->y[i] = clamp(e->x[i] + 3.0f, 0.0f, 6.0f) / 6.0f;
-}
-static void hardswish(void *user, int64_t begin, int64_t end) {
-    const elements *e = user;
-    for (int64_t i = begin; i < end; i++)
-        e->y[i] = e->x[i] * clamp(e->x[i] + 3.0f, 0.0f, 6.0f) / 6.0f;
-}
+/* One of them, `value` of x and the numbers a, b. Locals, so that compilers see plain arrays. */
+#define EACH(id, value)                                                                            \
+    static void id(void *user, int64_t begin, int64_t end) {                                       \
+        const elements *e = user;                                                                  \
+        const float a = e->a, b = e->b, *from = e->x;                                              \
+        float *to = e->y;                                                                          \
+        (void)a, (void)b;                                                                          \
+        for (int64_t i = begin; i < end; i++) {                                                    \
+            const float x = from[i];                                                               \
+            to[i] = (value);                                                                       \
+        }                                                                                          \
+    }
+EACH(leaky_relu, x > 0 ? x : x * a)
+EACH(hardtanh, clamp(x, a, b))
+EACH(hardsigmoid, clamp(x + 3.0f, 0.0f, 6.0f) / 6.0f)
+EACH(hardswish, x *clamp(x + 3.0f, 0.0f, 6.0f) / 6.0f)
+
 /* Clevert, Unterthiner and Hochreiter, "Exponential Linear Units", 2015. */
 static void elu(void *user, int64_t begin, int64_t end) {
     const elements *e = user;
-    for (int64_t i = begin; i < end; i++) e->y[i] = e->x[i] * e->c;
-    e->k->exp_f32(e->y + begin, e->y + begin, (size_t)(end - begin));
-    for (int64_t i = begin; i < end; i++)
-        e->y[i] = e->x[i] > 0 ? e->x[i] * e->b : (e->y[i] - 1.0f) * (e->a * e->b);
+    const float *x = e->x, by = e->a * e->b, positive = e->b, scale = e->c;
+    float *y = e->y;
+    for (int64_t i = begin; i < end; i++) y[i] = x[i] * scale;
+    e->k->exp_f32(y + begin, y + begin, (size_t)(end - begin));
+    for (int64_t i = begin; i < end; i++) y[i] = x[i] > 0 ? x[i] * positive : (y[i] - 1.0f) * by;
 }
 
 static nib_status each(const nib_call_args *args, void (*body)(void *, int64_t, int64_t)) {

@@ -29,27 +29,34 @@ const nib_op nib_op_avg_pool2d = {
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
+static void fold(float *y, const float *x, int64_t stride, int64_t count) {
+    for (int64_t o = 0; o < count; o++) y[o] += x[o * stride];
+}
+
+/* What the sum of output (oy, ox) is divided by; 0: its window has nothing of the input. */
+static int64_t divisor(const nib_pool_job *j, int64_t oy, int64_t ox) {
+    const nib_window *w = &j->w;
+    const int64_t top = oy * w->stride[0] - w->padding[0], left = ox * w->stride[1] - w->padding[1],
+                  bottom = least(top + w->size[0], j->H + w->padding[0]),
+                  right = least(left + w->size[1], j->W + w->padding[1]);
+    const int64_t inside =
+        most(least(bottom, j->H) - most(top, 0), 0) * most(least(right, j->W) - most(left, 0), 0);
+    if (!inside) return 0;
+    return j->divisor ? j->divisor : j->padding_counts ? (bottom - top) * (right - left) : inside;
+}
+
 static void planes(void *user, int64_t begin, int64_t end) {
     const nib_pool_job *j = user;
-    const nib_window *w = &j->w;
+    const int64_t count = j->OH * j->OW;
     for (int64_t n = begin; n < end; n++) {
-        const float *x = j->x + n * j->H * j->W;
-        float *y = j->y + n * j->OH * j->OW;
-        for (int64_t o = 0; o < j->OH * j->OW; o++) {
-            int64_t top = o / j->OW * w->stride[0] - w->padding[0],
-                    left = o % j->OW * w->stride[1] - w->padding[1],
-                    bottom = least(top + w->size[0], j->H + w->padding[0]),
-                    right = least(left + w->size[1], j->W + w->padding[1]);
-            const int64_t with_padding = (bottom - top) * (right - left);
-            top = most(top, 0), left = most(left, 0);
-            bottom = least(bottom, j->H), right = least(right, j->W);
-            float sum = 0;
-            for (int64_t r = top; r < bottom; r++)
-                for (int64_t c = left; c < right; c++) sum += x[r * j->W + c];
-            const int64_t inside = most(bottom - top, 0) * most(right - left, 0);
-            const int64_t by = j->divisor ? j->divisor : j->padding_counts ? with_padding : inside;
-            y[o] = inside ? sum / (float)by : 0.0f;
-        }
+        float *y = j->y + n * count;
+        for (int64_t o = 0; o < count; o++) y[o] = 0;
+        nib_pool_plane(j, j->x + n * j->H * j->W, y, fold);
+        for (int64_t oy = 0; oy < j->OH; oy++)
+            for (int64_t ox = 0; ox < j->OW; ox++) {
+                const int64_t by = divisor(j, oy, ox);
+                y[oy * j->OW + ox] = by ? y[oy * j->OW + ox] / (float)by : 0.0f;
+            }
     }
 }
 

@@ -68,6 +68,7 @@ typedef struct norm {
 /* Mean and variance of a channel; what is left of each number after the mean is put to y. */
 static void measure(const norm *n, int64_t c, float *mean, float *variance) {
     const float count = (float)(n->N * n->P);
+    const int64_t P = n->P;
     float sum = 0, squares = 0;
     for (int64_t i = 0; i < n->N; i++)
         sum += n->k->sum_f32(n->x + (i * n->C + c) * n->P, (size_t)n->P);
@@ -75,7 +76,8 @@ static void measure(const norm *n, int64_t c, float *mean, float *variance) {
     for (int64_t i = 0; i < n->N; i++) {
         const float *x = n->x + (i * n->C + c) * n->P;
         float *d = n->y + (i * n->C + c) * n->P;
-        for (int64_t p = 0; p < n->P; p++) d[p] = x[p] - *mean;
+        const float middle = *mean;
+        for (int64_t p = 0; p < P; p++) d[p] = x[p] - middle;
         squares += n->k->sum_squares_f32(d, (size_t)n->P);
     }
     *variance = squares / count;
@@ -83,6 +85,7 @@ static void measure(const norm *n, int64_t c, float *mean, float *variance) {
 
 static void channels(void *user, int64_t begin, int64_t end) {
     const norm *n = user;
+    const int64_t P = n->P; /* a local, so that compilers see plain arrays */
     for (int64_t c = begin; c < end; c++) {
         float mean, variance;
         if (n->mean) {
@@ -102,7 +105,7 @@ static void channels(void *user, int64_t begin, int64_t end) {
         for (int64_t i = 0; i < n->N; i++) {
             const float *x = n->x + (i * n->C + c) * n->P;
             float *y = n->y + (i * n->C + c) * n->P;
-            for (int64_t p = 0; p < n->P; p++) y[p] = (x[p] - mean) * f * w + b;
+            for (int64_t p = 0; p < P; p++) y[p] = (x[p] - mean) * f * w + b;
         }
     }
 }

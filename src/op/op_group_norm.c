@@ -48,15 +48,16 @@ typedef struct norm {
 
 static void some_groups(void *user, int64_t begin, int64_t end) {
     const norm *n = user;
-    const int64_t size = n->C * n->P;
+    const int64_t P = n->P, size = n->C * P;
+    const bool scaled = n->weight || n->bias;
     for (int64_t g = begin; g < end; g++) {
         float *y = n->y + g * size;
         n->k->layer_norm_f32(y, n->x + g * size, NULL, NULL, (size_t)size, n->eps);
-        for (int64_t c = 0; c < n->C; c++, y += n->P) {
+        for (int64_t c = 0; c < n->C; c++, y += P) {
             const int64_t channel = g % n->groups * n->C + c;
             const float w = n->weight ? n->weight[channel] : 1.0f,
                         b = n->bias ? n->bias[channel] : 0.0f;
-            for (int64_t p = 0; p < n->P && (n->weight || n->bias); p++) y[p] = y[p] * w + b;
+            for (int64_t p = 0; p < P && scaled; p++) y[p] = y[p] * w + b;
         }
     }
 }

@@ -22,28 +22,30 @@ const nib_op nib_op_max_pool2d = {
         "int[2] dilation=1, bool ceil_mode=False) -> Tensor",
 };
 
+static inline void larger(float *y, const float *x, int64_t stride, int64_t count) {
+    for (int64_t o = 0; o < count; o++) {
+        const float v = x[o * stride];
+        y[o] = v > y[o] || v != v ? v : y[o];
+    }
+}
+
+/* Strides that compilers can use are constants. */
+static void fold(float *y, const float *x, int64_t stride, int64_t count) {
+    if (stride == 1)
+        larger(y, x, 1, count);
+    else if (stride == 2)
+        larger(y, x, 2, count);
+    else
+        larger(y, x, stride, count);
+}
+
 static void planes(void *user, int64_t begin, int64_t end) {
     const nib_pool_job *j = user;
-    const nib_window *w = &j->w;
+    const int64_t count = j->OH * j->OW;
     for (int64_t n = begin; n < end; n++) {
-        const float *x = j->x + n * j->H * j->W;
-        float *y = j->y + n * j->OH * j->OW;
-        for (int64_t o = 0; o < j->OH * j->OW; o++) {
-            const int64_t top = o / j->OW * w->stride[0] - w->padding[0],
-                          left = o % j->OW * w->stride[1] - w->padding[1];
-            float most = -INFINITY;
-            for (int64_t i = 0; i < w->size[0]; i++) {
-                const int64_t r = top + i * w->dilation[0];
-                if (r < 0 || r >= j->H) continue;
-                for (int64_t k = 0; k < w->size[1]; k++) {
-                    const int64_t c = left + k * w->dilation[1];
-                    if (c < 0 || c >= j->W) continue;
-                    const float v = x[r * j->W + c];
-                    if (v > most || v != v) most = v;
-                }
-            }
-            y[o] = most;
-        }
+        float *y = j->y + n * count;
+        for (int64_t o = 0; o < count; o++) y[o] = -INFINITY;
+        nib_pool_plane(j, j->x + n * j->H * j->W, y, fold);
     }
 }
 

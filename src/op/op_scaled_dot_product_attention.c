@@ -145,15 +145,17 @@ static void mask_scores(const job *j, int64_t head, int64_t row, float *score) {
 }
 
 static void weigh(const job *j, int64_t head, int64_t row, float *score) {
+    const int64_t S = j->S;
+    const float scale = j->scale;
     bool any = false;
-    for (int64_t s = 0; s < j->S; s++) score[s] *= j->scale;
-    for (int64_t s = row + 1; s < j->S && j->causal; s++) score[s] = -INFINITY;
+    for (int64_t s = 0; s < S; s++) score[s] *= scale;
+    for (int64_t s = row + 1; s < S && j->causal; s++) score[s] = -INFINITY;
     if (j->mask != NIB_NONE) mask_scores(j, head, row, score);
-    for (int64_t s = 0; s < j->S && !any; s++) any = score[s] != -INFINITY;
+    for (int64_t s = 0; s < S && !any; s++) any = score[s] != -INFINITY;
     if (any)
-        j->k->softmax_f32(score, (size_t)j->S);
+        j->k->softmax_f32(score, (size_t)S);
     else
-        memset(score, 0, (size_t)j->S * sizeof *score);
+        memset(score, 0, (size_t)S * sizeof *score);
 }
 
 static void pieces(void *user, int64_t begin, int64_t end) {

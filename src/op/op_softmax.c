@@ -1,4 +1,6 @@
 /* op_softmax.c: exp of each number by the sum of all along one dimension. */
+#include <string.h>
+
 #include "base/checked.h"
 #include "base/error.h"
 #include "base/parallel.h"
@@ -38,7 +40,7 @@ static void rows(void *user, int64_t begin, int64_t end) {
     const job *j = user;
     for (int64_t r = begin; r < end; r++) {
         float *y = j->y + r * j->n;
-        for (int64_t i = 0; i < j->n; i++) y[i] = j->x[r * j->n + i];
+        memcpy(y, j->x + r * j->n, (size_t)j->n * sizeof *y);
         j->k->softmax_f32(y, (size_t)j->n);
     }
 }

@@ -46,3 +46,30 @@ nib_pool_job nib_pool_begin(const nib_call_args *args) {
                           .OH = out->dim[n - 2],
                           .OW = out->dim[n - 1]};
 }
+
+typedef struct span { /* outputs whose tap lies inside the input */
+    int64_t begin, end, shift;
+} span;
+
+static span span_of(const nib_window *w, int i, int64_t tap, int64_t length, int64_t count) {
+    const int64_t shift = tap * w->dilation[i] - w->padding[i], last = length - 1 - shift;
+    const int64_t end = last < 0 ? 0 : last / w->stride[i] + 1;
+    return (span){shift < 0 ? (-shift + w->stride[i] - 1) / w->stride[i] : 0,
+                  end < count ? end : count, shift};
+}
+
+void nib_pool_plane(const nib_pool_job *j, const float *x, float *y, nib_pool_fold *fold) {
+    const nib_window *w = &j->w;
+    for (int64_t i = 0; i < w->size[0]; i++) {
+        const span rows = span_of(w, 0, i, j->H, j->OH);
+        for (int64_t k = 0; k < w->size[1]; k++) {
+            const span columns = span_of(w, 1, k, j->W, j->OW);
+            const int64_t count = columns.end - columns.begin;
+            for (int64_t oy = rows.begin; oy < rows.end && count > 0; oy++)
+                fold(y + oy * j->OW + columns.begin,
+                     x + (oy * w->stride[0] + rows.shift) * j->W + columns.begin * w->stride[1] +
+                         columns.shift,
+                     w->stride[1], count);
+        }
+    }
+}

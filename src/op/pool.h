@@ -12,6 +12,11 @@ typedef struct nib_pool_job {
     bool padding_counts;
 } nib_pool_job;
 
+/* Fold each tap of the windows of a plane into the outputs, row by row of the window and column by
+ * column, a run of outputs at a time: y[o] from x[o * stride], o < count. */
+typedef void nib_pool_fold(float *y, const float *x, int64_t stride, int64_t count);
+void nib_pool_plane(const nib_pool_job *j, const float *x, float *y, nib_pool_fold *fold);
+
 /* The window of attributes kernel_size, stride, padding and, with `dilated`, dilation. */
 nib_window nib_pool_window(const nib_call_args *args, bool dilated);
 nib_status nib_pool_shape(const nib_call_args *args, const nib_window *w, bool ceil,
