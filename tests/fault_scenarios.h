@@ -6,6 +6,7 @@
 #ifndef NIB_TESTS_FAULT_SCENARIOS_H
 #define NIB_TESTS_FAULT_SCENARIOS_H
 #include <nibble/io.h>
+#include <nibble/nn.h>
 #include <stdatomic.h>
 
 #include "base/mem.h"
@@ -195,6 +196,32 @@ static nib_status eval_job(const scenario *s, const char *dir, uint64_t *result)
     return status;
 }
 
+/* Modules by hand: torch's state into a tree, some of it, one pass, and out again. */
+static nib_status modules_job(const scenario *s, const char *dir, uint64_t *result) {
+    (void)s;
+    (void)dir;
+    static const float x[60] = {1, 2, 3};
+    nib_ctx *ctx = counted_ctx();
+    nib_tensor *filters = ctx ? nib_tensor_new(ctx, NIB_F32, (nib_shape){4, {4, 2, 3, 3}}) : NULL;
+    nib_module *conv = nib_conv2d_new(ctx, filters, NIB_NONE, NULL), *net = nib_sequential_new(ctx);
+    nib_status status = nib_module_add(net, "conv", conv);
+    if (status >= NIB_OK)
+        status =
+            nib_module_load(net, "tests/golden/nn/state.pt", &(nib_state_options){.lenient = true});
+    nib_tensor *in = status >= NIB_OK
+                         ? nib_tensor_wrap(ctx, NIB_F32, (nib_shape){3, {2, 5, 6}}, x, NULL, NULL)
+                         : NULL;
+    nib_tensor *out = nib_module_forward(net, in);
+    if (status >= NIB_OK) status = failed_or(out != NULL);
+    float y[48];
+    if (status >= NIB_OK) status = nib_tensor_read(out, y, sizeof y);
+    for (int i = 0; i < 48 && status >= NIB_OK; i++) mix(result, (uint64_t)(int64_t)(1e6f * y[i]));
+    nib_tensor_free(in);
+    nib_module_free(net);
+    nib_ctx_free(ctx);
+    return status;
+}
+
 /* ---- all of them ---- */
 static const char *const scenario_schemes[] = {
     "int8_weight_only",
@@ -224,6 +251,7 @@ static size_t add_scenario(scenario *list, size_t n, const char *name,
 static size_t all_scenarios(scenario list[MOST_SCENARIOS]) {
     size_t n = 0;
     n = add_scenario(list, n, "tokenizer", tokenizer_job, NULL, NULL, false);
+    n = add_scenario(list, n, "modules by hand", modules_job, NULL, NULL, false);
     n = add_scenario(list, n, "perplexity and KL", eval_job, NULL, NULL, false);
     n = add_scenario(list, n, "lambada", eval_job, "lambada", NULL, false);
     for (int i = 0; i < SCHEMES; i++) {

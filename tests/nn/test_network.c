@@ -1,4 +1,5 @@
 /* A network of many layers: its tree as text, laws between layers, and memory that runs out. */
+#include <nibble/graph.h>
 #include <nibble/nn.h>
 
 #include "base/mem.h"
@@ -92,6 +93,50 @@ TEST(a_row_of_a_batch_does_not_depend_on_the_others) {
     nib_ctx_free(ctx);
 }
 
+TEST(a_network_of_narrow_weights_runs_and_stays_near) {
+    static const struct {
+        nib_dtype dtype;
+        double tolerance; /* some roundings of weights to 11 or 8 bits, and a softmax behind them */
+    } cases[] = {{NIB_F16, 0x1p-8}, {NIB_BF16, 0x1p-5}};
+    for (int i = 0; i < 2; i++) {
+        nib_ctx *ctx = nib_ctx_new(NULL);
+        nib_module *m = network(ctx);
+        uint64_t seed = 8;
+        nib_tensor *x = nib_scope_own(ctx, random_new(ctx, &seed, SHAPE4(3, 1, 9, 8)));
+        const nib_tensor *want = nib_module_forward(m, x);
+        CHECK_MADE(want);
+        CHECK_OK(nib_module_to_dtype(m, cases[i].dtype));
+        const nib_tensor *got = nib_module_forward(m, x);
+        CHECK_MADE(got);
+        CHECK(memcmp(nib_tensor_data(got), nib_tensor_data(want), nib_tensor_bytes(want)) != 0);
+        for (int64_t k = 0; k < 15; k++)
+            CHECK_NEAR(((const float *)nib_tensor_data(got))[k],
+                       ((const float *)nib_tensor_data(want))[k], cases[i].tolerance);
+        nib_module_free(m);
+        nib_ctx_free(ctx);
+    }
+}
+
+TEST(a_compiled_network_gives_the_bits_of_its_forward) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_module *m = network(ctx);
+    uint64_t seed = 8;
+    nib_tensor *x = nib_scope_own(ctx, random_new(ctx, &seed, SHAPE4(3, 1, 9, 8))),
+               *other = nib_scope_own(ctx, random_new(ctx, &seed, SHAPE4(3, 1, 9, 8)));
+    nib_graph *g = nib_compile(m, x, NULL);
+    CHECK_MADE(g);
+    for (int i = 0; i < 2; i++) {
+        const nib_tensor *want = nib_module_forward(m, i ? x : other),
+                         *got = nib_graph_run(g, i ? x : other);
+        CHECK_MADE(want);
+        CHECK_MADE(got);
+        CHECK_BYTES(nib_tensor_data(got), nib_tensor_data(want), nib_tensor_bytes(want));
+    }
+    nib_graph_free(g);
+    nib_module_free(m);
+    nib_ctx_free(ctx);
+}
+
 TEST(a_convolution_by_one_point_is_a_linear_of_every_position) {
     nib_ctx *ctx = nib_ctx_new(NULL);
     uint64_t seed = test_seed();
@@ -162,6 +207,8 @@ TEST(every_failed_allocation_of_a_network_leaves_nothing_behind) {
 }
 
 TESTS(RUNS(a_network_prints_as_a_tree), RUNS(a_row_of_a_batch_does_not_depend_on_the_others),
+      RUNS(a_network_of_narrow_weights_runs_and_stays_near),
+      RUNS(a_compiled_network_gives_the_bits_of_its_forward),
       RUNS(a_convolution_by_one_point_is_a_linear_of_every_position),
       RUNS(dropout_layers_draw_numbers_of_their_own_and_the_same_when_made_again),
       RUNS(every_failed_allocation_of_a_network_leaves_nothing_behind))
