@@ -311,12 +311,20 @@ static nib_status fill(const machine *m, nib_pickle_kind kind, size_t count) {
     return NIB_OK;
 }
 
-/* A dict out of a list of pairs, as OrderedDict of Python 2 was written. */
+/* A dict out of a list of pairs, as OrderedDict of Python 2 was written, or of a dict, as a Counter
+ * is. */
 static nib_status fill_from_pairs(const machine *m, uint32_t dict, uint32_t arguments) {
     nib_pickle *p = m->p;
     const nib_pickle_value *tuple = &p->values[arguments];
     if (tuple->as.many.count == 0) return NIB_OK;
     const nib_pickle_value list = *nib_pickle_item(p, tuple, 0);
+    if (tuple->as.many.count == 1 && list.kind == NIB_PICKLE_DICT) {
+        for (uint32_t i = 0; i < list.as.many.count; i++) {
+            const uint32_t item = p->items[list.as.many.first + i];
+            NIB_TRY(extend(m, dict, &item, 1));
+        }
+        return NIB_OK;
+    }
     if (tuple->as.many.count > 1 || list.kind != NIB_PICKLE_LIST)
         return wrong(m, "a dict made of something else than a list of pairs");
     for (uint32_t i = 0; i < list.as.many.count; i++) {

@@ -308,23 +308,19 @@ static nib_status read_stream(legacy *l, nib_tensor_file *file) {
     return nib_pt_collect(&l->object, locate_in_stream, l, file);
 }
 
+/* The pickles' end shows only by reading them: of a mapped file no more is touched than they have.
+ */
 static nib_status read_legacy(const nib_source *source, nib_tensor_file *file) {
-    legacy l = {.source = source, .mem = file->mem, .bytes = source->bytes};
-    const size_t most = (size_t)NIB_PICKLE_MAX + (1 << 20);
-    l.size = source->size < most ? source->size : most;
+    legacy l = {.source = source, .mem = file->mem, .bytes = source->bytes, .size = source->size};
+    nib_map map = {0};
     l.object.mem = l.keys.mem = file->mem;
-    unsigned char *bytes = NULL;
-    nib_status status = NIB_OK;
-    if (source->file) {
-        bytes = nib_mem_alloc(file->mem, l.size);
-        status = bytes ? nib_source_read(source, bytes, l.size, 0) : NIB_E_MEMORY;
-        l.bytes = bytes;
-    }
+    nib_status status = source->file ? nib_file_map(source->file, &map) : NIB_OK;
+    if (source->file) l.bytes = map.data;
     if (status >= NIB_OK) status = read_stream(&l, file);
     nib_mem_free(file->mem, l.places, l.count * sizeof *l.places);
     nib_pickle_free(&l.object);
     nib_pickle_free(&l.keys);
-    nib_mem_free(file->mem, bytes, l.size);
+    nib_map_close(&map);
     return status;
 }
 

@@ -239,6 +239,20 @@ TEST(every_allocation_of_opening_may_fail) {
     }
 }
 
+TEST(every_system_call_of_opening_may_fail) {
+    static const char *const paths[] = {GOLDEN "nested.pt", GOLDEN "old.pt", GOLDEN "sharded_bin"};
+    for (size_t i = 0; i < 3; i++) {
+        for (long n = 0, reached = 1; reached > 0; n++) {
+            nib_sys_fail_after(n, EIO);
+            nib_checkpoint *c = nib_checkpoint_open(NULL, paths[i]);
+            reached = nib_sys_fail_after(-1, 0) - n;
+            if (!c) CHECK_INT(nib_last_error()->status, NIB_E_IO);
+            nib_checkpoint_close(c);
+            CHECK(nib_mem_used(NULL) == 0);
+        }
+    }
+}
+
 TESTS(RUNS(tensors_of_every_dtype_and_stride_are_what_torch_gives),
       RUNS(the_old_layout_is_read_too), RUNS(protocols_3_to_5_are_read),
       RUNS(dicts_within_dicts_get_dotted_names_and_numbers_beside_them_are_metadata),
@@ -249,4 +263,4 @@ TESTS(RUNS(tensors_of_every_dtype_and_stride_are_what_torch_gives),
       RUNS(a_pickled_state_of_quanto_with_its_map_beside_is_read_as_quantos),
       RUNS(safetensors_go_before_pytorch_model_bin_when_a_folder_holds_both),
       RUNS(a_shard_that_lacks_a_tensor_of_the_index_is_an_error),
-      RUNS(every_allocation_of_opening_may_fail))
+      RUNS(every_allocation_of_opening_may_fail), RUNS(every_system_call_of_opening_may_fail))

@@ -202,6 +202,34 @@ TEST(names_and_containers_that_multiply_are_refused) {
     refused_pickle(state_, laughs, n, "over and over", NIB_E_FORMAT);
 }
 
+/* Old writers told views of a storage apart: (key of the view, its first element, how many). */
+#define VIEW(first, count, offset)                                                                 \
+    "}X\1\0\0\0a" F "((X\7\0\0\0storage" FS "X\1\0\0\0"                                            \
+    "0X\3\0\0\0cpuK\6X\1\0\0\0vK" first "K" count "\x87tQK" offset "K\2\x85K\1\x85\x89" ODR "tRs."
+TEST(a_view_of_a_storage_counts_from_its_first_element) {
+    static const char good[] = VIEW("\2", "\3", "\1"), beyond[] = VIEW("\2", "\3", "\2"),
+                      outside[] = VIEW("\4", "\3", "\0");
+    static const char whole[] = TENSOR("K\0K\2\x85K\1\x85");
+    nib_tensor_file *file = with_pickle(whole, sizeof whole - 1);
+    CHECK_MADE(file);
+    const size_t begin = file->entries[0].offset - (sizeof whole - 1);
+    nib_tensor_file_close(file);
+    file = with_pickle(good, sizeof good - 1);
+    CHECK_MADE(file);
+    CHECK_INT((long long)(file->entries[0].offset - (sizeof good - 1)), (long long)begin + 12);
+    nib_tensor_file_close(file);
+    refused_pickle(state_, beyond, sizeof beyond - 1, "over the end of its storage", NIB_E_FORMAT);
+    refused_pickle(state_, outside, sizeof outside - 1, "outside of its storage", NIB_E_FORMAT);
+}
+
+TEST(a_counter_is_a_dict) {
+    static const char counter[] = "ccollections\nCounter\n}X\1\0\0\0aK\3s\x85R.";
+    nib_tensor_file *file = with_pickle(counter, sizeof counter - 1);
+    CHECK_MADE(file);
+    CHECK_TEXT(nib_tensor_file_metadata(file, "a"), "3");
+    nib_tensor_file_close(file);
+}
+
 TEST(two_tensors_of_one_name_are_an_error) {
     static const char pickle[] = "}(X\3\0\0\0a.b" F "(" S "K\0)))tR"
                                  "X\1\0\0\0a}X\1\0\0\0b" F "(" S "K\0)))tRsu.";
@@ -357,6 +385,7 @@ TEST(files_of_such_a_name_that_are_something_else_are_refused) {
 TESTS(RUNS(every_pickle_that_lies_is_one_error_at_its_byte),
       RUNS(nesting_is_bounded_where_it_is_walked_not_where_it_is_read),
       RUNS(names_and_containers_that_multiply_are_refused),
+      RUNS(a_view_of_a_storage_counts_from_its_first_element), RUNS(a_counter_is_a_dict),
       RUNS(two_tensors_of_one_name_are_an_error),
       RUNS(headers_of_archives_that_lie_are_refused_with_the_entrys_name),
       RUNS(entries_that_overlap_are_refused),
