@@ -27,7 +27,7 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
                          x->layout ? x->layout->name : nib_dtype_name(x->dtype));
     if (scale->layout || !nib_quanto_math(scale->dtype) || nib_tensor_count(scale) != 1)
         return NIB_RAISE(NIB_E_SHAPE, "quantize_activation: the scale is one float");
-    if (!nib_act8_largest((nib_dtype)args->attr[CODE].i))
+    if (nib_act8_largest((nib_dtype)args->attr[CODE].i) == 0)
         return NIB_RAISE(NIB_E_DTYPE,
                          "activations are quantized to 8 bits: int8 or an 8-bit float, not %s",
                          nib_dtype_name((nib_dtype)args->attr[CODE].i));
