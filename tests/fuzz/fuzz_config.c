@@ -8,7 +8,7 @@
 #include "base/json.h"
 #include "base/mem.h"
 #include "io/config_text.h"
-#include "model/hparams.h"
+#include "model/arch.h"
 
 #define MUST(condition)                                                                            \
     do {                                                                                           \
@@ -23,9 +23,9 @@ static void check_rope(const nib_hparams *h) {
     }
 }
 
-static void check_hparams(const json_t *config, const json_t *generation) {
+static void check_hparams(const nib_arch *arch, const json_t *config, const json_t *generation) {
     static nib_hparams h; /* 4 KiB: not on the stack of each run */
-    const nib_status status = nib_hparams_read(config, generation, &h);
+    const nib_status status = arch->read(config, generation, &h);
     if (status != NIB_OK) {
         MUST(status == NIB_E_FORMAT || status == NIB_E_UNSUPPORTED);
         MUST(nib_last_error()->status == status);
@@ -34,13 +34,22 @@ static void check_hparams(const json_t *config, const json_t *generation) {
     MUST(h.vocab_size > 0 && h.hidden_size > 0 && h.intermediate_size > 0);
     MUST(h.num_hidden_layers > 0 && h.num_hidden_layers <= NIB_MAX_LAYERS);
     MUST(h.num_key_value_heads > 0 && h.num_attention_heads % h.num_key_value_heads == 0);
-    MUST(h.head_dim > 0 && h.head_dim % 2 == 0 && h.head_dim <= 1024);
+    MUST(h.head_dim > 0 && h.head_dim <= NIB_MAX_HEAD);
     MUST(h.max_position_embeddings > 0 && h.window >= 0);
     MUST(h.rms_norm_eps >= 0 && h.rms_norm_eps <= 1);
     MUST(h.neos >= 0 && h.neos <= NIB_MAX_EOS);
     for (int i = 0; i < h.neos; i++) MUST(h.eos[i] >= 0 && h.eos[i] < h.vocab_size);
     MUST(h.bos >= -1 && h.bos < h.vocab_size);
+    MUST(h.layer_norm_eps >= 0 && h.layer_norm_eps <= 1);
+    MUST(h.learned_positions >= 0 && h.word_embed_proj_dim >= 0);
+    if (strcmp(arch->name, "llama") != 0) return;
+    MUST(h.head_dim % 2 == 0);
     check_rope(&h);
+}
+
+/* By every architecture, whatever its model_type says. */
+static void check_all_hparams(const json_t *config, const json_t *generation) {
+    for (size_t i = 0; nib_arch_at(i); i++) check_hparams(nib_arch_at(i), config, generation);
 }
 
 /* The text says what the document says, its keys in the same order. */
@@ -99,8 +108,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     }
     if (feed) generation = nib_json_parse(feed + 1, size - length - 1, "fuzz", 0);
     if (json_is_object(config)) { /* both readers of the file refuse anything else */
-        check_hparams(config, NULL);
-        if (json_is_object(generation)) check_hparams(config, generation);
+        check_all_hparams(config, NULL);
+        if (json_is_object(generation)) check_all_hparams(config, generation);
         check_text(text, length, config);
     } else {
         MUST(!nib_config_text_set(NULL, text, length, "quantization_config", NULL, "fuzz"));
