@@ -193,7 +193,7 @@ typedef struct nib_quanto {
                                           "qfloat8_e4m3fnuz"; NULL: "qint8" */
     nib_algo    algo;                  /* ABSMAX for 8 bits, MINMAX or HQQ for 4 and 2; 0: the first.
                                           Integers also MSE, and GPTQ: error feedback from what
-                                          calibrating feeds, so it waits for nib_freeze too */
+                                          calibrating feeds: float until nib_freeze */
     const char *activations;           /* "none" (also NULL), "qint8", or one of the qfloat8: inputs and
                                           outputs of modules, with scales that calibrating finds */
     float       momentum;              /* of scales while calibrating; 0: 0.9 */

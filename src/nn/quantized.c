@@ -160,6 +160,7 @@ nib_tensor *nib_module_weight(nib_module *m) {
     nib_tensor *weight = nib_module_parameter(m, "weight");
     const nib_quantized *q = nib_module_quantized(m);
     if (!weight || !q || !q->weight || weight->layout) return weight;
+    if (nib_quantized_feeds(q)) return weight; /* float until what its codes depend on is known */
     return nib_quantize_tensor(weight, q->config);
 }
 
