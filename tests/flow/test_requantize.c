@@ -286,8 +286,77 @@ TEST(a_module_under_two_names_is_quantized_once_and_both_names_run) {
     nib_module_free(root);
 }
 
+/* ---- every allocation of the whole way may fail ---- */
+
+static long live, left;
+static void *counted(void *user, size_t size, size_t align) {
+    (void)user;
+    if (left-- <= 0) return NULL;
+    void *p = aligned_alloc(align, (size + align - 1) / align * align);
+    live += p != NULL;
+    return p;
+}
+static void given_back(void *user, void *p, size_t size) {
+    (void)user, (void)size;
+    live -= p != NULL;
+    free(p);
+}
+
+static nib_status whole_way(void) {
+    nib_ctx *mine =
+        nib_ctx_new(&(nib_ctx_options){.threads = 1, .alloc = counted, .dealloc = given_back});
+    nib_config *config = nib_config_parse("quanto:weights=qint4,activations=qint8,algo=gptq");
+    nib_status status = mine && config ? NIB_OK : NIB_E_MEMORY;
+    nib_module *root = NULL;
+    nib_tensor *x = NULL;
+    if (status >= NIB_OK) {
+        nib_tensor *w = nib_tensor_new(mine, NIB_F32, (nib_shape){2, {8, 32}});
+        for (int i = 0; w && i < 256; i++)
+            ((float *)nib_tensor_data_mut(w))[i] = (float)(i % 7) - 3;
+        root = nib_linear_new(mine, w, NIB_NONE);
+        x = nib_tensor_new(mine, NIB_F32, (nib_shape){2, {3, 32}});
+        for (int i = 0; x && i < 96; i++) ((float *)nib_tensor_data_mut(x))[i] = (float)(i % 5);
+        status = root && x ? NIB_OK : NIB_E_MEMORY;
+    }
+    bool begun = false;
+    if (status >= NIB_OK) status = nib_calibrate_begin(root, config, NULL);
+    begun = status >= NIB_OK;
+    const size_t mark = nib_scope_begin(mine);
+    if (status >= NIB_OK && !nib_module_forward(root, x)) status = NIB_E_MEMORY;
+    nib_scope_end(mine, mark);
+    if (begun && nib_calibrate_end(root, NULL) < NIB_OK) status = NIB_E_MEMORY;
+    if (status >= NIB_OK) status = nib_freeze(root);
+    const size_t again = nib_scope_begin(mine);
+    if (status >= NIB_OK && !nib_module_forward(root, x)) status = NIB_E_MEMORY;
+    nib_scope_end(mine, again);
+    if (status >= NIB_OK) status = nib_module_to_dtype(root, NIB_F16);
+    char *map = status >= NIB_OK ? nib_quantization_map(root) : NULL;
+    nib_text_release(map);
+    nib_tensor_free(x);
+    nib_module_free(root);
+    nib_config_free(config);
+    nib_ctx_free(mine);
+    return status;
+}
+
+TEST(any_allocation_that_fails_leaves_nothing_behind) {
+    NEEDS_SCHEME("qint4:algo=gptq");
+    long n = 0;
+    nib_status status = NIB_E_MEMORY;
+    for (; status < NIB_OK && n < 2000; n++) {
+        left = n;
+        live = 0;
+        status = whole_way();
+        if (live != 0) FAIL_AT("allocation %ld failed, and %ld blocks were left", n, live);
+    }
+    CHECK_OK(status);
+    print_message("%ld allocations\n", n - 1);
+    CHECK(n > 30);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        RUNS(any_allocation_that_fails_leaves_nothing_behind),
         RUNS(upstreams_state_comes_onto_an_empty_tree_and_goes_out_the_same_to_the_byte),
         RUNS(what_does_not_fit_is_one_clear_error_and_the_tree_is_as_it_was),
         RUNS(streamlined_outputs_are_remembered_by_the_map),
