@@ -128,6 +128,8 @@ CALL(nib_writer_predict, nib_writer_predict(NULL, NULL, 1, NULL, 1, NULL) < NIB_
 CALL(nib_npy_load, !nib_npy_load(NULL, NULL) && !nib_npy_load(ctx, NULL))
 CALL(nib_audio_load, !nib_audio_load(NULL, NULL, 0) && !nib_audio_load(ctx, NULL, 0))
 CALL(nib_log_mel, !nib_log_mel(NULL, 80, 0) && !nib_log_mel(NIB_NONE, 80, 0))
+CALL(nib_transcribe, nib_transcribe(NULL, NULL, NULL, NULL, NULL) < NIB_OK &&
+                         nib_transcribe(ctx, NULL, NULL, NULL, NULL) < NIB_OK)
 CALL(nib_npy_save, nib_npy_save(NULL, NULL) < NIB_OK && nib_npy_save(NIB_NONE, NULL) < NIB_OK)
 CALL(nib_idx_load, !nib_idx_load(NULL, NULL) && !nib_idx_load(ctx, NULL))
 FREES(nib_ids_free, nib_ids_free(NULL))
@@ -471,6 +473,7 @@ static const call calls[] = {
     ROW(nib_npy_load),
     ROW(nib_audio_load),
     ROW(nib_log_mel),
+    ROW(nib_transcribe),
     ROW(nib_npy_save),
     ROW(nib_idx_load),
     ROW(nib_ids_free),

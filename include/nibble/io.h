@@ -166,6 +166,34 @@ nib_status nib_detokenizer_end(nib_detokenizer *stream, nib_string *text); /* wh
 void nib_detokenizer_free(nib_detokenizer *stream);
 /* ==== end of tokenizers ============================================================= */
 
+/* ==== speech: what was said, as a model of Whisper's kind hears it ================== */
+
+typedef struct nib_spoken {            /* a piece of it, borrowed during the call */
+    double start, end;                 /* seconds from the beginning of the sound */
+    const int32_t *ids; size_t count;  /* of its text, without special tokens and times */
+} nib_spoken;
+typedef struct nib_transcribe_options {
+    size_t size;
+    const char *language;              /* "en" or "<|en|>"; NULL: as generation_config.json says, or else
+                                          heard in the first window */
+    const char *task;                  /* "transcribe", or "translate" into English; NULL: as that file says */
+    bool timestamps;                   /* the model tells times, and pieces go from one to the next */
+    int max_tokens;                    /* new ids of a window at most; 0: as many as the model has room for */
+    const char *kv;                    /* both caches, as in nib_session_options */
+    nib_status (*piece)(void *user, const nib_spoken *piece); void *user; /* less than NIB_OK: stop with it */
+} nib_transcribe_options;
+
+/* Append the ids that a model says to a sound of [count] f32 samples at 16000 a second
+ * (nib_audio_load), likeliest first at each step, as transformers' generate does: without the first
+ * ids of a window and its end, with times when they are asked for. A sound that is longer than a
+ * window (30 seconds) is heard in several, each from the last time told in the one before. `options`
+ * and `ids` may be NULL. What was said before a failure stays in `ids`.
+ * Fails: NIB_E_UNSUPPORTED for a model that does not hear, NIB_E_SHAPE or NIB_E_ARGUMENT for what is
+ * no such sound, language or task. */
+nib_status nib_transcribe(nib_ctx *ctx, const nib_model *model, const nib_tensor *sound,
+                          const nib_transcribe_options *options, nib_ids *ids);
+/* ==== end of speech ================================================================= */
+
 #if defined(__GNUC__)
 #pragma GCC visibility pop
 #endif

@@ -57,8 +57,10 @@ nib_status nib_tensor_candidate_of(const char *tensor, nib_dtype dtype, const ni
                                       : "not a linear weight by its shape";
     if (shape->ndim == 3) out->kind = "experts";
     if (shape->ndim >= 4) out->kind = "conv2d";
-    /* A bare "output" is the head of the first Llama files; inside a block it is a projection. */
-    c->head =
-        c->linear && shape->ndim == 2 && (among(last, heads) || strcmp(out->name, "output") == 0);
+    /* A bare "output" is the head of the first Llama files; inside a block it is a projection;
+     * a bare "proj_out" is Whisper's. */
+    c->head = c->linear && shape->ndim == 2 &&
+              (among(last, heads) || strcmp(out->name, "output") == 0 ||
+               strcmp(out->name, "proj_out") == 0);
     return NIB_OK;
 }

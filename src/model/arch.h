@@ -47,6 +47,12 @@ typedef struct nib_arch {
      * [rows, V] f32 in the open scope of batch->ctx. */
     nib_status (*forward)(const nib_hparams *hparams, nib_module *root, const nib_batch *batch,
                           nib_tensor **logits);
+    /* Of models that hear, NULL in others. `encode`: what of a sound, [bands, frames] f32, becomes
+     * [frames / 2, D] f32 in the open scope. `hear`: the keys and values of that for every layer's
+     * cross attention, into a cache that has room; forward reads them by nib_kvcache.heard. */
+    nib_tensor *(*encode)(const nib_hparams *hparams, nib_module *root, nib_tensor *mel);
+    nib_status (*hear)(const nib_hparams *hparams, nib_module *root, nib_tensor *encoded,
+                       nib_kvcache *heard);
 } nib_arch;
 
 struct nib_model {

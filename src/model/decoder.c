@@ -41,9 +41,12 @@ static nib_tensor *of_shape(const nib_builder *b, const char *name, nib_tensor *
     return NULL;
 }
 
-nib_tensor *nib_build_weight(const nib_builder *b, const char *name, int64_t rows, int64_t cols) {
-    const nib_shape want = {cols ? 2 : 1, {rows, cols}};
+nib_tensor *nib_build_tensor(const nib_builder *b, const char *name, nib_shape want) {
     return of_shape(b, name, nib_weights_get(b->weights, name, &want), want);
+}
+
+nib_tensor *nib_build_weight(const nib_builder *b, const char *name, int64_t rows, int64_t cols) {
+    return nib_build_tensor(b, name, (nib_shape){cols ? 2 : 1, {rows, cols}});
 }
 
 nib_tensor *nib_build_across(const nib_builder *b, const char *name, int64_t N, int64_t K) {
@@ -133,9 +136,8 @@ static bool same_values(const nib_tensor *a, const nib_tensor *b) {
            memcmp(nib_tensor_data(a), nib_tensor_data(b), nib_tensor_bytes(a)) == 0;
 }
 
-static nib_status table_and_head(const nib_builder *b, const char *embed, int64_t V, int64_t D,
-                                 nib_tensor **table, nib_tensor **head) {
-    static const char lm_head[] = NIB_TIED_HEAD;
+static nib_status table_and_head(const nib_builder *b, const char *embed, const char *lm_head,
+                                 int64_t V, int64_t D, nib_tensor **table, nib_tensor **head) {
     const bool has_embed = nib_weights_has(b->weights, embed);
     const bool has_head = nib_weights_has(b->weights, lm_head);
     const char *alias = nib_weights_metadata(b->weights, has_embed ? lm_head : embed);
@@ -183,14 +185,16 @@ static nib_status no_more_layers(const nib_builder *b, const nib_trunk *t, const
 
 nib_module *nib_build_causal_lm(const nib_builder *b, const nib_trunk *t) {
     nib_tensor *table = NULL, *head = NULL;
-    char module[NIB_NAME_ROOM], path[NIB_NAME_ROOM];
-    const char *prefix = prefix_of(b, t);
+    char module[NIB_NAME_ROOM], path[NIB_NAME_ROOM], head_path[NIB_NAME_ROOM];
+    const char *prefix = prefix_of(b, t), *head_name = t->head ? t->head : "lm_head";
+    nib_build_path(head_path, head_name, "weight");
     nib_module *root = nib_module_new(b->ctx, &nib_kind_causal_lm, NULL);
     nib_module *trunk = nib_build_holder(b->ctx, root, prefix, &nib_kind_decoder);
     if (!trunk) goto fail;
     NIB_TRY_GOTO(no_more_layers(b, t, prefix), fail);
     nib_build_path(path, nib_build_path(module, prefix, t->table), "weight");
-    NIB_TRY_GOTO(table_and_head(b, path, b->h->vocab_size, t->columns, &table, &head), fail);
+    NIB_TRY_GOTO(table_and_head(b, path, head_path, b->h->vocab_size, t->columns, &table, &head),
+                 fail);
     nib_module *embedding = nib_embedding_new(b->ctx, table);
     table = NULL;
     NIB_TRY_GOTO(nib_module_add(trunk, t->table, embedding), fail);
@@ -198,7 +202,7 @@ nib_module *nib_build_causal_lm(const nib_builder *b, const nib_trunk *t) {
     nib_module *lm_head = nib_linear_new(b->ctx, head, NIB_NONE);
     head = NULL;
     nib_module_set_head(lm_head, true);
-    NIB_TRY_GOTO(nib_module_add(root, "lm_head", lm_head), fail);
+    NIB_TRY_GOTO(nib_module_add(root, head_name, lm_head), fail);
     return root;
 fail:
     nib_tensor_free(table);

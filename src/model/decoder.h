@@ -24,6 +24,8 @@ const char *nib_build_path(char path[NIB_NAME_ROOM], const char *at, const char 
 /* The tensor of that name, its shape as config.json says; a vector when cols is 0. Caller owns. */
 nib_tensor *nib_build_weight(const nib_builder *b, const char *name, int64_t rows, int64_t cols);
 
+nib_tensor *nib_build_tensor(const nib_builder *b, const char *name, nib_shape want);
+
 /* The same of a linear that lies across in files as long as it is float: always [N, K]. */
 nib_tensor *nib_build_across(const nib_builder *b, const char *name, int64_t N, int64_t K);
 
@@ -55,6 +57,7 @@ typedef struct nib_trunk {
     const char *table;             /* "embed_tokens" */
     int64_t columns;               /* of the table and the head */
     const char *layers, *of_layer; /* "layers", and a tensor that each has: "fc1.weight" */
+    const char *head;              /* NULL: "lm_head" */
     nib_status (*add)(const nib_builder *b, nib_module *trunk, const char *prefix);
 } nib_trunk;
 nib_module *nib_build_causal_lm(const nib_builder *b, const nib_trunk *trunk);

@@ -16,7 +16,7 @@ const char *const nib_tied_tables[] = {"model.embed_tokens.weight",
                                        NULL};
 
 bool nib_file_config_tied(const json_t *config) {
-    static const char *const by_default[] = {"opt", "gpt2", "bloom", NULL};
+    static const char *const by_default[] = {"opt", "gpt2", "bloom", "whisper", NULL};
     const json_t *said = json_object_get(config, "tie_word_embeddings");
     if (json_is_boolean(said)) return json_is_true(said);
     const char *type = json_string_value(json_object_get(config, "model_type"));

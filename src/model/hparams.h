@@ -5,6 +5,7 @@
 #include <nibble/extend.h>
 
 #include "model/rope.h"
+#include "model/speech.h"
 
 enum { NIB_MAX_LAYERS = 1024, NIB_MAX_EOS = 32, NIB_MAX_HEAD = 1024 /* columns */ };
 
@@ -38,6 +39,7 @@ typedef struct nib_hparams {
     bool layer_norm_elementwise_affine, enable_bias;          /* OPT */
     bool apply_residual_connection_post_layernorm;            /* BLOOM */
     bool scale_attn_weights, scale_attn_by_inverse_layer_idx; /* GPT-2 */
+    nib_speech speech;        /* Whisper */
     int learned_positions;    /* rows of that table: no sequence can be longer; 0: there is none */
     int32_t eos[NIB_MAX_EOS]; /* any of these ends a sequence */
     int neos;

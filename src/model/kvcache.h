@@ -17,6 +17,8 @@ typedef struct nib_kvcache {
     int64_t most; /* tokens that it will ever be asked for; 0: not known */
     nib_tensor **keys,
         **values; /* [layers] of [heads, room, head_dim], dense f32 or a kv_* layout */
+    /* What cross attention reads: keys and values of a sound, borrowed; NULL: nothing was heard. */
+    const struct nib_kvcache *heard;
 } nib_kvcache;
 
 /* An empty cache; memory comes with nib_kvcache_reserve. */

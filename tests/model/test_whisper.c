@@ -1,0 +1,279 @@
+/* Whisper against transformers (make_whisper.py in tests/golden/model says how the cases were
+ * made), and what a model, a sound and options may be. */
+#include <nibble/io.h>
+
+#include "golden_model.h"
+#include "model/arch.h"
+#include "model/speech.h"
+#include "tensor/tensor.h"
+#include "test_files.h"
+
+static const char *const cases[] = {"whisper_f32", "whisper_forced_f16", "whisper_scaled_untied",
+                                    "whisper_english"};
+enum { CASES = sizeof cases / sizeof *cases, SHORT = 12800, HEADER = 44 };
+
+/* A tensor of a case's reference, i64 as i32; NULL: there is none. */
+static nib_tensor *reference(nib_ctx *ctx, const char *name, const char *tensor) {
+    nib_safetensors *file =
+        nib_safetensors_open(NULL, IN(GOLDEN, IN(name, "reference.safetensors")));
+    const nib_safetensors_entry *e = file ? nib_safetensors_find(file, tensor) : NULL;
+    nib_tensor *t = NULL;
+    if (e && e->dtype == NIB_F32) {
+        t = nib_tensor_new(ctx, NIB_F32, e->shape);
+        if (nib_safetensors_read(file, e, nib_tensor_data_mut(t), e->size, 0) < NIB_OK) abort();
+    } else if (e) {
+        int64_t ids[512];
+        t = nib_tensor_new(ctx, NIB_I32, e->shape);
+        if (e->size > sizeof ids || nib_safetensors_read(file, e, ids, e->size, 0) < NIB_OK)
+            abort();
+        for (size_t i = 0; i < e->size / sizeof *ids; i++)
+            ((int32_t *)nib_tensor_data_mut(t))[i] = (int32_t)ids[i];
+    }
+    nib_safetensors_close(file);
+    return t;
+}
+
+/* The first `count` samples of the sound, all for 0. */
+static nib_tensor *sound(nib_ctx *ctx, int64_t count) {
+    size_t size;
+    char *bytes = test_read(GOLDEN "whisper_sound.wav", &size);
+    if (!bytes) abort();
+    if (!count) count = (int64_t)(size - HEADER) / 2;
+    nib_tensor *t = nib_tensor_new(ctx, NIB_F32, (nib_shape){1, {count}});
+    for (int64_t i = 0; i < count; i++) {
+        int16_t sample;
+        memcpy(&sample, bytes + HEADER + 2 * i, sizeof sample);
+        ((float *)nib_tensor_data_mut(t))[i] = (float)sample / 32768;
+    }
+    free(bytes);
+    return t;
+}
+
+static nib_model *load(nib_ctx *ctx, const char *name) {
+    return nib_model_load(ctx, IN(GOLDEN, name), NULL);
+}
+
+static double apart(const nib_tensor *got, const nib_tensor *want) {
+    const float *a = nib_tensor_data(got), *b = nib_tensor_data(want);
+    double most = 0, largest = 0;
+    for (int64_t i = 0; i < nib_tensor_count(want); i++) {
+        const double d = fabs((double)a[i] - (double)b[i]);
+        if (!(d <= most)) most = d;
+        if (fabs((double)b[i]) > largest) largest = fabs((double)b[i]);
+    }
+    return most / largest;
+}
+
+/* Logits after each of `ids` in one pass, to what was encoded. Belongs to the open scope. */
+static nib_tensor *logits_of(void **state_, nib_ctx *ctx, const nib_model *m, nib_tensor *encoded,
+                             const nib_tensor *ids) {
+    const nib_hparams *h = &m->hparams;
+    nib_kvcache cache, heard;
+    const nib_kv_kind *kind = nib_kv_kind_find(NULL);
+    const int64_t n = nib_tensor_count(ids);
+    CHECK_OK(nib_kvcache_init(ctx, kind, h->num_hidden_layers, h->num_key_value_heads, h->head_dim,
+                              &cache));
+    CHECK_OK(nib_kvcache_init(ctx, kind, h->num_hidden_layers, h->num_key_value_heads, h->head_dim,
+                              &heard));
+    CHECK_OK(nib_kvcache_reserve(&cache, n, 0));
+    CHECK_OK(nib_kvcache_reserve(&heard, h->speech.max_source_positions, 0));
+    CHECK_OK(m->arch->hear(h, m->root, encoded, &heard));
+    cache.heard = &heard;
+    const nib_segment segment = {&cache, 0, n, n};
+    const nib_batch batch = {.ctx = ctx,
+                             .tokens = nib_tensor_data(ids),
+                             .segments = &segment,
+                             .nsegments = 1,
+                             .M = n,
+                             .logits = NIB_WANT_ALL};
+    nib_tensor *logits = NULL;
+    CHECK_OK(m->arch->forward(h, m->root, &batch, &logits));
+    nib_kvcache_free(&cache);
+    nib_kvcache_free(&heard);
+    return logits;
+}
+
+TEST(what_is_encoded_and_every_logit_agree_with_transformers) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    for (int i = 0; i < CASES; i++) {
+        nib_model *m = load(ctx, cases[i]);
+        CHECK_MADE(m);
+        nib_tensor *mel = reference(ctx, cases[i], "mel"),
+                   *want = reference(ctx, cases[i], "encoded"),
+                   *ids = reference(ctx, cases[i], "ids"),
+                   *logits = reference(ctx, cases[i], "logits");
+        nib_tensor *taken = sound(ctx, SHORT);
+        nib_tensor *own = nib_log_mel(taken, m->hparams.speech.num_mel_bins, 16000);
+        const size_t mark = nib_scope_begin(ctx);
+        nib_tensor *encoded = m->arch->encode(&m->hparams, m->root, mel);
+        CHECK_MADE(encoded);
+        const double heard = apart(encoded, want),
+                     said = apart(logits_of(state_, ctx, m, encoded, ids), logits);
+        print_message("%-24s mel off by %.2e, encoder %.2e, logits %.2e of the largest\n", cases[i],
+                      apart(own, mel), heard, said);
+        if (!(heard <= 1e-4) || !(said <= 1e-4))
+            FAIL_AT("%s: encoder off by %g, logits by %g of the largest", cases[i], heard, said);
+        nib_scope_end(ctx, mark);
+        nib_tensor *const made[] = {mel, want, ids, logits, taken, own};
+        for (size_t k = 0; k < sizeof made / sizeof *made; k++) nib_tensor_free(made[k]);
+        nib_model_free(m);
+    }
+    nib_ctx_free(ctx);
+}
+
+static const struct {
+    const char *name;
+    nib_transcribe_options how;
+    bool whole;
+} asked[] = {
+    {"said.", {0}, false},
+    {"said.times", {.timestamps = true}, false},
+    {"said.en", {.language = "en"}, false},
+    {"said.times.de", {.language = "<|de|>", .timestamps = true}, false},
+    {"said.en.translate", {.language = "en", .task = "translate"}, false},
+    {"said.times.long", {.timestamps = true}, true},
+};
+enum { ASKED = sizeof asked / sizeof *asked };
+
+static void transcribes_as(void **state_, nib_ctx *ctx, const nib_model *m, const char *name,
+                           int row) {
+    nib_tensor *want = reference(ctx, name, asked[row].name);
+    if (!want) return;
+    nib_tensor *s = sound(ctx, asked[row].whole ? 0 : SHORT);
+    nib_ids ids = {0};
+    CHECK_OK(nib_transcribe(ctx, m, s, &asked[row].how, &ids));
+    const int32_t *wanted = nib_tensor_data(want);
+    const size_t n = (size_t)nib_tensor_count(want);
+    for (size_t i = 0; i < n && i < ids.count; i++)
+        if (ids.data[i] != wanted[i])
+            FAIL_AT("%s %s: id %zu is %d, want %d", name, asked[row].name, i, (int)ids.data[i],
+                    (int)wanted[i]);
+    if (ids.count != n) FAIL_AT("%s %s: %zu ids, want %zu", name, asked[row].name, ids.count, n);
+    nib_ids_free(&ids);
+    nib_tensor_free(s);
+    nib_tensor_free(want);
+}
+
+TEST(ids_of_every_case_equal_those_of_generate) {
+    for (int threads = 1; threads <= 3; threads += 2) {
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = threads});
+        for (int i = 0; i < CASES; i++) {
+            nib_model *m = load(ctx, cases[i]);
+            CHECK_MADE(m);
+            for (int row = 0; row < ASKED; row++) transcribes_as(state_, ctx, m, cases[i], row);
+            nib_model_free(m);
+        }
+        nib_ctx_free(ctx);
+    }
+}
+
+typedef struct pieces {
+    int count, text, calls_left; /* 0: as many as there are */
+    double last;
+    bool back;
+} pieces;
+
+static nib_status see(void *user, const nib_spoken *piece) {
+    pieces *p = user;
+    p->count++;
+    p->text += (int)piece->count;
+    p->back |= piece->end < piece->start || piece->start < p->last;
+    p->last = piece->start;
+    for (size_t i = 0; i < piece->count; i++) p->back |= piece->ids[i] > 106;
+    return --p->calls_left ? NIB_OK : NIB_E_CANCELLED;
+}
+
+TEST(pieces_hold_text_alone_and_go_forward_in_time) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_model *m = load(ctx, "whisper_f32");
+    nib_tensor *s = sound(ctx, 0);
+    nib_ids with = {0}, without = {0};
+    pieces p = {0}, q = {0};
+    CHECK_OK(nib_transcribe(
+        ctx, m, s, &(nib_transcribe_options){.timestamps = true, .piece = see, .user = &p}, &with));
+    CHECK_OK(
+        nib_transcribe(ctx, m, s, &(nib_transcribe_options){.piece = see, .user = &q}, &without));
+    CHECK(p.count >= 3 && !p.back);
+    CHECK_INT(p.count, q.count);
+    CHECK_INT(without.count, p.text);
+    CHECK(with.count > without.count);
+    pieces one = {.calls_left = 1};
+    CHECK_INT(
+        nib_transcribe(ctx, m, s, &(nib_transcribe_options){.piece = see, .user = &one}, NULL),
+        NIB_E_CANCELLED);
+    CHECK_INT(one.count, 1);
+    nib_ids_free(&with);
+    nib_ids_free(&without);
+    nib_tensor_free(s);
+    nib_model_free(m);
+    nib_ctx_free(ctx);
+}
+
+TEST(a_sound_or_option_that_no_model_takes_is_one_clear_error) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_model *m = load(ctx, "whisper_f32"), *english = load(ctx, "whisper_english"),
+              *deaf = load(ctx, "opt_norm_before");
+    nib_tensor *s = sound(ctx, SHORT);
+    nib_tensor *flat = nib_tensor_new(ctx, NIB_F32, (nib_shape){2, {2, 8}});
+    nib_tensor *whole = nib_tensor_new(ctx, NIB_I32, (nib_shape){1, {8}});
+    CHECK_FAILS(nib_transcribe(ctx, deaf, s, NULL, NULL), NIB_E_UNSUPPORTED, "hears no sound");
+    CHECK_FAILS(nib_transcribe(ctx, m, flat, NULL, NULL), NIB_E_SHAPE, "a sound is a vector");
+    CHECK_FAILS(nib_transcribe(ctx, m, whole, NULL, NULL), NIB_E_SHAPE, "a sound is a vector");
+    CHECK_FAILS(nib_transcribe(ctx, m, s, &(nib_transcribe_options){.language = "xx"}, NULL),
+                NIB_E_ARGUMENT, "\"xx\" is not one of the model's: en de");
+    CHECK_FAILS(nib_transcribe(ctx, m, s, &(nib_transcribe_options){.task = "sing"}, NULL),
+                NIB_E_ARGUMENT, "task \"sing\" is not known");
+    CHECK_FAILS(nib_transcribe(ctx, english, s, &(nib_transcribe_options){.language = "en"}, NULL),
+                NIB_E_ARGUMENT, "English only");
+    CHECK_FAILS(nib_transcribe(ctx, m, s, &(nib_transcribe_options){.max_tokens = -1}, NULL),
+                NIB_E_ARGUMENT, "max_tokens is -1");
+    CHECK_FAILS(nib_transcribe(ctx, m, s, &(nib_transcribe_options){.kv = "int5"}, NULL),
+                NIB_E_ARGUMENT, "int5");
+    nib_session *talk = nib_session_new(ctx, m, NULL);
+    CHECK_MADE(talk);
+    CHECK_FAILS(nib_session_feed(talk, &(int32_t){5}, 1), NIB_E_UNSUPPORTED, "nib_transcribe");
+    nib_session_free(talk);
+    nib_tensor_free(flat);
+    nib_tensor_free(whole);
+    nib_tensor_free(s);
+    nib_model_free(m);
+    nib_model_free(english);
+    nib_model_free(deaf);
+    nib_ctx_free(ctx);
+}
+
+TEST(a_quantized_checkpoint_says_what_quantizing_while_loading_says) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    TEST_FOLDER(out);
+    const nib_config *config = NIB_INT8_WEIGHT_ONLY();
+    CHECK_OK(nib_quantize_file(ctx, GOLDEN "whisper_f32", IN(out, "q"), &(nib_rule){"*", config}, 1,
+                               NULL, NULL));
+    nib_model *stored = nib_model_load(ctx, IN(out, "q"), NULL),
+              *now = nib_model_load(ctx, GOLDEN "whisper_f32",
+                                    &(nib_load_options){.quantize = config});
+    CHECK_MADE(stored);
+    CHECK_MADE(now);
+    nib_module *conv = nib_module_child(stored->root, "model.encoder.conv1");
+    CHECK(conv && !nib_module_parameter(conv, "weight")->layout);
+    nib_module *across = nib_module_child(now->root, "model.decoder.layers.1.encoder_attn.k_proj");
+    CHECK(across && nib_module_parameter(across, "weight")->layout);
+    nib_tensor *s = sound(ctx, SHORT);
+    nib_ids a = {0}, b = {0};
+    CHECK_OK(nib_transcribe(ctx, stored, s, NULL, &a));
+    CHECK_OK(nib_transcribe(ctx, now, s, NULL, &b));
+    CHECK_INT(a.count, b.count);
+    CHECK(a.count && memcmp(a.data, b.data, a.count * sizeof *a.data) == 0);
+    nib_ids_free(&a);
+    nib_ids_free(&b);
+    nib_tensor_free(s);
+    test_folder_remove(out);
+    nib_model_free(stored);
+    nib_model_free(now);
+    nib_ctx_free(ctx);
+}
+
+TESTS(RUNS(what_is_encoded_and_every_logit_agree_with_transformers),
+      RUNS(ids_of_every_case_equal_those_of_generate),
+      RUNS(pieces_hold_text_alone_and_go_forward_in_time),
+      RUNS(a_sound_or_option_that_no_model_takes_is_one_clear_error),
+      RUNS(a_quantized_checkpoint_says_what_quantizing_while_loading_says))
