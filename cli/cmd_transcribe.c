@@ -51,6 +51,8 @@ static nib_status say(void *user, const nib_spoken *piece) {
         const nib_status status =
             nib_tokenizer_decode(t->tokenizer, piece->ids, piece->count, true, &text);
         if (status < NIB_OK) return status;
+        if (t->c->json)
+            (void)nib_tokenizer_decode(t->tokenizer, piece->ids, piece->count, true, &t->text);
     }
     if (t->pieces)
         json_array_append_new(t->pieces, json_pack("{s:f, s:f, s:s}", "start", piece->start, "end",
@@ -104,9 +106,6 @@ static int hear(hearing *t) {
 }
 
 static int print_json(hearing *t) {
-    if (t->tokenizer &&
-        nib_tokenizer_decode(t->tokenizer, t->ids.data, t->ids.count, true, &t->text) < NIB_OK)
-        return cli_fail(t->c);
     json_t *ids = json_array();
     for (size_t i = 0; i < t->ids.count; i++)
         json_array_append_new(ids, json_integer(t->ids.data[i]));

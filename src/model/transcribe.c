@@ -248,7 +248,7 @@ static nib_status open_caches(listener *l) {
 static nib_status prepare(listener *l, const nib_tensor *sound) {
     const nib_hparams *h = &l->model->hparams;
     if (!l->model->arch->hear)
-        return NIB_RAISE(NIB_E_UNSUPPORTED, "a %s model hears no sound; Whisper does",
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "%s hears no sound; Whisper does",
                          l->model->arch->doc);
     if (sound == NIB_NONE || sound->layout || sound->dtype != NIB_F32 || sound->shape.ndim != 1 ||
         !nib_tensor_contiguous(sound) || !sound->shape.dim[0])
