@@ -101,7 +101,7 @@ static void category_class(nib_text *out, const char *category) {
 }
 
 nib_status nib_property_class(nib_text *out, const char *name, size_t length) {
-    char plain[16];
+    char plain[16] = "";
     if (plain_name(plain, sizeof plain, name, length)) {
         for (size_t i = 0; i < sizeof categories / sizeof *categories; i++) {
             const char *c = categories[i];
