@@ -7,7 +7,6 @@
  *
  * apply_residual_connection_post_layernorm: what is added to is norm(x), not x. */
 #include <math.h>
-#include <stdio.h>
 
 #include "base/error.h"
 #include "model/decoder.h"
@@ -53,14 +52,9 @@ static nib_status add_norm(const nib_builder *b, nib_module *parent, const char 
                                 (double)b->h->layer_norm_eps);
 }
 
-static nib_status add_layer(const nib_builder *b, nib_module *list, const char *prefix, int i) {
+static nib_status add_layer(const nib_builder *b, nib_module *layer, const char *at) {
     const int64_t D = b->h->hidden_size, F = b->h->intermediate_size;
-    char index[16], name[32], at[NIB_NAME_ROOM], path[NIB_NAME_ROOM];
-    snprintf(index, sizeof index, "%d", i);
-    snprintf(name, sizeof name, "h.%d", i);
-    nib_build_path(at, prefix, name);
-    nib_module *layer = nib_build_holder(b->ctx, list, index, &nib_kind_decoder_layer);
-    if (!layer) return nib_last_error()->status;
+    char path[NIB_NAME_ROOM];
     NIB_TRY(add_norm(b, layer, at, "input_layernorm"));
     nib_module *attention = nib_build_holder(b->ctx, layer, "self_attention", &nib_kind_attention);
     if (!attention) return nib_last_error()->status;
@@ -77,9 +71,7 @@ static nib_status add_layer(const nib_builder *b, nib_module *list, const char *
 
 static nib_status add_trunk(const nib_builder *b, nib_module *trunk, const char *prefix) {
     NIB_TRY(add_norm(b, trunk, prefix, "word_embeddings_layernorm"));
-    nib_module *list = nib_build_holder(b->ctx, trunk, "h", &nib_kind_module_list);
-    if (!list) return nib_last_error()->status;
-    for (int i = 0; i < b->h->num_hidden_layers; i++) NIB_TRY(add_layer(b, list, prefix, i));
+    NIB_TRY(nib_build_layers(b, trunk, prefix, "h", b->h->num_hidden_layers, add_layer));
     return add_norm(b, trunk, prefix, "ln_f");
 }
 

@@ -130,6 +130,21 @@ nib_module *nib_build_holder(nib_ctx *ctx, nib_module *parent, const char *name,
     return parent;
 }
 
+nib_status nib_build_layers(const nib_builder *b, nib_module *trunk, const char *prefix,
+                            const char *list, int count, nib_layer_build *add) {
+    char index[16], under[NIB_NAME_ROOM], at[NIB_NAME_ROOM];
+    nib_module *layers = nib_build_holder(b->ctx, trunk, list, &nib_kind_module_list);
+    if (!layers) return nib_last_error()->status;
+    nib_build_path(under, prefix, list);
+    for (int i = 0; i < count; i++) {
+        snprintf(index, sizeof index, "%d", i);
+        nib_module *layer = nib_build_holder(b->ctx, layers, index, &nib_kind_decoder_layer);
+        if (!layer) return nib_last_error()->status;
+        NIB_TRY(add(b, layer, nib_build_path(at, under, index)));
+    }
+    return NIB_OK;
+}
+
 static bool same_values(const nib_tensor *a, const nib_tensor *b) {
     return !a->layout && !b->layout && a->dtype == b->dtype &&
            nib_shape_equal(&a->shape, &b->shape) &&

@@ -46,6 +46,12 @@ nib_status nib_build_layer_norm(const nib_builder *b, nib_module *parent, const 
 nib_module *nib_build_holder(nib_ctx *ctx, nib_module *parent, const char *name,
                              const nib_module_kind *kind);
 
+/* A list of layers under "prefix.list", given to the trunk; `add` fills each, whose tensors stand
+ * under `at`. */
+typedef nib_status nib_layer_build(const nib_builder *b, nib_module *layer, const char *at);
+nib_status nib_build_layers(const nib_builder *b, nib_module *trunk, const char *prefix,
+                            const char *list, int count, nib_layer_build *add);
+
 /* A whole model: root, trunk, embedding, what `add` gives the trunk, and the head.
  *
  * Tied tables and heads stand in the file under either name, or under both; two that differ are

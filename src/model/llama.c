@@ -8,7 +8,6 @@
  * Every step is defined row by row, but for attention, which is defined by what a row sees; so a
  * row's bits are the same in any batch and any cut of the prompt. */
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -28,17 +27,14 @@ static nib_status add_norm(const nib_builder *b, nib_module *parent, const char 
     return nib_build_rms_norm(b, parent, at, name, D, (double)b->h->rms_norm_eps);
 }
 
-static nib_status add_layer(const nib_builder *b, nib_module *layers, int i) {
+static nib_status add_layer(const nib_builder *b, nib_module *layer, const char *at) {
     const nib_hparams *h = b->h;
     const int64_t D = h->hidden_size, F = h->intermediate_size, d = h->head_dim;
     const int64_t Q = h->num_attention_heads * d, KV = h->num_key_value_heads * d;
-    char index[16], at[64], path[96];
-    snprintf(index, sizeof index, "%d", i);
-    snprintf(at, sizeof at, "model.layers.%d", i);
-    nib_module *layer = nib_build_holder(b->ctx, layers, index, &nib_kind_decoder_layer);
+    char path[NIB_NAME_ROOM];
     nib_module *attention = nib_build_holder(b->ctx, layer, "self_attn", &nib_kind_attention);
     if (!attention) return nib_last_error()->status;
-    snprintf(path, sizeof path, "%s.self_attn", at);
+    nib_build_path(path, at, "self_attn");
     NIB_TRY(nib_build_linear(b, attention, path, "q_proj", Q, D, h->qkv_bias));
     NIB_TRY(nib_build_linear(b, attention, path, "k_proj", KV, D, h->qkv_bias));
     NIB_TRY(nib_build_linear(b, attention, path, "v_proj", KV, D, h->qkv_bias));
@@ -49,7 +45,7 @@ static nib_status add_layer(const nib_builder *b, nib_module *layers, int i) {
     }
     nib_module *mlp = nib_build_holder(b->ctx, layer, "mlp", &kind_mlp);
     if (!mlp) return nib_last_error()->status;
-    snprintf(path, sizeof path, "%s.mlp", at);
+    nib_build_path(path, at, "mlp");
     NIB_TRY(nib_build_linear(b, mlp, path, "gate_proj", F, D, h->mlp_bias));
     NIB_TRY(nib_build_linear(b, mlp, path, "up_proj", F, D, h->mlp_bias));
     NIB_TRY(nib_build_linear(b, mlp, path, "down_proj", D, F, h->mlp_bias));
@@ -58,9 +54,7 @@ static nib_status add_layer(const nib_builder *b, nib_module *layers, int i) {
 }
 
 static nib_status add_trunk(const nib_builder *b, nib_module *trunk, const char *prefix) {
-    nib_module *layers = nib_build_holder(b->ctx, trunk, "layers", &nib_kind_module_list);
-    if (!layers) return nib_last_error()->status;
-    for (int i = 0; i < b->h->num_hidden_layers; i++) NIB_TRY(add_layer(b, layers, i));
+    NIB_TRY(nib_build_layers(b, trunk, prefix, "layers", b->h->num_hidden_layers, add_layer));
     return add_norm(b, trunk, prefix, "norm", b->h->hidden_size);
 }
 

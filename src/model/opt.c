@@ -7,7 +7,6 @@
  *
  * The 350M model norms after each half instead, and is the one with projections. */
 #include <math.h>
-#include <stdio.h>
 
 #include "base/error.h"
 #include "model/decoder.h"
@@ -61,15 +60,11 @@ static nib_status add_norm(const nib_builder *b, nib_module *parent, const char 
                                 b->h->layer_norm_elementwise_affine, LAYER_NORM_EPS);
 }
 
-static nib_status add_layer(const nib_builder *b, nib_module *layers, const char *prefix, int i) {
+static nib_status add_layer(const nib_builder *b, nib_module *layer, const char *at) {
     static const char *const projections[] = {"k_proj", "v_proj", "q_proj", "out_proj"};
     const nib_hparams *h = b->h;
     const int64_t D = h->hidden_size, F = h->intermediate_size;
-    char index[16], name[32], at[NIB_NAME_ROOM], path[NIB_NAME_ROOM];
-    snprintf(index, sizeof index, "%d", i);
-    snprintf(name, sizeof name, "layers.%d", i);
-    nib_build_path(at, prefix, name);
-    nib_module *layer = nib_build_holder(b->ctx, layers, index, &nib_kind_decoder_layer);
+    char path[NIB_NAME_ROOM];
     nib_module *attention = nib_build_holder(b->ctx, layer, "self_attn", &nib_kind_attention);
     if (!attention) return nib_last_error()->status;
     nib_build_path(path, at, "self_attn");
@@ -91,10 +86,7 @@ static nib_status add_trunk(const nib_builder *b, nib_module *trunk, const char 
         NIB_TRY(nib_build_linear(b, trunk, prefix, "project_in", D, E, false));
     }
     if (h->final_layer_norm) NIB_TRY(add_norm(b, trunk, prefix, "final_layer_norm"));
-    nib_module *layers = nib_build_holder(b->ctx, trunk, "layers", &nib_kind_module_list);
-    if (!layers) return nib_last_error()->status;
-    for (int i = 0; i < h->num_hidden_layers; i++) NIB_TRY(add_layer(b, layers, prefix, i));
-    return NIB_OK;
+    return nib_build_layers(b, trunk, prefix, "layers", h->num_hidden_layers, add_layer);
 }
 
 /* Of OPTForCausalLM, and of OPTModel, which some folders were saved as. */

@@ -81,36 +81,33 @@ static nib_status add_attention(const nib_builder *b, nib_module *layer, const c
     return NIB_OK;
 }
 
-static nib_status add_layers(const nib_builder *b, nib_module *trunk, const char *prefix, int count,
-                             int64_t F, bool crosses) {
+static nib_status add_layer(const nib_builder *b, nib_module *layer, const char *at, int64_t F,
+                            bool crosses) {
     const int64_t D = b->h->hidden_size;
-    char index[16], name[32], at[NIB_NAME_ROOM];
-    nib_module *layers = nib_build_holder(b->ctx, trunk, "layers", &nib_kind_module_list);
-    if (!layers) return nib_last_error()->status;
-    for (int i = 0; i < count; i++) {
-        snprintf(index, sizeof index, "%d", i);
-        snprintf(name, sizeof name, "layers.%d", i);
-        nib_build_path(at, prefix, name);
-        nib_module *layer = nib_build_holder(b->ctx, layers, index, &nib_kind_decoder_layer);
-        if (!layer) return nib_last_error()->status;
-        NIB_TRY(add_attention(b, layer, at, "self_attn"));
-        NIB_TRY(add_norm(b, layer, at, "self_attn_layer_norm"));
-        if (crosses) {
-            NIB_TRY(add_attention(b, layer, at, "encoder_attn"));
-            NIB_TRY(add_norm(b, layer, at, "encoder_attn_layer_norm"));
-        }
-        NIB_TRY(nib_build_linear(b, layer, at, "fc1", F, D, true));
-        NIB_TRY(nib_build_linear(b, layer, at, "fc2", D, F, true));
-        NIB_TRY(add_norm(b, layer, at, "final_layer_norm"));
+    NIB_TRY(add_attention(b, layer, at, "self_attn"));
+    NIB_TRY(add_norm(b, layer, at, "self_attn_layer_norm"));
+    if (crosses) {
+        NIB_TRY(add_attention(b, layer, at, "encoder_attn"));
+        NIB_TRY(add_norm(b, layer, at, "encoder_attn_layer_norm"));
     }
-    return NIB_OK;
+    NIB_TRY(nib_build_linear(b, layer, at, "fc1", F, D, true));
+    NIB_TRY(nib_build_linear(b, layer, at, "fc2", D, F, true));
+    return add_norm(b, layer, at, "final_layer_norm");
+}
+
+static nib_status add_decoder_layer(const nib_builder *b, nib_module *layer, const char *at) {
+    return add_layer(b, layer, at, b->h->intermediate_size, true);
+}
+
+static nib_status add_encoder_layer(const nib_builder *b, nib_module *layer, const char *at) {
+    return add_layer(b, layer, at, b->h->speech.encoder_ffn_dim, false);
 }
 
 static nib_status add_trunk(const nib_builder *b, nib_module *trunk, const char *prefix) {
     const nib_hparams *h = b->h;
     NIB_TRY(nib_build_embedding(b, trunk, prefix, "embed_positions", h->max_position_embeddings,
                                 h->hidden_size));
-    NIB_TRY(add_layers(b, trunk, prefix, h->num_hidden_layers, h->intermediate_size, true));
+    NIB_TRY(nib_build_layers(b, trunk, prefix, "layers", h->num_hidden_layers, add_decoder_layer));
     return add_norm(b, trunk, prefix, "layer_norm");
 }
 
@@ -146,7 +143,7 @@ static nib_status add_encoder(const nib_builder *b, nib_module *encoder, const c
     NIB_TRY(add_conv(b, encoder, at, "conv2", h->hidden_size, NIB_FRAMES_A_STEP));
     NIB_TRY(nib_build_embedding(b, encoder, at, "embed_positions", s->max_source_positions,
                                 h->hidden_size));
-    NIB_TRY(add_layers(b, encoder, at, s->encoder_layers, s->encoder_ffn_dim, false));
+    NIB_TRY(nib_build_layers(b, encoder, at, "layers", s->encoder_layers, add_encoder_layer));
     return add_norm(b, encoder, at, "layer_norm");
 }
 
