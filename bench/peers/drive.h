@@ -11,7 +11,7 @@
 #define DRIVE_H
 #include <stdint.h>
 
-#include "drive_clock.h"
+#include "drive_base.h"
 
 enum { DRIVE_ROTATED = 8 };
 

@@ -7,7 +7,7 @@
  *     <- seconds, or GB/s */
 #include <nibble/nibble.h>
 
-#include "drive_clock.h"
+#include "drive_base.h"
 
 enum { MOST_THREADS = 64, ROOM = 1024, START = 8 };
 static nib_ctx *ctx[MOST_THREADS + 1];

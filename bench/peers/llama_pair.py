@@ -15,6 +15,8 @@ import sys
 import tempfile
 import time
 
+import race
+
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PROMPT, NEW, ROOM = 512, 4, 1024
 
@@ -88,11 +90,9 @@ def main():
         return llama(options.gguf)
     room = tempfile.TemporaryDirectory()
     driver = os.path.join(room.name, "drive_model")
-    libraries = subprocess.run(["pkg-config", "--libs", "jansson", "libpcre2-8", "libutf8proc", "nettle", "zlib"],
-                               capture_output=True, text=True, check=True).stdout.split()
     subprocess.run([os.environ.get("CC", "cc"), "-O2", "-D_GNU_SOURCE", f"-I{ROOT}/include", "-o", driver,
                     os.path.join(ROOT, "bench/peers/drive_model.c"), os.path.join(options.build, "libnibble.a"),
-                    *libraries, "-lm", "-lpthread"], check=True)
+                    *race.nibble_needs()], check=True)
     ours = Side(driver, options.folder, *([options.activations] if options.activations else []))
     theirs = Side(sys.executable, os.path.abspath(__file__), options.gguf, "--llama")
     reads, turns = {}, {}

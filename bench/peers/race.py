@@ -71,6 +71,11 @@ def run(*words):
         return ""
 
 
+def nibble_needs():
+    """What a program links beside libnibble.a."""
+    return run("pkg-config", "--libs", "jansson", "libpcre2-8", "libutf8proc", "nettle", "zlib").split() + ["-lm", "-lpthread"]
+
+
 class Libraries:
     """Where each library is, and what it calls itself; `missing` has the reasons of the others."""
 
@@ -87,9 +92,8 @@ class Libraries:
                 return None
             return out
 
-        jansson = run("pkg-config", "--libs", "jansson", "libpcre2-8", "libutf8proc", "nettle", "zlib").split()
         out = build("nibble", "drive_nibble.c", f"-I{ROOT}/include", os.path.join(options.build, "libnibble.a"),
-                    *jansson, "-lm", "-lpthread", *options.cflags.split())
+                    *nibble_needs(), *options.cflags.split())
         if out:
             self.command["nibble"] = [[out], []]
             self.about["nibble"] = "commit " + (run("git", "-C", ROOT, "rev-parse", "--short", "HEAD") or "unknown")

@@ -1,6 +1,6 @@
-/* drive_clock.h: what everything that races here needs. */
-#ifndef DRIVE_CLOCK_H
-#define DRIVE_CLOCK_H
+/* drive_base.h: the clock and the way to give up, of everything that races here. */
+#ifndef DRIVE_BASE_H
+#define DRIVE_BASE_H
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
