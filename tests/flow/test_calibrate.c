@@ -6,6 +6,7 @@
 #include "op/calls.h"
 #include "quant/act8.h"
 #include "quant/scheme.h"
+#include "quanto_golden.h"
 #include "tensor/context.h"
 #include "test.h"
 
@@ -27,19 +28,6 @@ static nib_safetensors *golden(void **state_, const char *name) {
     nib_safetensors *file = nib_safetensors_open(NULL, path);
     CHECK_MADE(file);
     return file;
-}
-
-/* A tensor of the file as a copy of its own, caller owns; NULL when it is not there. */
-static nib_tensor *tensor(nib_safetensors *file, const char *format, ...) {
-    char name[160];
-    va_list list;
-    va_start(list, format);
-    vsnprintf(name, sizeof name, format, list);
-    va_end(list);
-    const nib_safetensors_entry *e = nib_safetensors_find(file, name);
-    nib_tensor *t = e ? nib_tensor_new(ctx, e->dtype, e->shape) : NULL;
-    if (t) memcpy(nib_tensor_data_mut(t), nib_safetensors_data(file, e), e->size);
-    return t;
 }
 
 static nib_config *config_of(void **state_, const char *format, ...) {
@@ -85,22 +73,22 @@ static void check_batches(void **state_, nib_safetensors *file, const char *key,
     nib_module *m = player_of(dtype, config);
     CHECK_OK(nib_calibrate_begin(m, NULL, NULL));
     for (int i = 0; i < 4; i++) {
-        nib_tensor *x = tensor(file, "%s.x%d", key, i);
+        nib_tensor *x = golden_tensor(ctx, file, "%s.x%d", key, i);
         CHECK_MADE(x);
-        recorded = tensor(file, "%s.y%d", key, i);
+        recorded = golden_tensor(ctx, file, "%s.y%d", key, i);
         const size_t mark = nib_scope_begin(ctx);
         nib_tensor *y = nib_module_forward(m, x);
         CHECK_MADE(y);
         check_same(state_, nib_module_buffer(m, "input_scale"),
-                   tensor(file, "%s.%s%d", key, input_of, i), "input_scale");
+                   golden_tensor(ctx, file, "%s.%s%d", key, input_of, i), "input_scale");
         check_same(state_, nib_module_buffer(m, "output_scale"),
-                   tensor(file, "%s.output%d", key, i), "output_scale");
+                   golden_tensor(ctx, file, "%s.output%d", key, i), "output_scale");
         CHECK(nib_act8_is(seen) && nib_act8_is(y));
-        nib_tensor *q = tensor(file, "%s.qy%d", key, i);
+        nib_tensor *q = golden_tensor(ctx, file, "%s.qy%d", key, i);
         CHECK_BYTES(nib_act8_data(y), nib_tensor_data(q), nib_tensor_bytes(q));
         nib_tensor_free(q);
         if (strcmp(input_of, "input") == 0) {
-            q = tensor(file, "%s.qx%d", key, i);
+            q = golden_tensor(ctx, file, "%s.qx%d", key, i);
             CHECK_BYTES(nib_act8_data(seen), nib_tensor_data(q), nib_tensor_bytes(q));
             nib_tensor_free(q);
         }
@@ -143,32 +131,22 @@ TEST(scales_and_codes_are_upstreams_to_the_bit_when_fed_what_it_recorded) {
 
 /* ---- a network of three ---- */
 
-static nib_tensor *mlp_forward(nib_module *m, nib_tensor *x) {
-    const char *const names[] = {"fc1", "fc2", "fc3"};
-    for (int i = 0; i < 3; i++) {
-        x = nib_module_forward(nib_module_child(m, names[i]), x);
-        if (i < 2 && x) x = nib_relu(x);
-    }
-    return x;
-}
-static const nib_module_kind mlp_kind = {.name = "MLP", .forward = mlp_forward};
-
 static nib_module *mlp(nib_safetensors *file) {
-    nib_module *root = nib_module_new(ctx, &mlp_kind, NULL);
+    nib_module *root = golden_mlp_new(ctx);
     for (int i = 1; i <= 3; i++) {
         char name[8];
         snprintf(name, sizeof name, "fc%d", i);
-        nib_tensor *bias = tensor(file, "float.fc%d.bias", i);
-        nib_module_add(
-            root, name,
-            nib_linear_new(ctx, tensor(file, "float.fc%d.weight", i), bias ? bias : NIB_NONE));
+        nib_tensor *bias = golden_tensor(ctx, file, "float.fc%d.bias", i);
+        nib_module_add(root, name,
+                       nib_linear_new(ctx, golden_tensor(ctx, file, "float.fc%d.weight", i),
+                                      bias ? bias : NIB_NONE));
     }
     return root;
 }
 
 static void feed(void **state_, nib_module *root, nib_safetensors *file) {
     for (int i = 0; i < 3; i++) {
-        nib_tensor *x = tensor(file, "batch%d", i);
+        nib_tensor *x = golden_tensor(ctx, file, "batch%d", i);
         const size_t mark = nib_scope_begin(ctx);
         CHECK_MADE(nib_module_forward(root, x));
         nib_scope_end(ctx, mark);
@@ -203,15 +181,15 @@ static void check_network(void **state_, nib_safetensors *file, const char *weig
             char fc[8];
             const char *name = s ? "output_scale" : "input_scale";
             snprintf(fc, sizeof fc, "fc%d", i);
-            nib_tensor *want =
-                tensor(file, "%s.%s.%s.%s.%s", weights, activations, streamline, fc, name);
+            nib_tensor *want = golden_tensor(ctx, file, "%s.%s.%s.%s.%s", weights, activations,
+                                             streamline, fc, name);
             CHECK_MADE(want);
             const float w = *(const float *)nib_tensor_data(want);
             CHECK_NEAR(nib_module_scale(nib_module_child(root, fc), name), w, 1e-4f * w);
             nib_tensor_free(want);
         }
-    nib_tensor *x = tensor(file, "x"),
-               *want = tensor(file, "%s.%s.%s.y", weights, activations, streamline);
+    nib_tensor *x = golden_tensor(ctx, file, "x"),
+               *want = golden_tensor(ctx, file, "%s.%s.%s.y", weights, activations, streamline);
     nib_tensor *unfrozen = run_floats(state_, root, x);
     CHECK_OK(nib_freeze(root));
     nib_tensor *frozen = run_floats(state_, root, x);
@@ -301,7 +279,7 @@ TEST(unfrozen_weights_are_quantized_at_each_forward) {
     NEEDS_SCHEME("qint8");
     static const char *const weights[] = {"qint8", "qint4", "qint2", "qfloat8_e5m2"};
     nib_safetensors *file = golden(state_, "mlp");
-    nib_tensor *x = tensor(file, "x");
+    nib_tensor *x = golden_tensor(ctx, file, "x");
     for (int i = 0; i < 4; i++) {
         nib_module *later = mlp(file), *now = mlp(file);
         nib_config *keep = config_of(state_, "quanto:weights=%s,unfrozen=true", weights[i]),
@@ -335,8 +313,8 @@ TEST(unfrozen_weights_are_quantized_at_each_forward) {
 TEST(a_model_that_is_one_linear_works) {
     NEEDS_SCHEME("qint8");
     nib_safetensors *file = golden(state_, "mlp");
-    nib_module *root =
-        nib_linear_new(ctx, tensor(file, "float.fc1.weight"), tensor(file, "float.fc1.bias"));
+    nib_module *root = nib_linear_new(ctx, golden_tensor(ctx, file, "float.fc1.weight"),
+                                      golden_tensor(ctx, file, "float.fc1.bias"));
     nib_config *config = config_of(state_, "quanto:weights=qint4,activations=qint8");
     CHECK_OK(nib_calibrate_begin(root, config, NULL));
     feed(state_, root, file);

@@ -4,26 +4,16 @@
 #include "io/safetensors.h"
 #include "op/calls.h"
 #include "quant/act8.h"
+#include "quanto_golden.h"
 #include "tensor/context.h"
 #include "test.h"
 
 static nib_ctx *ctx;
 static nib_safetensors *file;
 
-static nib_tensor *copy_of(const char *format, ...) {
-    char name[96];
-    va_list list;
-    va_start(list, format);
-    vsnprintf(name, sizeof name, format, list);
-    va_end(list);
-    const nib_safetensors_entry *e = nib_safetensors_find(file, name);
-    nib_tensor *t = e ? nib_tensor_new(ctx, e->dtype, e->shape) : NULL;
-    if (t) memcpy(nib_tensor_data_mut(t), nib_safetensors_data(file, e), e->size);
-    return t;
-}
-
 static nib_module *conv(void) {
-    return nib_conv2d_new(ctx, copy_of("float.weight"), copy_of("float.bias"),
+    return nib_conv2d_new(ctx, golden_tensor(ctx, file, "float.weight"),
+                          golden_tensor(ctx, file, "float.bias"),
                           &(nib_conv_options){.padding = {1, 1}});
 }
 
@@ -35,7 +25,7 @@ static nib_status see(void *user, const char *dotted, nib_module *owner, const c
                       nib_tensor *t) {
     seen *s = user;
     (void)owner;
-    nib_tensor *want = copy_of("%s.%s", s->key, dotted);
+    nib_tensor *want = golden_tensor(ctx, file, "%s.%s", s->key, dotted);
     bool same = want && want->dtype == t->dtype && nib_shape_equal(&want->shape, &t->shape);
     if (same && strstr(name, "put_scale")) {
         const float a = *(const float *)nib_tensor_data(want),
@@ -64,7 +54,8 @@ TEST(a_convolution_is_quantized_calibrated_and_saved_as_upstreams) {
         nib_config *config = nib_config_parse(text);
         nib_module *m = conv();
         const size_t mark = nib_scope_begin(ctx);
-        nib_tensor *batch = copy_of("batch"), *x = copy_of("x"), *want = copy_of("%s.y", key);
+        nib_tensor *batch = golden_tensor(ctx, file, "batch"), *x = golden_tensor(ctx, file, "x"),
+                   *want = golden_tensor(ctx, file, "%s.y", key);
         if (i % 2) {
             CHECK_OK(nib_calibrate_begin(m, config, NULL));
             CHECK_MADE(nib_module_forward(m, batch));

@@ -5,6 +5,7 @@
 #include "nn/quantized.h"
 #include "op/calls.h"
 #include "quant/act8.h"
+#include "quanto_golden.h"
 #include "tensor/context.h"
 #include "test.h"
 #include "test_files.h"
@@ -24,26 +25,10 @@ static int teardown(void **state) {
     return 0;
 }
 
-static nib_tensor *copy_of(const nib_safetensors_entry *e) {
-    nib_tensor *t = e ? nib_tensor_new(ctx, e->dtype, e->shape) : NULL;
-    if (t) memcpy(nib_tensor_data_mut(t), nib_safetensors_data(file, e), e->size);
-    return t;
-}
-
-static nib_tensor *mlp_forward(nib_module *m, nib_tensor *x) {
-    const char *const names[] = {"fc1", "fc2", "fc3"};
-    for (int i = 0; i < 3; i++) {
-        x = nib_module_forward(nib_module_child(m, names[i]), x);
-        if (i < 2 && x) x = nib_relu(x);
-    }
-    return x;
-}
-static const nib_module_kind mlp_kind = {.name = "MLP", .forward = mlp_forward};
-
 /* The network with weights of zero: all that counts is its shapes. */
 static nib_module *empty(nib_dtype dtype) {
     static const int64_t sizes[] = {32, 48, 40, 10};
-    nib_module *root = nib_module_new(ctx, &mlp_kind, NULL);
+    nib_module *root = golden_mlp_new(ctx);
     for (int i = 1; i <= 3; i++) {
         char name[8];
         snprintf(name, sizeof name, "fc%d", i);
@@ -73,7 +58,8 @@ static void read_state(state *s, const char *weights, const char *activations) {
         if (strncmp(name, prefix, strlen(prefix)) != 0 || strcmp(name + strlen(prefix), "y") == 0)
             continue;
         snprintf(s->names[s->count], sizeof s->names[0], "%s", name + strlen(prefix));
-        s->tensors[s->count] = (nib_named_tensor){s->names[s->count], copy_of(&file->entries[i])};
+        s->tensors[s->count] =
+            (nib_named_tensor){s->names[s->count], golden_copy(ctx, file, &file->entries[i])};
         s->count++;
     }
     size_t at = 0;
@@ -116,7 +102,7 @@ static void check_saved(void **state_, nib_module *root, const state *want) {
 }
 
 static nib_tensor *run_floats(void **state_, nib_module *root) {
-    nib_tensor *x = copy_of(nib_safetensors_find(file, "x"));
+    nib_tensor *x = golden_tensor(ctx, file, "x");
     const size_t mark = nib_scope_begin(ctx);
     nib_tensor *y = nib_module_forward(root, x);
     CHECK_MADE(y);
@@ -140,7 +126,7 @@ TEST(upstreams_state_comes_onto_an_empty_tree_and_goes_out_the_same_to_the_byte)
         check_saved(state_, root, &s);
         char name[96];
         snprintf(name, sizeof name, "%s.%s.off.y", weights[i / 2], activations[i % 2]);
-        nib_tensor *y = run_floats(state_, root), *want = copy_of(nib_safetensors_find(file, name));
+        nib_tensor *y = run_floats(state_, root), *want = golden_tensor(ctx, file, "%s", name);
         const float *got = nib_tensor_data(y), *w = nib_tensor_data(want);
         double square = 0;
         for (int k = 0; k < 40; k++) square += (double)w[k] * (double)w[k];

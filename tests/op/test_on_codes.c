@@ -5,6 +5,7 @@
 #include "op/on_codes.h"
 #include "quant/act8.h"
 #include "quant/codes.h"
+#include "quanto_golden.h"
 #include "tensor/context.h"
 #include "test.h"
 
@@ -28,10 +29,7 @@ static nib_tensor *golden(const char *a, const char *b, const char *c) {
     char name[96];
     snprintf(name, sizeof name, "%s%s%s%s%s", a, b ? "." : "", b ? b : "", c ? "." : "",
              c ? c : "");
-    const nib_safetensors_entry *e = nib_safetensors_find(file, name);
-    nib_tensor *t = e ? nib_scope_own(ctx, nib_tensor_new(ctx, e->dtype, e->shape)) : NULL;
-    if (t) memcpy(nib_tensor_data_mut(t), nib_safetensors_data(file, e), e->size);
-    return t;
+    return nib_scope_own(ctx, golden_tensor(ctx, file, "%s", name));
 }
 
 static const struct act {
