@@ -15,13 +15,21 @@ const char *const nib_tied_tables[] = {"model.embed_tokens.weight",
                                        "word_embeddings.weight",
                                        NULL};
 
+static bool is_type(const json_t *config, const char *type) {
+    const char *said = json_string_value(json_object_get(config, "model_type"));
+    return said && strcmp(said, type) == 0;
+}
+
+const char *nib_file_config_head(const json_t *config) {
+    return is_type(config, "whisper") ? "proj_out.weight" : "lm_head.weight";
+}
+
 bool nib_file_config_tied(const json_t *config) {
     static const char *const by_default[] = {"opt", "gpt2", "bloom", "whisper", NULL};
     const json_t *said = json_object_get(config, "tie_word_embeddings");
     if (json_is_boolean(said)) return json_is_true(said);
-    const char *type = json_string_value(json_object_get(config, "model_type"));
-    for (const char *const *t = by_default; type && *t; t++)
-        if (strcmp(*t, type) == 0) return true;
+    for (const char *const *t = by_default; *t; t++)
+        if (is_type(config, *t)) return true;
     return false;
 }
 

@@ -7,9 +7,12 @@
 
 #include "base/text_util.h"
 
+/* The weight of the head, by model_type: "lm_head.weight" nearly everywhere. `config` may be NULL.
+ */
+const char *nib_file_config_head(const json_t *config);
+
 /* A head that shares the embedding's weight has none in the file. The table has another name in
  * each family, and one more where names lack the prefix of the whole model; ended by NULL. */
-#define NIB_TIED_HEAD "lm_head.weight"
 extern const char *const nib_tied_tables[];
 
 /* Is the head the embedding, by what config.json says or by what its model_type takes for granted?

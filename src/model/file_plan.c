@@ -139,7 +139,7 @@ static bool is_tied_language_model(const nib_file_plan *p) {
         has_table |= nib_manifest_find(&p->manifest, *table) != NULL;
     return nib_file_config_tied(p->config) && kind &&
            (nib_text_ends(kind, "ForCausalLM") || nib_text_ends(kind, "LMHeadModel")) &&
-           has_table && !nib_manifest_find(&p->manifest, NIB_TIED_HEAD);
+           has_table && !nib_manifest_find(&p->manifest, nib_file_config_head(p->config));
 }
 
 /* The scales of the module that this weight belongs to. */
@@ -178,7 +178,7 @@ nib_status nib_file_plan_fill(nib_file_plan *p, const nib_draft *drafts, size_t 
     }
     NIB_TRY(nib_manifest_index(&p->manifest));
     if (!p->config) return NIB_OK;
-    if (is_tied_language_model(p)) p->manifest.tied = NIB_TIED_HEAD;
+    if (is_tied_language_model(p)) p->manifest.tied = nib_file_config_head(p->config);
     (void)json_object_del(p->config,
                           "quantization_config"); /* of another format: not there any more */
     return p->manifest.format && format->config ? format->config(&p->manifest, p->config) : NIB_OK;
@@ -187,7 +187,8 @@ nib_status nib_file_plan_fill(nib_file_plan *p, const nib_draft *drafts, size_t 
 /* A tied head asked for gets the embedding's weight, and the tie is cut; NULL: nothing to untie. */
 static const nib_checkpoint_tensor *tied_source(const nib_file_plan *p) {
     const bool tied = p->config && nib_file_config_tied(p->config);
-    if (!tied || !p->selection.select.head || nib_checkpoint_find(p->source, NIB_TIED_HEAD))
+    if (!tied || !p->selection.select.head ||
+        nib_checkpoint_find(p->source, nib_file_config_head(p->config)))
         return NULL;
     return nib_tied_table_of(p->source);
 }
@@ -217,9 +218,9 @@ nib_status nib_file_plan_open(nib_ctx *ctx, const char *from, const nib_rule *ru
     for (size_t i = 0; i < count; i++) {
         const bool head = i == p->source->count;
         const nib_checkpoint_tensor *t = head ? tied : &p->source->tensors[i];
-        NIB_TRY_GOTO(
-            plan_one(p, head ? NIB_TIED_HEAD : t->entry->name, t, &p->items[i], &drafts[i]),
-            fail_at);
+        NIB_TRY_GOTO(plan_one(p, head ? nib_file_config_head(p->config) : t->entry->name, t,
+                              &p->items[i], &drafts[i]),
+                     fail_at);
         any |= drafts[i].quantized;
     }
     if (!any) {

@@ -27,7 +27,7 @@ typedef struct nib_file_plan {
     json_t *config;    /* config.json as it will be written; NULL: there is none */
     char *config_text; /* as it was */
     bool has_across;   /* the source has linears that lie across */
-    bool unties_head;  /* lm_head.weight is made from the embedding */
+    bool unties_head;  /* the head is made from the embedding */
     nib_selection selection;
     nib_nonfinite nonfinite;
     nib_manifest manifest; /* of what is written; no format: all of it float */

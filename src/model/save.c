@@ -88,7 +88,7 @@ static nib_status add_stored(save *s, const nib_stored *item) {
 
 /* A head or table that was tied, and got a weight of its own since, goes where the other lies. */
 static nib_status add_untied(save *s) {
-    const char *names[] = {NIB_TIED_HEAD, NULL};
+    const char *names[] = {nib_file_config_head(s->plan.config), NULL};
     for (size_t i = 0; nib_tied_tables[i] && !names[1]; i++)
         if (parameter(s->model, nib_tied_tables[i])) names[1] = nib_tied_tables[i];
     for (int i = 0; i < 2 && names[1]; i++) {
@@ -156,7 +156,9 @@ static nib_status look(void *user, const char *dotted, nib_module *owner, const 
     (void)owner;
     (void)name;
     (void)t;
-    if (nib_manifest_find(&s->stored, dotted) || strcmp(dotted, NIB_TIED_HEAD) == 0) return NIB_OK;
+    if (nib_manifest_find(&s->stored, dotted) ||
+        strcmp(dotted, nib_file_config_head(s->plan.config)) == 0)
+        return NIB_OK;
     for (const char *const *table = nib_tied_tables; *table; table++)
         if (strcmp(dotted, *table) == 0) return NIB_OK;
     NIB_RAISE(NIB_E_UNSUPPORTED,

@@ -21,6 +21,7 @@ typedef struct verification {
     nib_mem *mem;
     nib_checkpoint *path, *source;
     nib_manifest manifest;
+    const char *head;       /* the weight of one */
     const nib_stored *item; /* the one at work */
     const nib_checkpoint_tensor *from;
     bool has_across, across; /* the source has linears that lie across; the one at work does */
@@ -128,7 +129,7 @@ static nib_status verify_quantized(verification *v) {
 /* The tensor of the source that an item came from; a head that was untied came from the table. */
 static const nib_checkpoint_tensor *source_of(const verification *v, const nib_stored *item) {
     const nib_checkpoint_tensor *t = nib_checkpoint_find(v->source, item->name);
-    if (!t && strcmp(item->name, NIB_TIED_HEAD) == 0) t = nib_tied_table_of(v->source);
+    if (!t && strcmp(item->name, v->head) == 0) t = nib_tied_table_of(v->source);
     return t;
 }
 
@@ -173,6 +174,7 @@ nib_status nib_verify_file(nib_ctx *ctx, const char *path, const char *source, n
     if (!v.source) goto done;
     v.has_across = nib_across_checkpoint(v.source);
     NIB_TRY_GOTO(nib_config_text_load(v.mem, v.path, &config, NULL), done);
+    v.head = nib_file_config_head(config);
     NIB_TRY_GOTO(nib_manifest_read(v.mem, v.path, config, &v.manifest), done);
     if (!v.manifest.format) {
         NIB_RAISE(NIB_E_FORMAT, "this checkpoint is not quantized in a format known here");

@@ -272,8 +272,40 @@ TEST(a_quantized_checkpoint_says_what_quantizing_while_loading_says) {
     nib_ctx_free(ctx);
 }
 
+TEST(a_tied_head_that_is_quantized_has_the_name_that_the_model_reads) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    TEST_FOLDER(out);
+    const nib_config *config = NIB_INT8_WEIGHT_ONLY();
+    const nib_select select = {.head = true};
+    CHECK_OK(nib_quantize_file(ctx, GOLDEN "whisper_f32", IN(out, "q"), &(nib_rule){"*", config}, 1,
+                               &select, NULL));
+    CHECK_OK(nib_verify_file(ctx, IN(out, "q"), GOLDEN "whisper_f32", NULL));
+    nib_model *stored = nib_model_load(ctx, IN(out, "q"), NULL),
+              *now = nib_model_load(ctx, GOLDEN "whisper_f32", NULL);
+    CHECK_MADE(stored);
+    CHECK_MADE(now);
+    CHECK_OK(nib_quantize(now->root, config, &select));
+    const char *const head = "proj_out";
+    CHECK(nib_module_parameter(nib_module_child(stored->root, head), "weight")->layout);
+    CHECK(nib_module_parameter(nib_module_child(now->root, head), "weight")->layout);
+    nib_tensor *s = sound(ctx, SHORT);
+    nib_ids a = {0}, b = {0};
+    CHECK_OK(nib_transcribe(ctx, stored, s, NULL, &a));
+    CHECK_OK(nib_transcribe(ctx, now, s, NULL, &b));
+    CHECK_INT(a.count, b.count);
+    CHECK(a.count && memcmp(a.data, b.data, a.count * sizeof *a.data) == 0);
+    nib_ids_free(&a);
+    nib_ids_free(&b);
+    nib_tensor_free(s);
+    nib_model_free(stored);
+    nib_model_free(now);
+    test_folder_remove(out);
+    nib_ctx_free(ctx);
+}
+
 TESTS(RUNS(what_is_encoded_and_every_logit_agree_with_transformers),
       RUNS(ids_of_every_case_equal_those_of_generate),
       RUNS(pieces_hold_text_alone_and_go_forward_in_time),
       RUNS(a_sound_or_option_that_no_model_takes_is_one_clear_error),
-      RUNS(a_quantized_checkpoint_says_what_quantizing_while_loading_says))
+      RUNS(a_quantized_checkpoint_says_what_quantizing_while_loading_says),
+      RUNS(a_tied_head_that_is_quantized_has_the_name_that_the_model_reads))
