@@ -33,7 +33,7 @@ folder_text() {
     src/quant/schemes) echo "one scheme a file: floats to codes" ;;
     src/op) echo "operations on tensors, all behind one door" ;;
     src/nn) echo "modules: named children and parameters" ;;
-    src/io) echo "files of models: reading, checking, writing" ;;
+    src/io) echo "files of models, of data and of sound: reading, checking, writing" ;;
     src/text) echo "text to ids and back" ;;
     src/flow) echo "quantizing whole trees of modules" ;;
     src/graph) echo "what was called, as a list that is planned once and run often" ;;
