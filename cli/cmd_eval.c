@@ -1,4 +1,6 @@
 /* cmd_eval.c: how good a model is, on a text or on a file of questions. */
+#include <string.h>
+
 #include "cli.h"
 
 static struct {
@@ -13,8 +15,8 @@ static const cli_option options[] = {
     {"lambada", 0, "FILE", CLI_TEXT, &o.lambada, "share of last words told right; JSON lines", 0, 0,
      false},
     {"context", 0, "N", CLI_INT, &o.context, "ids in a window of text (512)", 4, 1 << 30, false},
-    {"protocol", 0, "half|full", CLI_TEXT, &o.protocol, "score half of a window, or all (half)", 0,
-     0, false},
+    {"protocol", 0, "P", CLI_TEXT, &o.protocol,
+     "of a window half or full; quanto: as its charts (half)", 0, 0, false},
     {"reference", 0, "FLOAT", CLI_TEXT, &o.reference, "also compare with this model", 0, 0, false},
     {"scheme", 's', "SCHEME", CLI_TEXT, &o.scheme, "quantize a float model while loading", 0, 0,
      false},
@@ -32,10 +34,12 @@ static void add(json_t *document, const char *key, double value) {
 static int print(cli *c, const char *task, const nib_eval *e, const char *activations) {
     json_t *d = json_object();
     const bool compared = e->reference != NULL;
+    const bool quanto = o.protocol && strcmp(o.protocol, "quanto") == 0;
     if (task[0] == 'p') {
+        if (quanto) add(d, "mean_of_running_perplexities", e->running_perplexity);
         add(d, "perplexity", e->perplexity);
         add(d, "perplexity_error", e->perplexity_error);
-        add(d, "bits_per_byte", e->bits_per_byte);
+        if (!quanto) add(d, "bits_per_byte", e->bits_per_byte);
         json_object_set_new(d, "tokens", json_integer(e->tokens));
         json_object_set_new(d, "protocol", json_string(o.protocol ? o.protocol : "half"));
         if (compared) {
@@ -43,6 +47,11 @@ static int print(cli *c, const char *task, const nib_eval *e, const char *activa
             add(d, "kl_p99", e->kl_p99);
             add(d, "same_top", e->same_top);
         }
+    } else if (quanto) {
+        add(d, "last_token_acc", e->acc);
+        add(d, "last_token_acc_stderr", e->acc_error);
+        json_object_set_new(d, "items", json_integer(e->items));
+        json_object_set_new(d, "protocol", json_string(o.protocol));
     } else {
         add(d, "acc", e->acc);
         add(d, "acc_stderr", e->acc_error);

@@ -373,7 +373,10 @@ void         nib_session_free(nib_session *s);       /* a failed session refuses
  *   "perplexity"  a text; protocol "half" (tokens of the second half of each window of `context`
  *                 ids) or "full" (all); with a reference also how far the two models differ
  *   "hellaswag"   JSON lines; acc, and acc_norm by log-likelihood per character
- *   "lambada"     JSON lines; acc and perplexity of the last word */
+ *   "lambada"     JSON lines; acc and perplexity of the last word
+ * Protocol "quanto" is what optimum-quanto's charts show: of a text running_perplexity, the mean of the
+ * perplexities after each window, which is no perplexity (that stands beside it); of lambada acc of
+ * the last token instead of the last word. */
 typedef struct nib_eval {
     size_t size;
     const char *protocol; int context; const nib_model *reference;          /* in; zero: the task's default */
@@ -384,6 +387,7 @@ typedef struct nib_eval {
     int64_t limit;                     /* in: this many items at most; 0: all */
     const char *kv;                    /* in: the model's cache, as in nib_session_options; the
                                           reference's is float */
+    double running_perplexity;         /* of protocol "quanto" */
 } nib_eval;
 nib_status  nib_eval_file(nib_ctx *ctx, const nib_model *model, const char *task, const char *file, nib_eval *eval);
 nib_status  nib_profile_begin(nib_ctx *ctx);

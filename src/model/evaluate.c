@@ -94,13 +94,23 @@ static void summarize(nib_task *t, windows *w) {
     e->same_top = w->same / n;
 }
 
+nib_status nib_task_encode(const nib_task *t, const char *text, size_t size, bool special,
+                           nib_ids *ids) {
+    nib_status status = nib_tokenizer_encode(t->tokenizer, text, size, special, ids);
+    for (size_t i = 0; status >= NIB_OK && i < ids->count; i++)
+        if (ids->data[i] >= t->model->hparams.vocab_size)
+            status = NIB_RAISE(NIB_E_FORMAT, "the tokenizer gives id %d, the model has %d tokens",
+                               (int)ids->data[i], t->model->hparams.vocab_size);
+    return status < NIB_OK ? nib_error_at(t->file, NULL, -1) : NIB_OK;
+}
+
 static nib_status plan(nib_task *t, const nib_ids *ids, windows *w) {
     const nib_eval *e = t->eval;
     const int64_t allowed = nib_model_max_tokens(t->model);
     const char *protocol = e->protocol ? e->protocol : "half";
     w->full = strcmp(protocol, "full") == 0;
     if (!w->full && strcmp(protocol, "half") != 0)
-        return NIB_RAISE(NIB_E_ARGUMENT, "protocol \"%s\" is not known; use half or full",
+        return NIB_RAISE(NIB_E_ARGUMENT, "protocol \"%s\" is not known; use half, full or quanto",
                          protocol);
     w->context = e->context ? e->context : allowed < 512 ? allowed : 512;
     if (w->context < 4 || w->context > allowed)
@@ -111,10 +121,6 @@ static nib_status plan(nib_task *t, const nib_ids *ids, windows *w) {
     w->text = ids->data;
     w->count = (int64_t)ids->count;
     const int64_t V = t->model->hparams.vocab_size;
-    for (int64_t i = 0; i < w->count; i++)
-        if (w->text[i] >= V)
-            return NIB_RAISE(NIB_E_FORMAT, "the tokenizer gives id %d, the model has %lld tokens",
-                             (int)w->text[i], (long long)V);
     if (w->bos >= V)
         return NIB_RAISE(NIB_E_FORMAT, "the tokenizer's BOS is %d, the model has %lld tokens",
                          (int)w->bos, (long long)V);
@@ -133,8 +139,9 @@ static nib_status run_perplexity(nib_task *t) {
     nib_ids ids = {0};
     windows w = {0};
     const nib_model *other = t->eval->reference;
-    nib_status status = nib_tokenizer_encode(t->tokenizer, t->text, t->size, false, &ids);
-    if (status < NIB_OK) nib_error_at(t->file, NULL, -1);
+    if (t->eval->protocol && strcmp(t->eval->protocol, "quanto") == 0)
+        return nib_task_perplexity_quanto(t);
+    nib_status status = nib_task_encode(t, t->text, t->size, false, &ids);
     if (status >= NIB_OK) status = plan(t, &ids, &w);
     if (status >= NIB_OK && other && other->hparams.vocab_size != t->model->hparams.vocab_size)
         status =

@@ -15,6 +15,11 @@ typedef struct nib_task {
     nib_eval *eval;
 } nib_task;
 
+/* Ids of a text, each checked to be one of the model's; errors name the file. */
+nib_status nib_task_encode(const nib_task *task, const char *text, size_t size, bool special,
+                           nib_ids *ids);
+
+nib_status nib_task_perplexity_quanto(nib_task *task); /* evaluate_quanto.c */
 nib_status nib_task_hellaswag(nib_task *task);
 nib_status nib_task_lambada(nib_task *task);
 #endif

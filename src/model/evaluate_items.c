@@ -3,7 +3,8 @@
  *   hellaswag  "activity_label: ctx", then " " and one of four endings; the likeliest should be
  *              the labelled one, by the sum of log-likelihoods (acc) and by that over the ending's
  *              characters (acc_norm). Zellers et al., "HellaSwag", 2019.
- *   lambada    a passage and its last word. Paperno et al., "The LAMBADA dataset", 2016.
+ *   lambada    a passage and its last word. Paperno et al., "The LAMBADA dataset", 2016. By
+ *              protocol "quanto" its last id, which may be a part of a word.
  *
  * A beginning runs once; each continuation follows it in the same cache. */
 #include <math.h>
@@ -50,12 +51,7 @@ static int64_t characters(const char *text) {
 
 static nib_status encode(const nib_task *t, const nib_text *text, nib_ids *ids) {
     if (text->failed) return nib_last_error()->status;
-    NIB_TRY(nib_tokenizer_encode(t->tokenizer, text->data, text->length, true, ids));
-    for (size_t i = 0; i < ids->count; i++)
-        if (ids->data[i] >= t->model->hparams.vocab_size)
-            return NIB_RAISE(NIB_E_FORMAT, "the tokenizer gives id %d, the model has %d tokens",
-                             (int)ids->data[i], t->model->hparams.vocab_size);
-    return NIB_OK;
+    return nib_task_encode(t, text->data, text->length, true, ids);
 }
 
 /* Fields as published, or ctx_a and ctx_b for ctx, ending_options for endings, label as text. */
@@ -119,6 +115,22 @@ static nib_status read_lambada(const nib_task *t, const json_t *line, nib_text *
     nib_text_add(text, " ");
     nib_text_add(text, word);
     return encode(t, text, &it->whole[0]);
+}
+
+/* optimum-quanto's "prediction": the last id of a text from all ids before it. */
+static nib_status read_last_id(const nib_task *t, const json_t *line, nib_text *text, item *it) {
+    const char *passage, *word = NULL;
+    NIB_TRY(either(line, "text", "context", &passage));
+    if (!json_object_get(line, "text")) NIB_TRY(nib_json_string(line, "continuation", true, &word));
+    nib_text_format(text, "%s%s%s", passage, word && *word != ' ' ? " " : "", word ? word : "");
+    it->n = 1;
+    NIB_TRY(encode(t, text, &it->whole[0]));
+    NIB_TRY(encode(t, text, &it->begin));
+    if (it->begin.count < 2)
+        return NIB_RAISE(NIB_E_FORMAT, "a text of %zu tokens has no last one to tell from others",
+                         it->begin.count);
+    it->begin.count--;
+    return NIB_OK;
 }
 
 /* Ids that the beginning and every continuation have in common, one of each at least left over. */
@@ -288,7 +300,15 @@ static nib_status run(nib_task *t, const kind *k, sums *s) {
     return NIB_OK;
 }
 
+static nib_status only_protocol(const nib_task *t, const char *task, const char *protocol) {
+    const char *asked = t->eval->protocol;
+    if (!asked || (protocol && strcmp(asked, protocol) == 0)) return NIB_OK;
+    return NIB_RAISE(NIB_E_ARGUMENT, "protocol \"%s\" is not known for %s; %s%s", asked, task,
+                     protocol ? "leave it out or use " : "leave it out", protocol ? protocol : "");
+}
+
 nib_status nib_task_hellaswag(nib_task *t) {
+    NIB_TRY(only_protocol(t, "hellaswag", NULL));
     static const kind k = {"hellaswag", read_hellaswag, add_hellaswag};
     sums s = {0};
     NIB_TRY(run(t, &k, &s));
@@ -298,9 +318,11 @@ nib_status nib_task_hellaswag(nib_task *t) {
 }
 
 nib_status nib_task_lambada(nib_task *t) {
-    static const kind k = {"lambada", read_lambada, add_lambada};
+    static const kind k = {"lambada", read_lambada, add_lambada},
+                      last = {"lambada", read_last_id, add_lambada};
     sums s = {0};
-    NIB_TRY(run(t, &k, &s));
+    NIB_TRY(only_protocol(t, "lambada", "quanto"));
+    NIB_TRY(run(t, t->eval->protocol ? &last : &k, &s));
     const double n = (double)s.items, mean = s.log_p / n;
     t->eval->perplexity = exp(-mean); /* of a last word, not of a token */
     t->eval->perplexity_error =

@@ -21,6 +21,16 @@ grep -q "static 8 bits" "$tmp/out" || fail "eval does not name the activations"
     >"$tmp/out" || fail "compare: exit $?"
 grep -q '"modules": 35' "$tmp/out" || fail "compare does not see 35 modules"
 
+"$nibble" eval tests/golden/eval/with_bos --perplexity $text --context 64 --protocol quanto --json -q >"$tmp/out" ||
+    fail "eval --protocol quanto: exit $?"
+grep -q '"mean_of_running_perplexities": 910.0' "$tmp/out" || fail "the mean: $(cat "$tmp/out")"
+grep -q '"protocol": "quanto"' "$tmp/out" || fail "the protocol is not told"
+"$nibble" eval tests/golden/eval/with_bos --lambada tests/golden/eval/lambada.jsonl --protocol quanto --json -q \
+    >"$tmp/out" || fail "eval --lambada --protocol quanto: exit $?"
+grep -q '"last_token_acc": 0.25' "$tmp/out" || fail "last tokens: $(cat "$tmp/out")"
+"$nibble" eval tests/golden/eval/with_bos --perplexity $text --protocol upstream -q 2>"$tmp/err" >/dev/null
+[ $? -eq 2 ] || fail "an unknown protocol is not refused"
+
 printf '{"text": "In the beginning God created"}\n\n{"text": "and the earth was without form"}\n' >"$tmp/d.jsonl"
 "$nibble" calibrate $model --data "$tmp/d.jsonl" --weights qint4 --activations qfloat8_e4m3fn \
     --exclude '*down_proj' --streamline off -o "$tmp/b" -q >"$tmp/out" || fail "jsonl: exit $?"

@@ -57,6 +57,48 @@ TEST(perplexity_equals_that_of_transformers_by_both_protocols_with_and_without_b
     json_decref(all);
 }
 
+TEST(protocol_quanto_is_what_its_harness_computes) {
+    static const struct {
+        const char *name, *model, *text;
+        int context;
+    } cases[] = {{"with_bos/quanto/64", "with_bos", EVAL "text.txt", 64},
+                 {"with_bos/quanto/100", "with_bos", EVAL "blank.txt", 100},
+                 {"without_bos/quanto/64", "without_bos", EVAL "blank.txt", 64}};
+    json_t *all = json_load_file(EVAL "expected.json", 0, NULL);
+    CHECK(all);
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *name = cases[i].name;
+        nib_model *model = nib_model_load(ctx, IN(EVAL, cases[i].model), NULL);
+        nib_eval e = {.protocol = "quanto", .context = cases[i].context};
+        CHECK_OK(nib_eval_file(ctx, model, "perplexity", cases[i].text, &e));
+        SAME((double)e.tokens, name, "tokens");
+        NEAR(e.running_perplexity, name, "running_perplexity");
+        NEAR(e.perplexity, name, "perplexity");
+        CHECK(fabs(e.running_perplexity - e.perplexity) > 1e-6 * e.perplexity);
+        e = (nib_eval){.protocol = "quanto"};
+        CHECK_OK(nib_eval_file(ctx, model, "lambada", EVAL "lambada.jsonl", &e));
+        name = i < 2 ? "with_bos/last_token" : "without_bos/last_token";
+        SAME((double)e.items, name, "items");
+        SAME(e.acc, name, "acc");
+        e = (nib_eval){.protocol = "quanto", .reference = model, .context = 64};
+        CHECK_FAILS(nib_eval_file(ctx, model, "perplexity", EVAL "text.txt", &e), NIB_E_ARGUMENT,
+                    "a reference goes with protocols half and full");
+        e = (nib_eval){.protocol = "quanto", .context = 1000};
+        CHECK_FAILS(nib_eval_file(ctx, model, "perplexity", EVAL "text.txt", &e), NIB_E_ARGUMENT,
+                    "context is 1000, want 4 to the model's 256");
+        e = (nib_eval){.protocol = "quanto"};
+        CHECK_FAILS(nib_eval_file(ctx, model, "hellaswag", EVAL "hellaswag.jsonl", &e),
+                    NIB_E_ARGUMENT, "not known for hellaswag");
+        e = (nib_eval){.protocol = "full"};
+        CHECK_FAILS(nib_eval_file(ctx, model, "lambada", EVAL "lambada.jsonl", &e), NIB_E_ARGUMENT,
+                    "leave it out or use quanto");
+        nib_model_free(model);
+    }
+    nib_ctx_free(ctx);
+    json_decref(all);
+}
+
 TEST(a_model_differs_by_nothing_from_itself) {
     nib_ctx *ctx = nib_ctx_new(NULL);
     nib_model *model = nib_model_load(ctx, EVAL "with_bos", NULL);
@@ -151,7 +193,7 @@ TEST(bad_data_is_an_error_that_names_file_line_and_what_is_wrong) {
     }
     nib_eval e = {.context = 64, .protocol = "quarter"};
     CHECK_FAILS(nib_eval_file(ctx, model, "perplexity", EVAL "text.txt", &e), NIB_E_ARGUMENT,
-                "use half or full");
+                "use half, full or quanto");
     e = (nib_eval){.context = 257};
     CHECK_FAILS(nib_eval_file(ctx, model, "perplexity", EVAL "text.txt", &e), NIB_E_ARGUMENT,
                 "model's 256");
@@ -167,13 +209,15 @@ TEST(bad_data_is_an_error_that_names_file_line_and_what_is_wrong) {
 
 /* Run one task with the Nth allocation failing, N = 0, 1, ... until it passes. What can do without
  * (a cache) may go on, to the same result. */
-static void starve(void **state_, const char *task, const char *file, bool reference) {
+static void starve(void **state_, const char *task, const char *file, bool reference,
+                   const char *protocol) {
     bool done = false;
     nib_eval want = {.context = 64, .limit = 2};
     for (long n = -1; !done; n += n < 300 ? 1 : 17) {
         nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1});
         nib_model *model = nib_model_load(ctx, EVAL "with_bos", NULL);
-        nib_eval e = {.context = 64, .limit = 2, .reference = reference ? model : NULL};
+        nib_eval e = {
+            .context = 64, .limit = 2, .reference = reference ? model : NULL, .protocol = protocol};
         nib_mem_fail_after(n, false);
         const nib_status status = nib_eval_file(ctx, model, task, file, &e);
         done = nib_mem_fail_after(-1, false) <= n;
@@ -218,13 +262,15 @@ TEST(every_failed_allocation_while_evaluating_is_reported) {
     char *text = test_read(EVAL "text.txt", &size);
     test_write(IN(folder, "text"), text, 300);
     free(text);
-    starve(state_, "perplexity", IN(folder, "text"), true);
-    starve(state_, "hellaswag", EVAL "hellaswag.jsonl", false);
-    starve(state_, "lambada", EVAL "lambada.jsonl", false);
+    starve(state_, "perplexity", IN(folder, "text"), true, NULL);
+    starve(state_, "hellaswag", EVAL "hellaswag.jsonl", false, NULL);
+    starve(state_, "lambada", EVAL "lambada.jsonl", false, NULL);
+    starve(state_, "perplexity", IN(folder, "text"), false, "quanto");
     test_folder_remove(folder);
 }
 
 TESTS(RUNS(perplexity_equals_that_of_transformers_by_both_protocols_with_and_without_bos),
+      RUNS(protocol_quanto_is_what_its_harness_computes),
       RUNS(a_model_differs_by_nothing_from_itself),
       RUNS(hellaswag_and_lambada_equal_those_of_transformers_in_both_spellings),
       RUNS(bad_data_is_an_error_that_names_file_line_and_what_is_wrong),

@@ -126,9 +126,36 @@ def lambada(model, tok, items):
             "perplexity_error": math.exp(-mean) * deviation}
 
 
+def perplexity_quanto(model, tok, text, context):
+    """Protocol "quanto": its harness's mean of running perplexities, and the perplexity beside it."""
+    text = "".join(line if line.strip() else " \n" for line in text.splitlines(keepends=True))
+    ids = tok(text)["input_ids"]
+    nll, running = [], []
+    for at in range(0, len(ids) - context + 1, context):
+        window = ids[at:at + context]
+        if tok.bos_token_id is not None:
+            window[0] = tok.bos_token_id
+        q = log_probs(model, window)
+        nll += [-q[j, window[j + 1]].item() for j in range(min(512, context // 2), context - 1)]
+        running.append(math.exp(sum(nll) / len(nll)))
+    return {"tokens": len(nll), "running_perplexity": sum(running) / len(running),
+            "perplexity": math.exp(sum(nll) / len(nll))}
+
+
+def last_token(model, tok, lines):
+    hits = 0
+    for item in map(json.loads, lines):
+        text = item["text"] if "text" in item else item["context"] + " " + item["continuation"]
+        ids = tok(text)["input_ids"]
+        hits += int(log_probs(model, ids[:-1])[-1].argmax()) == ids[-1]
+    return {"items": len(lines), "acc": hits / len(lines)}
+
+
 def main():
     text = ". ".join(sentence(12) for _ in range(40)) + ".\n"
     (HERE / "text.txt").write_text(text)
+    blank = text.replace(". the ", ".\n\n \t\n the ")   # lines that hold no word
+    (HERE / "blank.txt").write_text(blank)
     make_model("with_bos", True, 0, text)
     make_model("without_bos", False, 0.1, text)
     a, tok_a = open_model("with_bos")
@@ -172,6 +199,11 @@ def main():
         "without_bos/hellaswag": hellaswag(b, tok_b, items),
         "with_bos/lambada": lambada(a, tok_a, pairs),
         "without_bos/lambada": lambada(b, tok_b, pairs),
+        "with_bos/quanto/64": perplexity_quanto(a, tok_a, text, 64),
+        "with_bos/quanto/100": perplexity_quanto(a, tok_a, blank, 100),
+        "without_bos/quanto/64": perplexity_quanto(b, tok_b, blank, 64),
+        "with_bos/last_token": last_token(a, tok_a, lines),
+        "without_bos/last_token": last_token(b, tok_b, lines),
     }
     (HERE / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
     print(json.dumps(expected, indent=1))
