@@ -13,7 +13,7 @@ static struct {
 
 static const cli_option options[] = {
     {"output", 'o', "OUT", CLI_TEXT, &o.out, "the folder to write", 0, 0, true},
-    {"data", 0, "FILE", CLI_TEXT, &o.data, "a text, or .jsonl with a \"text\" a line", 0, 0, true},
+    {"data", 0, "FILE", CLI_TEXT, &o.data, "a text, .jsonl with a \"text\" a line, or sounds", 0, 0, true},
     {"weights", 0, "TYPE", CLI_TEXT, &o.weights, "qint8, qint4, qint2, qfloat8_e4m3fn ... (qint8)",
      0, 0, false},
     {"activations", 0, "TYPE", CLI_TEXT, &o.activations, "none, qint8, qfloat8_e4m3fn ... (qint8)",

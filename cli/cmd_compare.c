@@ -9,7 +9,7 @@ static struct {
 } o = {.samples = 16, .worst = 5, .rows = 20};
 
 static const cli_option options[] = {
-    {"data", 0, "FILE", CLI_TEXT, &o.data, "a text, or .jsonl with a \"text\" a line", 0, 0, true},
+    {"data", 0, "FILE", CLI_TEXT, &o.data, "a text, .jsonl with a \"text\" a line, or sounds", 0, 0, true},
     {"samples", 0, "N", CLI_INT, &o.samples, "of the data, at most (16)", 1, 1e9, false},
     {"context", 0, "N", CLI_INT, &o.context, "tokens of a sample, at most (512)", 2, 1 << 30,
      false},

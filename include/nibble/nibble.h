@@ -297,11 +297,12 @@ nib_module *nib_model_root(nib_model *model);        /* borrowed; change it befo
 
 /* Run data through a model, to calibrate it or to watch it: each sample by itself from its first
  * token on. A file of text is cut into samples of `context` tokens; of one that ends in .jsonl each line
- * is an object whose "text" is a sample, cut off at `context` tokens. */
+ * is an object whose "text" is a sample, cut off at `context` tokens. A model that hears (Whisper) takes
+ * a sound, or a folder of them, and says what it hears, at most `context` tokens a window. */
 typedef struct nib_data {
     size_t size;
     const char *file;
-    int64_t samples;                   /* at most; 0: 128 */
+    int64_t samples;                   /* at most, of sounds: files; 0: 128 */
     int context;                       /* tokens; 0: 512, or as many as the model takes */
     int64_t tokens;                    /* out: that ran */
 } nib_data;

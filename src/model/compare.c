@@ -126,6 +126,8 @@ static nib_status run_samples(comparing *c, bool watch, total *out) {
          begin = c->samples.ends[i++]) {
         const int32_t *ids = c->samples.ids + begin;
         const int64_t count = (int64_t)(c->samples.ends[i] - begin) - 1; /* the last has no next */
+        status = nib_samples_begin(&c->samples, i, &reference);
+        if (status >= NIB_OK && !watch) status = nib_samples_begin(&c->samples, i, &model);
         for (int64_t at = 0, rows; at < count && status >= NIB_OK; at += rows) {
             const float *theirs = NULL, *own = NULL;
             rows = count - at < most ? count - at : most;
@@ -243,7 +245,7 @@ nib_status nib_model_compare(nib_ctx *ctx, nib_model *model, nib_model *referenc
     memcpy(&d, data, known);
     memcpy(&r, comparison, given);
     comparing c = {.ctx = ctx, .mem = nib_ctx_mem(ctx), .model = model, .reference = reference};
-    nib_status status = nib_samples_read(ctx, model, &d, &c.samples);
+    nib_status status = nib_samples_read(ctx, reference, &d, &c.samples);
     if (status >= NIB_OK) status = compare(&c, &r);
     for (size_t i = 0; i < c.count; i++) nib_mem_strfree(c.mem, c.pairs[i].name);
     nib_mem_free(c.mem, c.pairs, c.room * sizeof *c.pairs);

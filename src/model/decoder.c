@@ -232,10 +232,9 @@ nib_tensor *nib_run_child(const nib_module *parent, const char *child, nib_tenso
     return x ? nib_module_forward(nib_module_child(parent, child), x) : NULL;
 }
 
-const nib_module *nib_run_trunk(const nib_module *root, const char *const *prefixes,
-                                const char *child) {
+nib_module *nib_run_trunk(const nib_module *root, const char *const *prefixes, const char *child) {
     for (; *prefixes; prefixes++) {
-        const nib_module *trunk = nib_module_child(root, *prefixes);
+        nib_module *trunk = nib_module_child(root, *prefixes);
         if (nib_module_child(trunk, child)) return trunk;
     }
     return NULL; /* not for a tree that was built with them */

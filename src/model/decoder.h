@@ -73,8 +73,7 @@ nib_module *nib_build_causal_lm(const nib_builder *b, const nib_trunk *trunk);
 nib_tensor *nib_run_child(const nib_module *parent, const char *child, nib_tensor *x);
 
 /* The trunk of a model that was built with these prefixes: the module with that child. */
-const nib_module *nib_run_trunk(const nib_module *root, const char *const *prefixes,
-                                const char *child);
+nib_module *nib_run_trunk(const nib_module *root, const char *const *prefixes, const char *child);
 
 /* Rows [start, start + count) as a view; all of them as they are. */
 nib_tensor *nib_run_rows(nib_ctx *ctx, nib_tensor *t, int64_t start, int64_t count);

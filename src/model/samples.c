@@ -7,7 +7,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/text_util.h"
-#include "model/scorer.h"
+#include "model/listen.h"
 #include "tensor/context.h"
 
 enum { SAMPLES = 128, CONTEXT = 512, MOST_BYTES = 1 << 30 };
@@ -22,6 +22,8 @@ typedef struct reading {
 } reading;
 
 void nib_samples_free(nib_samples *s) {
+    for (size_t i = 0; i < s->sounds_room; i++) nib_tensor_free(s->sounds[i]);
+    nib_mem_free(s->mem, s->sounds, s->sounds_room * sizeof *s->sounds);
     nib_mem_free(s->mem, s->ids, s->room * sizeof *s->ids);
     nib_mem_free(s->mem, s->ends, s->samples_room * sizeof *s->ends);
     *s = (nib_samples){.mem = s->mem};
@@ -109,6 +111,51 @@ static nib_status of_lines(const reading *r, const char *path, const char *text,
     return NIB_OK;
 }
 
+/* ---- sounds ---- */
+
+static nib_status keep_window(void *user, nib_tensor *mel, const int32_t *said, int64_t count) {
+    const reading *r = user;
+    nib_samples *s = r->out;
+    const size_t before = s->samples;
+    NIB_TRY(add_sample(r, said, count));
+    if (s->samples == before) return NIB_OK; /* one id: nothing follows it */
+    if (s->samples > s->sounds_room) {
+        const size_t room = s->samples_room;
+        nib_tensor **grown = nib_mem_realloc(
+            s->mem, s->sounds, s->sounds_room * sizeof(nib_tensor *), room * sizeof(nib_tensor *));
+        if (!grown) return nib_last_error()->status;
+        for (size_t i = s->sounds_room; i < room; i++) grown[i] = NULL;
+        s->sounds = grown;
+        s->sounds_room = room;
+    }
+    s->sounds[before] = nib_keep(mel);
+    return NIB_OK;
+}
+
+static nib_status hear(void *user, const nib_tensor *sound) {
+    reading *r = user;
+    return nib_listen(r->ctx, r->model, sound,
+                      &(nib_transcribe_options){.max_tokens = (int)r->context}, NULL, keep_window,
+                      r);
+}
+
+nib_status nib_samples_begin(const nib_samples *samples, size_t sample, nib_scorer *scorer) {
+    return samples->sounds ? nib_scorer_hear(scorer, samples->sounds[sample]) : NIB_OK;
+}
+
+static nib_status of_sounds(reading *r, const nib_data *data) {
+    r->bos = -1;
+    nib_status status = nib_sounds_each(r->ctx, data->file, r->most, hear, r);
+    if (status >= NIB_OK && !r->out->samples) {
+        NIB_RAISE(NIB_E_FORMAT, "the model says nothing to the sounds here");
+        status = nib_error_at(data->file, NULL, -1);
+    }
+    if (status < NIB_OK) nib_samples_free(r->out);
+    return status;
+}
+
+/* ---- all of it ---- */
+
 nib_status nib_samples_read(nib_ctx *ctx, const nib_model *model, const nib_data *data,
                             nib_samples *out) {
     *out = (nib_samples){.mem = nib_ctx_mem(ctx)};
@@ -125,6 +172,11 @@ nib_status nib_samples_read(nib_ctx *ctx, const nib_model *model, const nib_data
         return NIB_RAISE(NIB_E_ARGUMENT,
                          "%lld samples of %lld tokens: want at least one, of 2 to the model's %lld",
                          (long long)r.most, (long long)r.context, (long long)allowed);
+    if (model->arch->hear) return of_sounds(&r, data);
+    if (nib_sound_is(data->file)) {
+        NIB_RAISE(NIB_E_ARGUMENT, "this is a sound, and %s reads text", model->arch->doc);
+        return nib_error_at(data->file, NULL, -1);
+    }
     size_t size = 0;
     r.tokenizer = nib_tokenizer_load(ctx, model->path);
     char *text = r.tokenizer ? nib_file_read_whole(out->mem, data->file, MOST_BYTES, &size) : NULL;
@@ -155,26 +207,55 @@ static nib_status run_sample(nib_scorer *s, const int32_t *ids, int64_t count) {
     return NIB_OK;
 }
 
-nib_status nib_model_feed(nib_ctx *ctx, nib_model *model, nib_data *data) {
-    if (!ctx || !model) return nib_last_error()->status;
-    if (!data) return NIB_RAISE(NIB_E_ARGUMENT, "feeding a model needs data");
-    nib_data d = {0};
-    const size_t given = data->size && data->size < sizeof d ? data->size : sizeof d;
-    memcpy(&d, data, given);
+static nib_status feed_text(nib_ctx *ctx, const nib_model *model, nib_data *d) {
     nib_samples samples;
-    NIB_TRY(nib_samples_read(ctx, model, &d, &samples));
+    NIB_TRY(nib_samples_read(ctx, model, d, &samples));
     nib_scorer scorer = {0};
     nib_status status = nib_scorer_open(ctx, model, NULL, &scorer);
-    d.tokens = 0;
     for (size_t i = 0, begin = 0; i < samples.samples && status >= NIB_OK; i++) {
         status = run_sample(&scorer, samples.ids + begin, (int64_t)(samples.ends[i] - begin));
-        d.tokens += (int64_t)(samples.ends[i] - begin);
+        d->tokens += (int64_t)(samples.ends[i] - begin);
         begin = samples.ends[i];
         if (status >= NIB_OK)
             status = nib_ctx_progress(ctx, "data", (double)(i + 1), (double)samples.samples);
     }
     nib_scorer_close(&scorer);
     nib_samples_free(&samples);
+    return status;
+}
+
+typedef struct feeding {
+    nib_ctx *ctx;
+    const nib_model *model;
+    nib_data *data;
+} feeding;
+
+/* Id by id, as it will run. */
+static nib_status feed_sound(void *user, const nib_tensor *sound) {
+    const feeding *f = user;
+    nib_ids ids = {0};
+    const nib_status status = nib_transcribe(
+        f->ctx, f->model, sound, &(nib_transcribe_options){.max_tokens = f->data->context}, &ids);
+    f->data->tokens += (int64_t)ids.count;
+    nib_ids_free(&ids);
+    return status;
+}
+
+nib_status nib_model_feed(nib_ctx *ctx, nib_model *model, nib_data *data) {
+    if (!ctx || !model) return nib_last_error()->status;
+    if (!data) return NIB_RAISE(NIB_E_ARGUMENT, "feeding a model needs data");
+    nib_data d = {0};
+    const size_t given = data->size && data->size < sizeof d ? data->size : sizeof d;
+    memcpy(&d, data, given);
+    d.tokens = 0;
+    if (!d.file) return NIB_RAISE(NIB_E_ARGUMENT, "no file of data was named");
+    if (d.samples < 0 || d.context < 0)
+        return NIB_RAISE(NIB_E_ARGUMENT, "%lld samples of %d tokens: want 0 or more",
+                         (long long)d.samples, d.context);
+    const nib_status status = model->arch->hear
+                                  ? nib_sounds_each(ctx, d.file, d.samples ? d.samples : SAMPLES,
+                                                    feed_sound, &(feeding){ctx, model, &d})
+                                  : feed_text(ctx, model, &d);
     /* Weights may be quantized after this, and are then to be prepared again. */
     model->prepared = false;
     if (status >= NIB_OK) memcpy(data, &d, given);

@@ -17,9 +17,29 @@ nib_status nib_scorer_open(nib_ctx *ctx, const nib_model *model, const char *kv,
                             &out->cache);
 }
 
+nib_status nib_scorer_hear(nib_scorer *s, nib_tensor *mel) {
+    const nib_model *m = s->model;
+    const nib_hparams *h = &m->hparams;
+    if (!m->arch->hear)
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "%s hears no sound; Whisper does", m->arch->doc);
+    if (!s->heard.ctx) {
+        NIB_TRY(nib_kvcache_init(s->ctx, s->cache.kind, h->num_hidden_layers,
+                                 h->num_key_value_heads, h->head_dim, &s->heard));
+        NIB_TRY(nib_kvcache_reserve(&s->heard, h->speech.max_source_positions, 0));
+    }
+    const size_t mark = nib_scope_begin(s->ctx);
+    nib_tensor *encoded = m->arch->encode(h, m->root, mel);
+    const nib_status status =
+        encoded ? m->arch->hear(h, m->root, encoded, &s->heard) : nib_last_error()->status;
+    nib_scope_end(s->ctx, mark);
+    s->cache.heard = &s->heard;
+    return status;
+}
+
 void nib_scorer_close(nib_scorer *s) {
     nib_tensor_free(s->logits);
     nib_kvcache_free(&s->cache);
+    nib_kvcache_free(&s->heard);
     *s = (nib_scorer){0};
 }
 

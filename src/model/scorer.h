@@ -6,13 +6,17 @@
 typedef struct nib_scorer {
     nib_ctx *ctx;
     const nib_model *model;
-    nib_kvcache cache;
+    nib_kvcache cache, heard;
     nib_tensor *logits; /* of the latest step */
 } nib_scorer;
 
 /* `kv` as in nib_session_options. */
 nib_status nib_scorer_open(nib_ctx *ctx, const nib_model *model, const char *kv, nib_scorer *out);
 void nib_scorer_close(nib_scorer *scorer); /* a zeroed struct is fine */
+
+/* Of a model that hears: what comes next goes on from this, [bands, frames]. The scorer stays where
+ * it is in memory from then on. */
+nib_status nib_scorer_hear(nib_scorer *scorer, nib_tensor *mel);
 
 /* Rows of one step, so that logits stay a few tens of megabytes at any vocabulary. */
 int64_t nib_scorer_rows(const nib_scorer *scorer);

@@ -252,8 +252,10 @@ static nib_status run(smoothing *c, nib_model *model, const nib_samples *samples
          begin = samples->ends[i++]) {
         const int64_t count = (int64_t)(samples->ends[i] - begin);
         const float *logits;
-        status =
-            nib_scorer_step(&scorer, samples->ids + begin, 0, count, count, NIB_WANT_LAST, &logits);
+        status = nib_samples_begin(samples, i, &scorer);
+        if (status >= NIB_OK)
+            status = nib_scorer_step(&scorer, samples->ids + begin, 0, count, count, NIB_WANT_LAST,
+                                     &logits);
         if (status >= NIB_OK && i == 0) memcpy(first, logits, room * sizeof *first);
     }
     nib_scorer_close(&scorer);

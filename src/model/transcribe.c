@@ -7,7 +7,7 @@
 #include <string.h>
 
 #include "base/error.h"
-#include "model/arch.h"
+#include "model/listen.h"
 #include "tensor/context.h"
 #include "tensor/tensor.h"
 #include "text/ids.h"
@@ -31,6 +31,8 @@ typedef struct listener {
     float *logits;
     int32_t eos; /* the first of them, or -1 */
     nib_ids *ids;
+    nib_window_use *use; /* NULL: nobody asks for windows */
+    void *user;
 } listener;
 
 /* ---- one window ---- */
@@ -247,9 +249,10 @@ static nib_status open_caches(listener *l) {
 
 static nib_status prepare(listener *l, const nib_tensor *sound) {
     const nib_hparams *h = &l->model->hparams;
-    if (!l->model->arch->hear)
-        return NIB_RAISE(NIB_E_UNSUPPORTED, "%s hears no sound; Whisper does",
-                         l->model->arch->doc);
+    if (!l->model->arch->hear) {
+        NIB_RAISE(NIB_E_UNSUPPORTED, "%s hears no sound; Whisper does", l->model->arch->doc);
+        return nib_error_at(l->model->path, NULL, -1);
+    }
     if (sound == NIB_NONE || sound->layout || sound->dtype != NIB_F32 || sound->shape.ndim != 1 ||
         !nib_tensor_contiguous(sound) || !sound->shape.dim[0])
         return NIB_RAISE(NIB_E_SHAPE, "a sound is a vector of f32 samples, 16000 a second");
@@ -282,26 +285,43 @@ static nib_status prepare(listener *l, const nib_tensor *sound) {
     return NIB_OK;
 }
 
+static nib_status tell_window(const listener *l, int64_t seek) {
+    if (!l->use) return NIB_OK;
+    const size_t mark = nib_scope_begin(l->ctx);
+    nib_tensor *mel = window_at(l, seek);
+    const nib_status status =
+        mel ? l->use(l->user, mel, l->said, l->count) : nib_last_error()->status;
+    nib_scope_end(l->ctx, mark);
+    return status;
+}
+
 static nib_status listen(listener *l) {
     for (int64_t seek = 0, next = 0; seek < l->frames; seek += next) {
         const int64_t frames = l->frames - seek < l->window ? l->frames - seek : l->window;
         NIB_TRY(nib_ctx_progress(l->ctx, "sound", (double)seek, (double)l->frames));
         NIB_TRY(hear(l, seek));
         NIB_TRY(speak(l));
+        NIB_TRY(tell_window(l, seek));
         NIB_TRY(cut(l, seek, frames, &next));
         if (next < 1) next = frames; /* times that do not go on: none of the model's are such */
     }
     return NIB_OK;
 }
 
-nib_status nib_transcribe(nib_ctx *ctx, const nib_model *model, const nib_tensor *sound,
-                          const nib_transcribe_options *options, nib_ids *ids) {
+nib_status nib_listen(nib_ctx *ctx, const nib_model *model, const nib_tensor *sound,
+                      const nib_transcribe_options *options, nib_ids *ids, nib_window_use *use,
+                      void *user) {
     if (!ctx || !model || !sound) return nib_last_error()->status;
     nib_transcribe_options o = {0};
     if (options)
         memcpy(&o, options, options->size && options->size < sizeof o ? options->size : sizeof o);
-    listener l = {
-        .ctx = ctx, .model = model, .speech = &model->hparams.speech, .o = &o, .ids = ids};
+    listener l = {.ctx = ctx,
+                  .model = model,
+                  .speech = &model->hparams.speech,
+                  .o = &o,
+                  .ids = ids,
+                  .use = use,
+                  .user = user};
     nib_mem *mem = nib_ctx_mem(ctx);
     if (ids) nib_ids_open(ids, mem);
     nib_status status = prepare(&l, sound);
@@ -313,4 +333,9 @@ nib_status nib_transcribe(nib_ctx *ctx, const nib_model *model, const nib_tensor
     nib_mem_free(mem, l.logits, (size_t)model->hparams.vocab_size * sizeof *l.logits);
     nib_tensor_free(l.mel);
     return status;
+}
+
+nib_status nib_transcribe(nib_ctx *ctx, const nib_model *model, const nib_tensor *sound,
+                          const nib_transcribe_options *options, nib_ids *ids) {
+    return nib_listen(ctx, model, sound, options, ids, NULL, NULL);
 }

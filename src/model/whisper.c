@@ -218,7 +218,8 @@ static nib_tensor *encode(const nib_hparams *h, nib_module *root, nib_tensor *me
                               nib_shape_text(&mel->shape, text, sizeof text),
                               h->speech.num_mel_bins, (long long)(T * NIB_FRAMES_A_STEP));
     }
-    const nib_module *encoder = nib_run_trunk(root, encoders, "conv1");
+    nib_module *encoder = nib_run_trunk(root, encoders, "conv1");
+    NIB_TRY_NULL(nib_modes_enter_module(ctx, encoder, &mel));
     nib_tensor *x = nib_gelu(nib_run_child(encoder, "conv1", mel), false);
     x = nib_gelu(nib_run_child(encoder, "conv2", x), false);
     if (!x) return NULL;
@@ -229,7 +230,10 @@ static nib_tensor *encode(const nib_hparams *h, nib_module *root, nib_tensor *me
     x = nib_add(nib_transpose(x, 0, 1), nib_run_child(encoder, "embed_positions", positions));
     x = nib_run_layers(ctx, nib_module_child(encoder, "layers"), h->speech.encoder_layers,
                        encoder_layer, h, x);
-    return nib_run_child(encoder, "layer_norm", x);
+    x = nib_run_child(encoder, "layer_norm", x);
+    if (!x) return NULL;
+    NIB_TRY_NULL(nib_modes_leave_module(ctx, encoder, &x));
+    return x;
 }
 
 static nib_status hear(const nib_hparams *h, nib_module *root, nib_tensor *encoded,
@@ -323,15 +327,20 @@ static nib_status forward(const nib_hparams *h, nib_module *root, const nib_batc
         if (!b->segments[i].cache->heard)
             return NIB_RAISE(NIB_E_UNSUPPORTED, "this model goes on from a sound, not from text: "
                                                 "see nib_transcribe, or nibble transcribe");
-    const nib_module *decoder = nib_run_trunk(root, prefixes, "embed_tokens");
-    nib_tensor *x = nib_run_child(decoder, "embed_tokens", nib_run_tokens(b));
+    nib_module *decoder = nib_run_trunk(root, prefixes, "embed_tokens");
+    nib_tensor *x = nib_run_tokens(b);
+    if (!x) return nib_last_error()->status;
+    NIB_TRY(nib_modes_enter_module(b->ctx, decoder, &x));
+    x = nib_run_child(decoder, "embed_tokens", x);
     x = nib_add(x, nib_run_learned(b, nib_module_child(decoder, "embed_positions"), 0));
     x = nib_run_layers(b->ctx, nib_module_child(decoder, "layers"), h->num_hidden_layers,
                        decoder_layer, &s, x);
+    /* Of all rows, as modes that watch the norm see them elsewhere. */
+    x = nib_run_child(decoder, "layer_norm", x);
     if (!x) return nib_last_error()->status;
+    NIB_TRY(nib_modes_leave_module(b->ctx, decoder, &x));
     if (b->logits == NIB_WANT_NOTHING) return NIB_OK;
-    *logits =
-        nib_run_child(root, "proj_out", nib_run_child(decoder, "layer_norm", nib_run_wanted(b, x)));
+    *logits = nib_run_child(root, "proj_out", nib_run_wanted(b, x));
     return *logits ? NIB_OK : nib_last_error()->status;
 }
 
