@@ -215,6 +215,9 @@ struct nib_op {                        /* backward stands beside forward in the 
     nib_status (*backward)(const nib_call_args *args); /* NULL: a tape refuses the op by name */
     /* Makes an output that is not dense; caller owns. NULL: a dense tensor of that dtype and shape. */
     nib_tensor *(*output)(const nib_call_args *args, int index, nib_dtype dtype, nib_shape shape);
+    /* Are these arguments, quantized activations among them, for shape and implementations as they
+     * are? NULL: never, the door has a table for such and else hands over floats. */
+    bool (*codes)(const nib_call_args *args);
 };
 typedef struct nib_impl {              /* one row of impl_list.h; the first that accepts runs */
     const nib_op *op; const char *device; const char *layouts; /* "x:dense w:int4.*", for people */

@@ -5,6 +5,10 @@
  *   linear(x, A), linear(x, B), ...        ->  linear_many
  *   rms_norm whose readers want codes      ->  rms_norm_quantize
  *   kv_append(cache, rope(x, angles))      ->  kv_append(cache, x, angles)
+ *   quantize_activation(x) twice, alike    ->  once
+ *   quantize_activation(act(linear(x, W))) ->  linear_act, codes straight out of the product
+ *   relu of such codes                     ->  their floor
+ *   quantize_activation(norm(x))           ->  norm_codes
  *
  * A result that vanishes must have had no other reader, and no view of it may have one. A product
  * that moves to where another node of its group stands must find the same input there: weights are
@@ -107,6 +111,154 @@ static void join_residual(fusing *f, int at) {
     const int in[] = {l->in[0], l->in[1], l->in[2], residual};
     f->gone[linear] = true;
     become(f, at, &nib_op_linear_add, in, 4);
+}
+
+/* ---- static activations ---- */
+
+/* The node whose one and whole result is `value`, which nobody but the asker reads; what that node
+ * reads is still there. */
+static int sole_maker(const fusing *f, int value, int before) {
+    const nib_graph *g = f->g;
+    if (value == NIB_ABSENT || g->values[value].kind != NIB_VALUE_MADE ||
+        f->reads[g->values[value].of] != 1)
+        return NIB_ABSENT;
+    for (int i = before - 1; i >= 0; i--) {
+        const nib_node *n = &g->nodes[i];
+        if (f->gone[i] || n->out[0] != value) continue;
+        if (n->args.nout != 1) return NIB_ABSENT;
+        for (int k = 0; k < n->args.nin; k++)
+            if (n->in[k] != NIB_ABSENT && mutated(f, n->in[k], i, before)) return NIB_ABSENT;
+        return i;
+    }
+    return NIB_ABSENT;
+}
+
+static bool makes_codes(const fusing *f, int at) {
+    const nib_node *n = &f->g->nodes[at];
+    return !f->gone[at] && n->args.op == &nib_op_quantize_activation;
+}
+
+/* Modules that meet the same input quantize it each for itself; where the scales are equal, so are
+ * the codes. */
+static void join_same_codes(fusing *f, int at) {
+    nib_graph *g = f->g;
+    if (!makes_codes(f, at)) return;
+    const nib_node *n = &g->nodes[at];
+    const int kept = n->out[0];
+    for (int i = at + 1; i < g->nnodes; i++) {
+        const nib_node *o = &g->nodes[i];
+        const int other = o->out[0];
+        if (!makes_codes(f, i) || o->in[0] != n->in[0] ||
+            g->values[other].code != g->values[kept].code ||
+            g->values[other].scale != g->values[kept].scale || mutated(f, n->in[0], at, i) ||
+            g->values[g->output].of == g->values[other].of)
+            continue;
+        bool viewed = false; /* a view of them would have to move along */
+        for (int k = i + 1; k < g->nnodes; k++)
+            for (int j = 0; j < g->nodes[k].args.nin; j++) {
+                const int in = g->nodes[k].in[j];
+                viewed |= in != NIB_ABSENT && in != other && g->values[in].kind == NIB_VALUE_MADE &&
+                          g->values[in].of == g->values[other].of;
+            }
+        if (viewed) continue;
+        for (int k = i + 1; k < g->nnodes; k++)
+            for (int j = 0; j < g->nodes[k].args.nin; j++)
+                if (g->nodes[k].in[j] == other) g->nodes[k].in[j] = kept;
+        f->gone[i] = true;
+    }
+}
+
+/* The activation that a node is, of one float input; NIB_IDENTITY: another op. */
+static nib_activation activation_of(const nib_node *n) {
+    const nib_op *op = n->args.op;
+    if (op == &nib_op_relu) return NIB_RELU;
+    if (op == &nib_op_silu) return NIB_SILU;
+    if (op != &nib_op_gelu) return NIB_IDENTITY;
+    return strcmp(n->args.attr[0].s, "tanh") == 0 ? NIB_GELU_TANH : NIB_GELU;
+}
+
+/* Node `at` takes the place of the product at `linear`, which may be a gate and its other half. */
+static void become_product(fusing *f, int at, int linear, nib_activation activation, int scale,
+                           nib_dtype code) {
+    const nib_node *l = &f->g->nodes[linear];
+    const bool gated = l->args.op == &nib_op_linear_silu_mul;
+    const int in[] = {l->in[0],
+                      l->in[1],
+                      gated ? l->in[3] : l->in[2],
+                      gated ? l->in[2] : NIB_ABSENT,
+                      gated ? l->in[4] : NIB_ABSENT,
+                      scale};
+    f->gone[linear] = true;
+    become(f, at, &nib_op_linear_act, in, 6);
+    nib_call_args *args = &f->g->nodes[at].args;
+    args->nattr =
+        nib_linear_act_attrs((int)(gated ? NIB_SILU : activation), code, false, args->attr);
+}
+
+static bool is_product(const fusing *f, int node) {
+    return node != NIB_ABSENT &&
+           (is_linear(f, node) || f->g->nodes[node].args.op == &nib_op_linear_silu_mul);
+}
+
+static void join_codes(fusing *f, int at) {
+    nib_graph *g = f->g;
+    if (!makes_codes(f, at)) return;
+    const nib_node *n = &g->nodes[at];
+    const nib_dtype code = g->values[n->out[0]].code;
+    const int scale = n->in[1], maker = sole_maker(f, n->in[0], at);
+    if (maker == NIB_ABSENT || g->values[n->in[0]].dtype != NIB_F32) return;
+    const nib_node *m = &g->nodes[maker];
+    const nib_op *op = m->args.op;
+    if ((op == &nib_op_layer_norm || op == &nib_op_rms_norm) && is_constant(g, m->in[1]) &&
+        is_constant(g, m->in[2]) &&
+        (m->in[1] == NIB_ABSENT || !g->values[m->in[1]].tensor->layout)) {
+        const bool rms = op == &nib_op_rms_norm;
+        const int in[] = {m->in[0], m->in[1], rms ? NIB_ABSENT : m->in[2], scale};
+        const int64_t dims = m->args.attr[0].i;
+        const double eps = m->args.attr[1].d;
+        f->gone[maker] = true;
+        become(f, at, &nib_op_norm_codes, in, 4);
+        g->nodes[at].args.nattr =
+            nib_norm_codes_attrs(rms ? 1 : dims, eps, code, rms, g->nodes[at].args.attr);
+        return;
+    }
+    const nib_activation activation = activation_of(m);
+    const int linear = activation == NIB_IDENTITY ? maker : sole_maker(f, m->in[0], maker);
+    if (!is_product(f, linear) ||
+        (activation != NIB_IDENTITY &&
+         (!is_linear(f, linear) || mutated(f, g->nodes[linear].in[0], maker, at))))
+        return;
+    if (activation != NIB_IDENTITY) f->gone[maker] = true;
+    become_product(f, at, linear, activation, scale, code);
+}
+
+/* relu of codes that a product just made. */
+static void join_floor(fusing *f, int at) {
+    nib_graph *g = f->g;
+    const nib_node *n = &g->nodes[at];
+    if (f->gone[at] || n->args.op != &nib_op_relu || g->values[n->in[0]].code != NIB_I8) return;
+    const int maker = sole_maker(f, n->in[0], at);
+    if (maker == NIB_ABSENT || g->nodes[maker].args.op != &nib_op_linear_act) return;
+    nib_node *m = &g->nodes[maker];
+    if (!nib_linear_act_set_floor(m->args.attr)) return;
+    nib_attr attr[NIB_MAX_ATTRS];
+    const int nattr = m->args.nattr;
+    memcpy(attr, m->args.attr, sizeof attr);
+    int in[NIB_MAX_INPUTS];
+    memcpy(in, m->in, sizeof in);
+    f->gone[maker] = true;
+    become(f, at, &nib_op_linear_act, in, m->args.nin);
+    g->nodes[at].args.nattr = nattr;
+    memcpy(g->nodes[at].args.attr, attr, sizeof attr);
+}
+
+/* An activation of a linear's floats. */
+static void join_activation(fusing *f, int at) {
+    const nib_node *n = &f->g->nodes[at];
+    const nib_activation activation = f->gone[at] ? NIB_IDENTITY : activation_of(n);
+    if (activation == NIB_IDENTITY || f->g->values[n->in[0]].code) return;
+    const int linear = sole_linear(f, n->in[0], at);
+    if (linear != NIB_ABSENT) become_product(f, at, linear, activation, NIB_ABSENT, (nib_dtype)0);
 }
 
 /* Where the weights of an op that may take codes for its input begin and end; 0: of another op. */
@@ -258,8 +410,9 @@ static void join_rope(fusing *f, int at) {
 }
 
 nib_status nib_graph_fuse(nib_graph *g) {
-    static void (*const joins[])(fusing *, int) = {join_gate_and_up, join_residual, join_linears,
-                                                   join_norm, join_rope};
+    static void (*const joins[])(fusing *, int) = {join_same_codes, join_gate_and_up, join_codes,
+                                                   join_floor,      join_activation,  join_residual,
+                                                   join_linears,    join_norm,        join_rope};
     nib_mem *mem = &g->ctx->mem;
     const size_t nodes = (size_t)g->nnodes, buffers = (size_t)g->nbuffers;
     fusing f = {.g = g};

@@ -119,8 +119,9 @@ static void print_value(nib_text *text, const nib_graph *g, int index) {
         nib_text_format(text, "%s%s %s", kinds[v->kind],
                         nib_shape_text(&v->shape, shape, sizeof shape), layout);
     else
-        nib_text_format(text, "%s%d %s", kinds[v->kind], v->of,
-                        nib_shape_text(&v->shape, shape, sizeof shape));
+        nib_text_format(text, "%s%d %s%s%s", kinds[v->kind], v->of,
+                        nib_shape_text(&v->shape, shape, sizeof shape), v->code ? " " : "",
+                        v->code ? nib_dtype_name(v->code) : "");
     if (v->kind != NIB_VALUE_CONSTANT && v->offset) nib_text_format(text, " +%zu", v->offset);
 }
 

@@ -25,6 +25,9 @@ typedef struct nib_value {
     size_t offset;      /* bytes from the first of the buffer or input */
     nib_tensor *tensor; /* owned. constant: itself; else a header over memory; NULL: not yet */
     nib_dtype dtype;
+    nib_dtype
+        code;    /* of a quantized activation, whose bytes are these codes; 0: floats, integers */
+    float scale; /* of the codes */
     nib_shape shape;
     int64_t stride[NIB_MAX_DIMS];
 } nib_value;

@@ -10,6 +10,7 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "graph/node.h"
+#include "quant/act8.h"
 #include "tensor/context.h"
 
 static void touch(nib_graph *g, int value, int node) {
@@ -85,9 +86,16 @@ static nib_status make_headers(nib_graph *g) {
     for (int i = 0; i < g->nvalues; i++) {
         nib_value *v = &g->values[i];
         if (v->kind != NIB_VALUE_MADE || g->buffers[v->of].first == NIB_ABSENT) continue;
-        v->tensor = nib_tensor_over(g->ctx, v->dtype, v->shape, g->arena,
+        v->tensor = nib_tensor_over(g->ctx, v->code ? v->code : v->dtype, v->shape, g->arena,
                                     g->buffers[v->of].offset + v->offset);
         if (!v->tensor) return nib_last_error()->status;
+        if (v->code) {
+            nib_tensor *codes = v->tensor;
+            v->tensor = nib_act8_over(codes, v->dtype, v->scale);
+            nib_tensor_free(codes);
+            if (!v->tensor) return nib_last_error()->status;
+            continue;
+        }
         memcpy(v->tensor->stride, v->stride, sizeof v->stride);
     }
     return NIB_OK;

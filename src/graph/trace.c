@@ -9,10 +9,13 @@
 #include "base/error.h"
 #include "graph/node.h"
 #include "op/mode.h"
+#include "op/on_codes.h"
+#include "quant/act8.h"
 #include "tensor/context.h"
 
 static bool same_memory(const nib_value *a, const nib_value *b) {
     if (a->kind != b->kind || a->of != b->of || a->offset != b->offset || a->dtype != b->dtype ||
+        a->code != b->code || (a->code && memcmp(&a->scale, &b->scale, sizeof a->scale) != 0) ||
         !nib_shape_equal(&a->shape, &b->shape))
         return false;
     for (int i = 0; i < a->shape.ndim; i++)
@@ -26,6 +29,11 @@ static nib_value describe(const nib_graph *g, const nib_tensor *t) {
                    .dtype = t->dtype,
                    .shape = t->shape};
     memcpy(v.stride, t->stride, sizeof v.stride);
+    if (nib_act8_is(t)) {
+        v.code = t->desc.code;
+        v.scale = nib_act8_scale(t);
+        memset(v.stride, 0, sizeof v.stride); /* one way to lie only */
+    }
     for (int i = g->nbuffers - 1; i >= 0; i--)
         if (g->buffers[i].traced == t->part[0]) {
             v.kind = NIB_VALUE_MADE;
@@ -61,14 +69,41 @@ static int value_of(nib_graph *g, const nib_tensor *t) {
     return index;
 }
 
+static nib_status record(nib_graph *g, nib_call_args *args);
+
+/* What the door does where an op takes no codes: floats in their place. */
+static nib_status drop_codes(nib_graph *g, nib_call_args *args) {
+    for (int i = 0; i < args->nin; i++) {
+        if (!nib_act8_is(args->in[i])) continue;
+        nib_call_args floats = {.ctx = args->ctx, .op = &nib_op_dequantize, .nin = 1};
+        floats.in[0] = args->in[i];
+        NIB_TRY(record(g, &floats));
+        args->in[i] = floats.out[0];
+    }
+    return NIB_OK;
+}
+
+/* Does the door's table hand floats to the op? Products of two activations are floats; by one
+ * number they are codes of another scale, which is not known before it runs. */
+static bool gets_floats(const nib_call_args *args) {
+    if (args->op->codes) return true;
+    if (args->op != &nib_op_mul && args->op != &nib_op_div) return !nib_codes_keeps(args->op);
+    return args->in[0]->shape.ndim > 0 && args->in[1]->shape.ndim > 0;
+}
+
 static nib_status record(nib_graph *g, nib_call_args *args) {
-    NIB_TRY(nib_call_outputs(args));
-    for (int i = 0; i < args->nout; i++)
-        if (args->out[i]->layout)
+    if (nib_codes_among(args) && !nib_call_takes_codes(args)) {
+        if (!gets_floats(args))
             return NIB_RAISE(NIB_E_UNSUPPORTED,
-                             "%s gives a quantized activation (%s), which a "
-                             "compiled step has no room for",
-                             args->op->name, args->out[i]->layout->name);
+                             "%s of a quantized activation cannot be compiled; run it op by op",
+                             args->op->name);
+        NIB_TRY(drop_codes(g, args));
+    }
+    if (args->op == &nib_op_quantize_activation &&
+        describe(g, args->in[1]).kind != NIB_VALUE_CONSTANT)
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "the scale of an activation is computed: it cannot be "
+                                            "compiled; run it op by op");
+    NIB_TRY(nib_call_outputs(args));
     const int index = nib_graph_add_node(g, args);
     if (index < 0) return nib_last_error()->status;
     nib_node *node = &g->nodes[index];

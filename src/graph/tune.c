@@ -58,7 +58,7 @@ static void add_kind(nib_text *text, const nib_graph *g, int value) {
     const nib_value *v = &g->values[value];
     const nib_layout *layout = v->kind == NIB_VALUE_CONSTANT ? v->tensor->layout : NULL;
     nib_text_format(text, " %s%s", nib_shape_text(&v->shape, shape, sizeof shape),
-                    layout ? layout->name : nib_dtype_name(v->dtype));
+                    layout ? layout->name : nib_dtype_name(v->code ? v->code : v->dtype));
 }
 
 /* "linear_add [1, 256]f32 [256, 256]w4_lane16 none [1, 256]f32" */

@@ -2,8 +2,13 @@
  * needs no other module, since the op takes any layout. */
 #include "nn/module.h"
 #include "nn/quantized.h"
+#include "op/calls.h"
 
 static nib_tensor *forward(nib_module *m, nib_tensor *x) {
+    if (nib_quantized_makes_codes(m, x))
+        return nib_linear_codes(x, nib_module_weight(m), nib_layer_parameter(m, "bias"),
+                                nib_module_buffer(m, "output_scale"),
+                                nib_module_quantized(m)->output);
     return nib_linear(x, nib_module_weight(m), nib_layer_parameter(m, "bias"));
 }
 

@@ -1,5 +1,6 @@
 /* layer_norm.c: RMSNorm and LayerNorm. */
 #include "nn/module.h"
+#include "nn/quantized.h"
 #include "op/calls.h"
 
 typedef struct norm {
@@ -16,6 +17,10 @@ static nib_tensor *rms_norm_forward(nib_module *m, nib_tensor *x) {
 
 static nib_tensor *layer_norm_forward(nib_module *m, nib_tensor *x) {
     const norm *self = nib_module_self(m);
+    if (nib_quantized_makes_codes(m, x))
+        return nib_layer_norm_codes(
+            x, nib_layer_parameter(m, "weight"), nib_layer_parameter(m, "bias"), self->dims,
+            self->eps, nib_module_buffer(m, "output_scale"), nib_module_quantized(m)->output);
     return nib_layer_norm(x, nib_layer_parameter(m, "weight"), nib_layer_parameter(m, "bias"),
                           self->dims, self->eps);
 }

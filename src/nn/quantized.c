@@ -179,9 +179,15 @@ nib_status nib_quantized_enter(nib_module *m, nib_tensor **x) {
     return *x ? NIB_OK : nib_last_error()->status;
 }
 
+bool nib_quantized_makes_codes(const nib_module *m, const nib_tensor *x) {
+    const nib_quantized *q = nib_module_quantized(m);
+    return q && q->output && x && !x->ctx->nmodes && nib_tensor_count(x);
+}
+
 nib_status nib_quantized_leave(nib_module *m, nib_tensor **y) {
     const nib_quantized *q = nib_module_quantized(m);
     if (!q->output || !nib_tensor_count(*y)) return NIB_OK;
+    if (nib_act8_is(*y) && (*y)->desc.code == q->output) return NIB_OK;
     *y = nib_quantize_activation(*y, nib_module_buffer(m, "output_scale"), q->output);
     return *y ? NIB_OK : nib_last_error()->status;
 }

@@ -51,6 +51,10 @@ void nib_module_carry(nib_module *module, nib_quantized *quantized);
 void nib_module_drop(nib_module *module, const char *name);
 void nib_quantized_free(nib_mem *mem, nib_quantized *quantized); /* NULL is fine */
 
+/* May the module's forward give the codes of its output itself, as nib_quantized_leave would make them
+ * of floats? Not while a mode may want to see these. */
+bool nib_quantized_makes_codes(const nib_module *module, const nib_tensor *x);
+
 /* What nib_module_forward does between the modes and the kind's own forward. */
 nib_status nib_quantized_enter(nib_module *module, nib_tensor **x);
 nib_status nib_quantized_leave(nib_module *module, nib_tensor **y);

@@ -128,6 +128,20 @@ nib_tensor *nib_rms_norm_quantize(const nib_tensor *x, const nib_tensor *weight,
                                   const nib_rows_kind *kind);
 int nib_rms_norm_quantize_attrs(double eps, const nib_rows_kind *kind, nib_attr attr[]); /* count */
 
+/* Codes of one scale straight out of a linear or a norm, to the bit those that
+ * nib_quantize_activation makes of its floats. x of a linear is f32, or int8 codes where it takes
+ * them. */
+nib_tensor *nib_linear_codes(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
+                             const nib_tensor *scale, nib_dtype code);
+nib_tensor *nib_layer_norm_codes(const nib_tensor *x, const nib_tensor *weight,
+                                 const nib_tensor *bias, int dims, double eps,
+                                 const nib_tensor *scale, nib_dtype code);
+/* Attributes of linear_act (inputs x, weight, bias, up, up_bias, scale; nib_activation as in
+ * product.h) and norm_codes (x, weight, bias, scale), for those who make nodes; how many. */
+int nib_linear_act_attrs(int activation, nib_dtype code, bool floor, nib_attr attr[]);
+bool nib_linear_act_set_floor(nib_attr attr[]); /* false: it has one, or no integer codes */
+int nib_norm_codes_attrs(int64_t dims, double eps, nib_dtype code, bool rms, nib_attr attr[]);
+
 /* Queries, keys and values of a fused projection, each by itself: side by side in three blocks, or
  * `per_head`, where each head has its own three.
  *   x [M, 3 * heads * d] f32  ->  out[3] of [M, heads * d] */

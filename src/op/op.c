@@ -93,12 +93,16 @@ nib_status nib_call_outputs(nib_call_args *args) {
     return NIB_OK;
 }
 
+bool nib_call_takes_codes(const nib_call_args *args) {
+    return args->op->codes && args->op->codes(args);
+}
+
 nib_status nib_call(nib_call_args *args) {
     for (int i = 0; i < args->nin; i++)
         if (!args->in[i]) return nib_last_error()->status;
     if (!args->ctx) /* that of the first tensor */
         return NIB_RAISE(NIB_E_ARGUMENT, "%s: its first tensor cannot be NIB_NONE", args->op->name);
-    const bool codes = nib_codes_among(args);
+    const bool codes = nib_codes_among(args) && !nib_call_takes_codes(args);
     if (codes && !nib_codes_keeps(args->op)) NIB_TRY(nib_codes_drop(args));
     if (nib_modes_before_op(args)) return NIB_OK;
     if (codes && nib_codes_keeps(args->op)) {

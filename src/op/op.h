@@ -17,6 +17,7 @@ nib_tensor *nib_call_one(nib_ctx *ctx, const nib_op *op, int nin, const nib_tens
 /* The steps of the door by themselves, for those who plan calls and run them later. */
 nib_status nib_call_outputs(nib_call_args *args);           /* makes args->out */
 const nib_impl *nib_call_choose(const nib_call_args *args); /* raises when none accepts */
+bool nib_call_takes_codes(const nib_call_args *args);       /* op->codes of them */
 int nib_op_variants(
     const nib_op *op); /* the most that one of its implementations has; at least 1 */
 

@@ -5,6 +5,7 @@
 #include "base/parallel.h"
 #include "kernel/kernel.h"
 #include "op/calls.h"
+#include "quant/act8.h"
 #include "tensor/context.h"
 
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
@@ -22,10 +23,31 @@ static nib_status gelu_shape(const nib_call_args *args, nib_shape *out, nib_dtyp
     return shape(args, out, dtype);
 }
 
+/* Integer codes stay codes, of the same scale. */
+static bool relu_codes(const nib_call_args *args) {
+    return nib_act8_is(args->in[0]) && args->in[0]->desc.code == NIB_I8;
+}
+
+static nib_status relu_shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
+    if (!relu_codes(args)) return shape(args, out, dtype);
+    *out = args->in[0]->shape;
+    *dtype = args->in[0]->dtype;
+    return NIB_OK;
+}
+
+static nib_tensor *relu_output(const nib_call_args *args, int index, nib_dtype dtype,
+                               nib_shape shape) {
+    (void)index;
+    if (!relu_codes(args)) return nib_tensor_new(args->ctx, dtype, shape);
+    return nib_act8_new(args->ctx, NIB_I8, dtype, shape, nib_act8_scale(args->in[0]));
+}
+
 const nib_op nib_op_relu = {
     .name = "relu",
     .nout = 1,
-    .shape = shape,
+    .shape = relu_shape,
+    .codes = relu_codes,
+    .output = relu_output,
     .schema = "aten::relu(Tensor self) -> Tensor",
 };
 
@@ -81,6 +103,23 @@ static nib_status each(const nib_call_args *args, void (*kernel)(float *, const 
 }
 
 static nib_status run_relu(const nib_call_args *args) { return each(args, relu_f32); }
+
+typedef struct codes {
+    const int8_t *x;
+    int8_t *y;
+} codes;
+
+static void relu_i8(void *user, int64_t begin, int64_t end) {
+    const int8_t *x = ((const codes *)user)->x;
+    int8_t *y = ((const codes *)user)->y;
+    for (int64_t i = begin; i < end; i++) y[i] = x[i] < 0 ? 0 : x[i];
+}
+
+static nib_status run_relu_codes(const nib_call_args *args) {
+    codes c = {nib_act8_data(args->in[0]), nib_act8_data_mut(args->out[0])};
+    nib_parallel_for(args->ctx->pool, nib_tensor_count(args->out[0]), 1 << 16, relu_i8, &c);
+    return NIB_OK;
+}
 static nib_status run_silu(const nib_call_args *args) {
     return each(args, args->ctx->kernels.silu_f32);
 }
@@ -95,6 +134,11 @@ static nib_status run_gelu(const nib_call_args *args) {
     return each(args, strcmp(args->attr[0].s, "tanh") == 0 ? k->gelu_tanh_f32 : k->gelu_f32);
 }
 
+const nib_impl nib_impl_relu_i8 = {.op = &nib_op_relu,
+                                   .device = "cpu",
+                                   .layouts = "self:int8 codes",
+                                   .accepts = relu_codes,
+                                   .run = run_relu_codes};
 const nib_impl nib_impl_relu_f32 = {
     .op = &nib_op_relu, .device = "cpu", .layouts = "self:dense f32", .run = run_relu};
 const nib_impl nib_impl_gelu_f32 = {

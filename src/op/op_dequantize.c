@@ -2,8 +2,13 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "base/parallel.h"
 #include "op/calls.h"
+#include "quant/act8.h"
 #include "quant/layouts.h"
+#include "tensor/context.h"
+
+enum { RUN = 1024, GRAIN = 1 << 15 };
 
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
     *out = args->in[0]->shape;
@@ -11,8 +16,11 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+static bool codes(const nib_call_args *args) { return nib_act8_is(args->in[0]); }
+
 const nib_op nib_op_dequantize = {
     .name = "dequantize",
+    .codes = codes,
     .nout = 1,
     .shape = shape,
     .schema = "nib::dequantize(Tensor self) -> Tensor",
@@ -25,6 +33,43 @@ static nib_status run(const nib_call_args *args) {
     nib_tensor_free(dense);
     return NIB_OK;
 }
+
+/* ---- activations ---- */
+
+typedef struct job {
+    const nib_tensor *t;
+    char *out;
+} job;
+
+static void activation_some(void *user, int64_t begin, int64_t end) {
+    const job *j = user;
+    const nib_kernels *k = &j->t->ctx->kernels;
+    if (j->t->dtype == NIB_F32) {
+        nib_act8_to_f32(j->t, begin, end - begin, (float *)(void *)j->out + begin);
+        return;
+    }
+    float run[RUN];
+    for (int64_t i = begin, n; i < end; i += n) {
+        n = end - i < RUN ? end - i : RUN;
+        nib_act8_to_f32(j->t, i, n, run);
+        if (j->t->dtype == NIB_BF16)
+            k->f32_to_bf16(j->out + 2 * i, run, (size_t)n);
+        else
+            k->f32_to_f16(j->out + 2 * i, run, (size_t)n);
+    }
+}
+
+static nib_status run_activation(const nib_call_args *args) {
+    job j = {.t = args->in[0], .out = nib_tensor_data_mut(args->out[0])};
+    nib_parallel_for(args->ctx->pool, nib_tensor_count(j.t), GRAIN, activation_some, &j);
+    return NIB_OK;
+}
+
+const nib_impl nib_impl_dequantize_act8 = {.op = &nib_op_dequantize,
+                                           .device = "cpu",
+                                           .layouts = "self:codes of an activation",
+                                           .accepts = codes,
+                                           .run = run_activation};
 
 const nib_impl nib_impl_dequantize_any = {
     .op = &nib_op_dequantize, .device = "cpu", .layouts = "self:any", .run = run};

@@ -6,12 +6,18 @@
 
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
     *dtype = NIB_F32;
-    NIB_TRY(nib_op_want_dense_f32(args->op, "input", args->in[0]));
+    if (!nib_product_takes_codes(args->in[0], args->in[1]))
+        NIB_TRY(nib_op_want_dense_f32(args->op, "input", args->in[0]));
     return nib_product_shape(args->op, args->in[0], args->in[1], args->in[2], out);
+}
+
+static bool codes(const nib_call_args *args) {
+    return nib_product_takes_codes(args->in[0], args->in[1]);
 }
 
 const nib_op nib_op_linear = {
     .name = "linear",
+    .codes = codes,
     .nout = 1,
     .shape = shape,
     .schema = "aten::linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor",
@@ -31,7 +37,8 @@ static nib_status run(const nib_call_args *args) {
 
 const nib_impl nib_impl_linear_any = {.op = &nib_op_linear,
                                       .device = "cpu",
-                                      .layouts = "input:dense f32, weight:any, bias:dense",
+                                      .layouts =
+                                          "input:dense f32 or int8 codes, weight:any, bias:dense",
                                       .accepts = accepts,
                                       .run = run,
                                       .variants = NIB_PRODUCT_VARIANTS};

@@ -5,32 +5,17 @@
 #include "base/parallel.h"
 #include "kernel/kernel.h"
 #include "op/calls.h"
-#include "quant/act8.h"
-#include "quant/codes.h"
-#include "quant/quanto.h"
+#include "op/scale_input.h"
 #include "tensor/context.h"
-#include "tensor/dtype.h"
 
 enum { CODE, GRAIN = 1 << 15, RUN = 1024 };
-
-static float scale_of(const nib_call_args *args) {
-    const nib_tensor *t = args->in[1];
-    float scale;
-    nib_to_f32(t->dtype, &scale, nib_tensor_data(t), 1);
-    return nib_round_to(scale, args->in[0]->dtype);
-}
 
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
     const nib_tensor *x = args->in[0], *scale = args->in[1];
     if (x->layout || !nib_quanto_math(x->dtype) || !nib_tensor_contiguous(x))
         return NIB_RAISE(NIB_E_DTYPE, "quantize_activation: want contiguous floats, this is %s",
                          x->layout ? x->layout->name : nib_dtype_name(x->dtype));
-    if (scale->layout || !nib_quanto_math(scale->dtype) || nib_tensor_count(scale) != 1)
-        return NIB_RAISE(NIB_E_SHAPE, "quantize_activation: the scale is one float");
-    if (nib_act8_largest((nib_dtype)args->attr[CODE].i) == 0)
-        return NIB_RAISE(NIB_E_DTYPE,
-                         "activations are quantized to 8 bits: int8 or an 8-bit float, not %s",
-                         nib_dtype_name((nib_dtype)args->attr[CODE].i));
+    NIB_TRY(nib_scale_check(args->op, scale, (nib_dtype)args->attr[CODE].i));
     *out = x->shape;
     *dtype = x->dtype;
     return NIB_OK;
@@ -38,7 +23,8 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
 
 static nib_tensor *output(const nib_call_args *args, int index, nib_dtype dtype, nib_shape shape) {
     (void)index;
-    return nib_act8_new(args->ctx, (nib_dtype)args->attr[CODE].i, dtype, shape, scale_of(args));
+    return nib_act8_new(args->ctx, (nib_dtype)args->attr[CODE].i, dtype, shape,
+                        nib_scale_value(args->in[1], dtype));
 }
 
 const nib_op nib_op_quantize_activation = {

@@ -8,13 +8,15 @@
 #include "base/scratch.h"
 #include "op/op.h"
 #include "op/product_piece.h"
+#include "quant/act8.h"
 #include "quant/codes.h"
 #include "tensor/context.h"
 #include "tensor/dtype.h"
 
 enum {
     MAX_WEIGHTS = 2 * NIB_MAX_PRODUCTS,
-    LARGE_ROWS = 4 << 20, /* floats of inputs that do not stay in a cache */
+    LARGE_ROWS = 4 << 20,            /* floats of inputs that do not stay in a cache */
+    BESIDE_ROWS = 2 * NIB_ROW_BLOCK, /* of integer products that are made beside: they stay in L1 */
 };
 
 /* How a product is cut. It shows in the time alone, so which of these is best may be measured. */
@@ -42,7 +44,9 @@ typedef struct job {
     target targets[NIB_MAX_PRODUCTS];
     int count;
     nib_scratch scratch;
-    size_t at_up; /* in a block of scratch */
+    size_t at_up;        /* in a block of scratch */
+    const int8_t *codes; /* inputs that came as codes, */
+    float codes_scale;   /* and the scale of them all */
 } job;
 
 static bool is_wide(nib_dtype dtype) {
@@ -52,6 +56,11 @@ static bool is_wide(nib_dtype dtype) {
 bool nib_product_takes(const nib_tensor *w) {
     if (w->shape.ndim != 2) return false;
     return w->layout || (is_wide(w->dtype) && w->stride[1] == 1);
+}
+
+bool nib_product_takes_codes(const nib_tensor *x, const nib_tensor *w) {
+    return nib_act8_is(x) && x->desc.code == NIB_I8 && w->shape.ndim == 2 && w->layout &&
+           !nib_act8_is(w) && nib_qdesc_integer(&w->desc);
 }
 
 bool nib_product_wants(const nib_tensor *w, nib_rows_kind *kind) {
@@ -74,8 +83,9 @@ static void add_bias(const nib_piece *s, const nib_tensor *bias, float *y, int64
     const size_t width = (size_t)nib_dtype_bits(bias->dtype) / 8;
     nib_to_f32(bias->dtype, values, (const char *)nib_tensor_data(bias) + (size_t)s->n * width,
                (size_t)s->channels);
-    for (int64_t m = 0; m < s->in->M; m++)
-        for (int64_t c = 0; c < s->channels; c++) y[m * ldy + c] += values[c];
+    const int64_t M = s->in->M, channels = s->channels; /* what a store cannot change */
+    for (int64_t m = 0; m < M; m++)
+        for (int64_t c = 0; c < channels; c++) y[m * ldy + c] += values[c];
 }
 
 static void activate(const nib_kernels *k, nib_activation activation, float *y, int64_t n) {
@@ -108,7 +118,7 @@ static void finish(const job *j, const nib_piece *s, const target *t, float *y, 
         nib_piece_multiply(s, &t->up, up - s->n, NIB_PIECE_WIDTH);
         add_bias(s, p->up_bias, up, NIB_PIECE_WIDTH);
     }
-    for (int64_t m = 0; m < j->in.M; m++) {
+    for (int64_t m = 0; m < s->in->M; m++) {
         float *y_m = y + m * ldy;
         if (up)
             k->silu_mul_f32(y_m, y_m, up + m * NIB_PIECE_WIDTH, (size_t)s->channels);
@@ -120,10 +130,20 @@ static void finish(const job *j, const nib_piece *s, const target *t, float *y, 
     }
 }
 
-static bool is_narrow(const nib_product *p) { return p->dtype == NIB_F16 || p->dtype == NIB_BF16; }
+static bool is_narrow(const nib_product *p) { return p->dtype && p->dtype != NIB_F32; }
 
-/* A residual may be y itself, and a narrow y has no room for f32: such a product is made beside. */
+/* A residual may be y itself, and a narrow y has no room for f32: such a product is made beside,
+ * that of integers some rows after the others. */
 static bool goes_beside(const nib_product *p) { return p->residual == p->y || is_narrow(p); }
+
+static bool in_lanes(const nib_operand *o) {
+    return !o->t || (o->integer && o->how == NIB_OPERAND_LANES);
+}
+
+static int64_t rows_beside(const job *j, const target *t) {
+    const bool some = in_lanes(&t->w) && in_lanes(&t->up) && j->in.M > BESIDE_ROWS;
+    return some ? BESIDE_ROWS : j->in.M;
+}
 
 static void put_row(const nib_kernels *k, const nib_product *p, int64_t at, const float *from,
                     size_t n) {
@@ -131,8 +151,13 @@ static void put_row(const nib_kernels *k, const nib_product *p, int64_t at, cons
         k->f32_to_bf16((uint16_t *)p->y + at, from, n);
     else if (p->dtype == NIB_F16)
         k->f32_to_f16((uint16_t *)p->y + at, from, n);
-    else
+    else if (!is_narrow(p))
         memcpy((float *)p->y + at, from, n * sizeof *from);
+    else if (p->floor)
+        k->quantize_divided((uint8_t *)p->y + at, from, 1, (int64_t)n, NULL, &p->scale, NULL, 0,
+                            127, NIB_F32);
+    else
+        nib_act8_quantize(k, p->dtype, NIB_F32, p->scale, from, (int64_t)n, (char *)p->y + at);
 }
 
 static nib_piece piece_at(const job *j, const target *t, int64_t index, int64_t count,
@@ -156,19 +181,46 @@ static bool goes_at_once(const job *j, const target *t) {
            j->in.M * j->in.K > LARGE_ROWS;
 }
 
+/* The inputs from row m on, for an operand of which only they are wanted. */
+static nib_operand operand_from(const nib_operand *o, int64_t m) {
+    nib_operand from = *o;
+    if (!m) return from;
+    from.rows.q += m * o->rows.ld;
+    from.rows.scale += m;
+    if (o->rows.zero) from.rows.zero += m;
+    if (o->rows.sums) from.rows.sums += m * (o->t->desc.cols / nib_group_columns(&o->t->desc));
+    return from;
+}
+
+static void run_beside(const job *j, const target *t, int64_t index, char *scratch) {
+    const int64_t most = rows_beside(j, t);
+    float *beside = (float *)(void *)(scratch + j->at_up) + most * NIB_PIECE_WIDTH;
+    for (int64_t m = 0; m < j->in.M; m += most) {
+        nib_inputs in = j->in;
+        if (most < in.M) in.M = in.M - m < most ? in.M - m : most;
+        nib_product p = *t->p;
+        if (p.residual) p.residual += m * t->N;
+        const target here = {
+            .p = &p, .w = operand_from(&t->w, m), .up = operand_from(&t->up, m), .N = t->N};
+        nib_piece s = piece_at(j, t, index, 1, scratch);
+        s.in = &in;
+        nib_piece_multiply(&s, &here.w, beside - s.n, NIB_PIECE_WIDTH);
+        finish(j, &s, &here, beside, NIB_PIECE_WIDTH);
+        for (int64_t r = 0; r < in.M; r++)
+            put_row(in.k, &p, (m + r) * t->N + s.n, beside + r * NIB_PIECE_WIDTH,
+                    (size_t)s.channels);
+    }
+}
+
 static void run_piece(const job *j, const target *t, int64_t index, char *scratch) {
-    const nib_piece s = piece_at(j, t, index, 1, scratch);
-    if (!goes_beside(t->p)) {
-        float *y = t->p->y;
-        if (!goes_at_once(j, t)) nib_piece_multiply(&s, &t->w, y, t->N);
-        finish(j, &s, t, y + s.n, t->N);
+    if (goes_beside(t->p)) {
+        run_beside(j, t, index, scratch);
         return;
     }
-    float *beside = (float *)(void *)(scratch + j->at_up) + j->in.M * NIB_PIECE_WIDTH;
-    nib_piece_multiply(&s, &t->w, beside - s.n, NIB_PIECE_WIDTH);
-    finish(j, &s, t, beside, NIB_PIECE_WIDTH);
-    for (int64_t m = 0; m < j->in.M; m++)
-        put_row(j->in.k, t->p, m * t->N + s.n, beside + m * NIB_PIECE_WIDTH, (size_t)s.channels);
+    const nib_piece s = piece_at(j, t, index, 1, scratch);
+    float *y = t->p->y;
+    if (!goes_at_once(j, t)) nib_piece_multiply(&s, &t->w, y, t->N);
+    finish(j, &s, t, y + s.n, t->N);
 }
 
 static void run_pieces(void *user, int64_t begin, int64_t end) {
@@ -194,16 +246,20 @@ static void run_pieces(void *user, int64_t begin, int64_t end) {
 
 static nib_status plan_scratch(job *j, size_t *size) {
     nib_piece_sizes sizes = {0};
-    bool beside = false, bad = false;
+    int64_t beside = 0;
+    bool bad = false;
     for (int i = 0; i < j->count; i++) {
         const target *t = &j->targets[i];
-        beside |= t->p->up != NIB_NONE || goes_beside(t->p);
+        const int64_t rows = goes_beside(t->p)      ? rows_beside(j, t)
+                             : t->p->up != NIB_NONE ? j->in.M
+                                                    : 0;
+        if (rows > beside) beside = rows;
         nib_piece_want(&sizes, &j->in, &t->w);
         if (t->up.t) nib_piece_want(&sizes, &j->in, &t->up);
     }
     size_t up = 0;
     *size = 0;
-    if (beside) bad |= nib_mul_size((size_t)j->in.M, 2 * NIB_PIECE_WIDTH * sizeof(float), &up);
+    bad |= nib_mul_size((size_t)beside, 2 * NIB_PIECE_WIDTH * sizeof(float), &up);
     bad |= nib_piece_place(&j->in, &sizes, size) || nib_place(size, up, &j->at_up);
     return bad ? NIB_RAISE(NIB_E_MEMORY, "linear: scratch for %lld rows of %lld columns overflows",
                            (long long)j->in.M, (long long)j->in.K)
@@ -223,7 +279,7 @@ static void quantize_inputs(nib_ctx *ctx, job *j, char *memory, size_t rows_size
         nib_operand *o = i % 2 ? &j->targets[i / 2].up : &j->targets[i / 2].w;
         if (!o->t || !o->integer) continue;
         int have = 0;
-        while (have < n && !same_act(&made[have]->t->act, &o->t->act)) have++;
+        while (have < n && !j->codes && !same_act(&made[have]->t->act, &o->t->act)) have++;
         const int64_t G = nib_group_columns(&o->t->desc);
         if (have < n) {
             o->rows = made[have]->rows;
@@ -233,7 +289,10 @@ static void quantize_inputs(nib_ctx *ctx, job *j, char *memory, size_t rows_size
         char *codes = memory;
         if (have == n) memory += rows_size;
         if (j->in.K % G == 0) sums = (int32_t *)(void *)memory;
-        if (have == n) {
+        if (have == n && j->codes) {
+            nib_lay_rows(ctx, j->codes, j->codes_scale, j->in.M, j->in.K, G, sums, codes, &o->rows);
+            made[n++] = o;
+        } else if (have == n) {
             nib_quantize_rows(ctx, j->in.x, j->in.M, j->in.K, &o->t->act, G, sums, codes, &o->rows);
             made[n++] = o;
         } else if (sums) {
@@ -317,7 +376,12 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
     const bool coded = x->dtype == NIB_I8;
     const cut *c = &cuts[ctx->variant];
     job j = {.in = {.k = &ctx->kernels, .M = M, .K = K, .kc = c->kc}, .count = count};
-    if (!coded) j.in.x = nib_tensor_data(x);
+    if (nib_act8_is(x)) {
+        j.codes = nib_act8_data(x);
+        j.codes_scale = nib_act8_scale(x);
+    } else if (!coded) {
+        j.in.x = nib_tensor_data(x);
+    }
     int64_t pieces = 0;
     for (int i = 0; i < count; i++) {
         target *t = &j.targets[i];
@@ -328,6 +392,7 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
         pieces += t->pieces;
         NIB_TRY(nib_operand_open(&t->w, t->p->weight));
         if (t->p->up != NIB_NONE) NIB_TRY(nib_operand_open(&t->up, t->p->up));
+        if (j.codes) t->w.integer = t->up.integer = true;
     }
     if (!M || !pieces) return NIB_OK;
     size_t block, rows_size = 0, inputs = 0, blocks, whole, packed = 0;
@@ -362,7 +427,7 @@ nib_status nib_product_shape(const nib_op *op, const nib_tensor *x, const nib_te
     nib_rows_kind kind;
     const bool coded =
         x->dtype == NIB_I8 && !x->layout && nib_tensor_contiguous(x) && nib_product_wants(w, &kind);
-    if (!coded) NIB_TRY(nib_op_want_dense_f32(op, "input", x));
+    if (!coded && !nib_product_takes_codes(x, w)) NIB_TRY(nib_op_want_dense_f32(op, "input", x));
     char text[96], other[96];
     const int last = x->shape.ndim - 1;
     if (last < 0 || w->shape.ndim != 2 ||

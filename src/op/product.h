@@ -25,19 +25,26 @@ typedef struct nib_product {
     const nib_tensor *up_bias; /* [N], or NIB_NONE */
     const float *residual;     /* [M, N] contiguous, may be y; NULL: none */
     void *y;                   /* [M, N] contiguous, of */
-    nib_dtype dtype;           /* F32 (0 is too), F16 or BF16; rounded once, at the end */
+    nib_dtype dtype;           /* F32 (0 is too), F16 or BF16; rounded once, at the end; or I8 or an
+                                  8-bit float: codes as nib_act8_quantize makes them of f32, */
+    float scale;               /* by this scale, */
+    bool floor;                /* I8: and those below 0 become 0, as relu does to codes */
 } nib_product;
 
 enum { NIB_MAX_PRODUCTS = 4 };
 
 /* All products of x [..., K] dense f32, contiguous, in one parallel loop; inputs are quantized once
  * for all weights that want them so. Or x are rows that were quantized before, I8 as in
- * quantize_rows.h, of the one kind that all the weights want. Memory: the workspace of the context.
- */
+ * quantize_rows.h, of the one kind that all the weights want; or int8 codes of one scale
+ * (quant/act8.h), where nib_product_takes_codes says so of all weights. Memory: the workspace of
+ * the context. */
 nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *products, int count);
 
 /* The rows that a weight wants; false: it wants floats, or one scale for all rows. */
 bool nib_product_wants(const nib_tensor *weight, nib_rows_kind *kind);
+
+/* Is x int8 codes of one scale, and does this weight take them, whatever it asks for by itself? */
+bool nib_product_takes_codes(const nib_tensor *x, const nib_tensor *weight);
 
 /* The checks and the shape that ops made of products share: y of x [..., K], or rows for K columns
  * that were quantized before, and weight [N, K] with bias [N] or NIB_NONE is [..., N]. */

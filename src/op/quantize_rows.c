@@ -131,6 +131,46 @@ void nib_quantize_rows(nib_ctx *ctx, const float *x, int64_t M, int64_t K, const
     *rows = nib_rows_read(&job.kind, &job.to);
 }
 
+typedef struct laying {
+    rows_job rows;
+    const int8_t *from;
+    float scale;
+} laying;
+
+static void lay_some(void *user, int64_t begin, int64_t end) {
+    const laying *l = user;
+    const rows_job *j = &l->rows;
+    for (int64_t m = begin; m < end; m++) {
+        int8_t *q = j->to.q + m * j->to.ld;
+        j->to.scale[m] = l->scale;
+        if (q == l->from + m * j->kind.K) continue;
+        memcpy(q, l->from + m * j->kind.K, (size_t)j->kind.K);
+        end_row(j, q);
+    }
+    sum_rows(j, begin, end);
+}
+
+/* Can rows of K codes be read where they are? */
+static bool lies_well(const int8_t *q, int64_t M, int64_t K) {
+    return K % LINE == 0 && (uintptr_t)q % LINE == 0 && (row_bytes(K) == K || M <= NIB_LANE_ROWS);
+}
+
+void nib_lay_rows(nib_ctx *ctx, const int8_t *q, float scale, int64_t M, int64_t K, int64_t G,
+                  int32_t *sums, void *memory, nib_rows_i8 *rows) {
+    laying l = {.rows = {.k = &ctx->kernels, .kind = {.K = K, .bits = 8, .symmetric = true}},
+                .from = q,
+                .scale = scale};
+    l.rows.to = nib_rows_within(&l.rows.kind, M, memory);
+    if (lies_well(q, M, K)) {
+        l.rows.to.q = (int8_t *)(uintptr_t)q; /* only read */
+        l.rows.to.ld = K;
+    }
+    l.rows.kind.group = G;
+    l.rows.to.sums = sums;
+    nib_parallel_for(M > 1 ? ctx->pool : NULL, M, grain_of(K), lay_some, &l);
+    *rows = nib_rows_read(&l.rows.kind, &l.rows.to);
+}
+
 typedef struct sums_job {
     const nib_kernels *k;
     const nib_rows_i8 *rows;

@@ -38,6 +38,11 @@ size_t nib_quantize_rows_size(int64_t M, int64_t K);
 void nib_quantize_rows(nib_ctx *ctx, const float *x, int64_t M, int64_t K, const nib_act *act,
                        int64_t G, int32_t *sums, void *memory, nib_rows_i8 *rows);
 
+/* The same of codes q [M, K] that are there already, all with one scale. They are read where they
+ * are if a kernel can, else copied. */
+void nib_lay_rows(nib_ctx *ctx, const int8_t *q, float scale, int64_t M, int64_t K, int64_t G,
+                  int32_t *sums, void *memory, nib_rows_i8 *rows);
+
 /* The sums alone. */
 void nib_sum_rows(nib_ctx *ctx, const nib_rows_i8 *rows, int64_t M, int64_t K, int64_t G,
                   int32_t *sums);

@@ -109,24 +109,26 @@ float nib_act8_scale(const nib_tensor *t) {
 
 void *nib_act8_data_mut(nib_tensor *t) { return t->part[0]->data + t->part_offset[0]; }
 
+static float f8_value(nib_dtype code, uint8_t q) {
+    return code == NIB_F8_E4M3FN ? nib_f8_e4m3fn_to_f32(q)
+           : code == NIB_F8_E5M2 ? nib_f8_e5m2_to_f32(q)
+                                 : nib_f8_e4m3fnuz_to_f32(q);
+}
+
 void nib_act8_to_f32(const nib_tensor *t, int64_t first, int64_t count, float *out) {
+    const nib_kernels *k = &t->ctx->kernels;
     const float scale = nib_act8_scale(t);
     const nib_dtype code = t->desc.code, math = t->desc.math;
     const uint8_t *q = (const uint8_t *)nib_act8_data(t) + first;
-    if (code == NIB_I8)
-        for (int64_t i = 0; i < count; i++) out[i] = scale * (float)(int8_t)q[i];
-    else {
-        float value[256]; /* what each code stands for */
-        for (int i = 0; i < 256; i++)
-            value[i] =
-                scale * nib_round_to(code == NIB_F8_E4M3FN ? nib_f8_e4m3fn_to_f32((uint8_t)i)
-                                     : code == NIB_F8_E5M2 ? nib_f8_e5m2_to_f32((uint8_t)i)
-                                                           : nib_f8_e4m3fnuz_to_f32((uint8_t)i),
-                                     math);
-        for (int64_t i = 0; i < count; i++) out[i] = value[q[i]];
+    if (count <= 0) return;
+    if (code == NIB_I8) {
+        k->dequantize_scaled(out, q, 1, count, true, &scale, NULL, math);
+        return;
     }
-    if (math == NIB_F32) return;
-    for (int64_t i = 0; i < count; i++) out[i] = nib_round_to(out[i], math);
+    float value[256]; /* what each code stands for */
+    for (int i = 0; i < 256; i++)
+        value[i] = nib_round_to(scale * nib_round_to(f8_value(code, (uint8_t)i), math), math);
+    k->table_to_f32(out, q, (size_t)count, value);
 }
 
 void nib_act8_quantize(const nib_kernels *k, nib_dtype code, nib_dtype math, float scale,

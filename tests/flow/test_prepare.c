@@ -155,10 +155,10 @@ TEST(what_follows_a_product_gives_the_bits_of_the_ops_by_themselves) {
                         *r = nib_tensor_data(residual);
             memcpy(own, r, (size_t)(M * N) * 4);
             const nib_product products[4] = {
-                {w[0], b[0], NIB_SILU, w[1], b[1], NULL, gated, NIB_F32},
-                {w[0], b[0], NIB_IDENTITY, NIB_NONE, NIB_NONE, r, summed, NIB_F32},
-                {w[1], b[1], NIB_IDENTITY, NIB_NONE, NIB_NONE, own, own, NIB_F32},
-                {w[1], b[1], NIB_RELU, NIB_NONE, NIB_NONE, NULL, relu, NIB_F32},
+                {w[0], b[0], NIB_SILU, w[1], b[1], NULL, gated, NIB_F32, 0, false},
+                {w[0], b[0], NIB_IDENTITY, NIB_NONE, NIB_NONE, r, summed, NIB_F32, 0, false},
+                {w[1], b[1], NIB_IDENTITY, NIB_NONE, NIB_NONE, own, own, NIB_F32, 0, false},
+                {w[1], b[1], NIB_RELU, NIB_NONE, NIB_NONE, NULL, relu, NIB_F32, 0, false},
             };
             CHECK_OK(nib_products(ctx, x, products, 4));
             static float want[12 * 83];
@@ -175,8 +175,8 @@ TEST(what_follows_a_product_gives_the_bits_of_the_ops_by_themselves) {
             void (*const functions[])(float *, const float *, size_t) = {
                 kernels->gelu_f32, kernels->gelu_tanh_f32, kernels->silu_f32};
             for (int a = 0; a < 3; a++) {
-                const nib_product one = {w[0],     b[0], activations[a], NIB_NONE,
-                                         NIB_NONE, NULL, narrow,         NIB_BF16};
+                const nib_product one = {w[0], b[0],   activations[a], NIB_NONE, NIB_NONE,
+                                         NULL, narrow, NIB_BF16,       0,        false};
                 CHECK_OK(nib_products(ctx, x, &one, 1));
                 functions[a](want, g, (size_t)(M * N));
                 kernels->f32_to_bf16(wanted, want, (size_t)(M * N));
