@@ -13,7 +13,8 @@ static struct {
 
 static const cli_option options[] = {
     {"output", 'o', "OUT", CLI_TEXT, &o.out, "the folder to write", 0, 0, true},
-    {"data", 0, "FILE", CLI_TEXT, &o.data, "a text, .jsonl with a \"text\" a line, or sounds", 0, 0, true},
+    {"data", 0, "FILE", CLI_TEXT, &o.data, "text, .jsonl, .npy or .npz; sounds; pictures", 0, 0,
+     true},
     {"weights", 0, "TYPE", CLI_TEXT, &o.weights, "qint8, qint4, qint2, qfloat8_e4m3fn ... (qint8)",
      0, 0, false},
     {"activations", 0, "TYPE", CLI_TEXT, &o.activations, "none, qint8, qfloat8_e4m3fn ... (qint8)",
@@ -70,15 +71,17 @@ static nib_config *config_of(void) {
 
 static int print(cli *c, const nib_calibration *report, const nib_data *data, rows *r) {
     if (r->list)
-        return cli_print_json(c, json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:o}", "output",
-                                           o.out, "weights", o.weights, "activations",
+        return cli_print_json(c, json_pack("{s:s, s:s, s:s, s:i, s:i, s:i, s:I, s:I, s:o}",
+                                           "output", o.out, "weights", o.weights, "activations",
                                            o.activations, "modules", report->modules, "streamlined",
                                            report->streamlined, "missed", report->missed, "tokens",
-                                           (json_int_t)data->tokens, "rows", r->list));
+                                           (json_int_t)data->tokens, "pictures",
+                                           (json_int_t)data->pictures, "rows", r->list));
     const int code = cli_table_print(c, r->table, CLI_PLAIN);
     if (code == CLI_OK)
-        printf("Calibrated %d modules on %lld tokens, %d with float outputs; wrote %s\n",
-               report->modules, (long long)data->tokens, report->streamlined, o.out);
+        printf("Calibrated %d modules on %lld %s, %d with float outputs; wrote %s\n",
+               report->modules, (long long)(data->pictures ? data->pictures : data->tokens),
+               data->pictures ? "pictures" : "tokens", report->streamlined, o.out);
     return code;
 }
 

@@ -9,7 +9,8 @@ static struct {
 } o = {.samples = 16, .worst = 5, .rows = 20};
 
 static const cli_option options[] = {
-    {"data", 0, "FILE", CLI_TEXT, &o.data, "a text, .jsonl with a \"text\" a line, or sounds", 0, 0, true},
+    {"data", 0, "FILE", CLI_TEXT, &o.data, "text, .jsonl, .npy or .npz; sounds; pictures", 0, 0,
+     true},
     {"samples", 0, "N", CLI_INT, &o.samples, "of the data, at most (16)", 1, 1e9, false},
     {"context", 0, "N", CLI_INT, &o.context, "tokens of a sample, at most (512)", 2, 1 << 30,
      false},
@@ -43,7 +44,7 @@ static void see(void *user, const nib_compared *row) {
         cli_table_cell(r->table, "%.5g", row->kl_without);
 }
 
-static int print(cli *c, const nib_comparison *r, rows *seen) {
+static int print(cli *c, const nib_comparison *r, const nib_data *data, rows *seen) {
     if (seen->list)
         return cli_print_json(c, json_pack("{s:i, s:o, s:o, s:s?, s:o, s:o}", "modules", r->modules,
                                            "kl_mean", cli_json_real(r->kl), "same_top",
@@ -53,7 +54,8 @@ static int print(cli *c, const nib_comparison *r, rows *seen) {
     const int code = cli_table_print(c, seen->table, CLI_PLAIN);
     if (code != CLI_OK) return code;
     if (r->modules > o.rows) printf("... %d layers in all\n", r->modules);
-    printf("Next token: KL %.5g from float, same top %.1f %%\n", r->kl, 100 * r->same_top);
+    printf("%s: KL %.5g from float, same top %.1f %%\n",
+           data->pictures ? "Of a picture" : "Next token", r->kl, 100 * r->same_top);
     if (r->exclusion[0])
         printf("Helps most: --exclude %s, KL %.5g\n", r->exclusion, r->kl_without);
     else
@@ -76,7 +78,7 @@ static int run(cli *c) {
         code = cli_fail(c);
     cli_progress_end();
     if (code == CLI_OK) {
-        code = print(c, &result, &r);
+        code = print(c, &result, &data, &r);
     } else {
         json_decref(r.list);
         cli_table_free(r.table);

@@ -1,10 +1,11 @@
-/* cmd_eval.c: how good a model is, on a text or on a file of questions. */
+/* cmd_eval.c: how good a model is, on a text, a file of questions, or pictures. */
 #include <string.h>
 
 #include "cli.h"
 
 static struct {
-    const char *perplexity, *hellaswag, *lambada, *protocol, *reference, *scheme, *activations, *kv;
+    const char *perplexity, *hellaswag, *lambada, *images, *labels, *protocol, *reference, *scheme,
+        *activations, *kv;
     int64_t context, limit;
 } o;
 
@@ -13,6 +14,10 @@ static const cli_option options[] = {
     {"hellaswag", 0, "FILE", CLI_TEXT, &o.hellaswag, "share of endings told right; JSON lines", 0,
      0, false},
     {"lambada", 0, "FILE", CLI_TEXT, &o.lambada, "share of last words told right; JSON lines", 0, 0,
+     false},
+    {"images", 0, "FILE", CLI_TEXT, &o.images, "share told right of pictures: idx, .npy or .npz", 0,
+     0, false},
+    {"labels", 0, "FILE", CLI_TEXT, &o.labels, "what they show, the same kinds of file", 0, 0,
      false},
     {"context", 0, "N", CLI_INT, &o.context, "ids in a window of text (512)", 4, 1 << 30, false},
     {"protocol", 0, "P", CLI_TEXT, &o.protocol,
@@ -31,11 +36,11 @@ static void add(json_t *document, const char *key, double value) {
     json_object_set_new(document, key, cli_json_real(value));
 }
 
-static int print(cli *c, const char *task, const nib_eval *e, const char *activations) {
+static int print(cli *c, const nib_eval *e, const char *activations) {
     json_t *d = json_object();
     const bool compared = e->reference != NULL;
     const bool quanto = o.protocol && strcmp(o.protocol, "quanto") == 0;
-    if (task[0] == 'p') {
+    if (o.perplexity) {
         if (quanto) add(d, "mean_of_running_perplexities", e->running_perplexity);
         add(d, "perplexity", e->perplexity);
         add(d, "perplexity_error", e->perplexity_error);
@@ -52,10 +57,18 @@ static int print(cli *c, const char *task, const nib_eval *e, const char *activa
         add(d, "last_token_acc_stderr", e->acc_error);
         json_object_set_new(d, "items", json_integer(e->items));
         json_object_set_new(d, "protocol", json_string(o.protocol));
+    } else if (o.images) {
+        add(d, "acc", e->acc);
+        add(d, "acc_stderr", e->acc_error);
+        json_object_set_new(d, "items", json_integer(e->items));
+        if (compared) {
+            add(d, "kl_mean", e->kl_mean);
+            add(d, "same_top", e->same_top);
+        }
     } else {
         add(d, "acc", e->acc);
         add(d, "acc_stderr", e->acc_error);
-        if (task[0] == 'h') {
+        if (o.hellaswag) {
             add(d, "acc_norm", e->acc_norm);
             add(d, "acc_norm_stderr", e->acc_norm_error);
         } else {
@@ -81,13 +94,14 @@ static int print(cli *c, const char *task, const nib_eval *e, const char *activa
 }
 
 static int run(cli *c) {
-    const char *const files[] = {o.perplexity, o.hellaswag, o.lambada};
-    static const char *const tasks[] = {"perplexity", "hellaswag", "lambada"};
+    const char *const files[] = {o.perplexity, o.hellaswag, o.lambada, o.images};
+    static const char *const tasks[] = {"perplexity", "hellaswag", "lambada", "pictures"};
     int task = -1, given = 0;
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 4; i++)
         if (files[i]) task = i, given++;
     if (given != 1)
-        return cli_usage_error(c, "give one of --perplexity, --hellaswag and --lambada");
+        return cli_usage_error(c, "give one of --perplexity, --hellaswag, --lambada and --images");
+    if (!o.images != !o.labels) return cli_usage_error(c, "--images goes with --labels");
     nib_ctx *ctx = cli_context(c);
     if (!ctx) return cli_fail(c);
     nib_model *model = cli_load(c, c->arguments[0], o.scheme, o.activations);
@@ -96,13 +110,14 @@ static int run(cli *c) {
                   .context = (int)o.context,
                   .reference = reference,
                   .limit = o.limit,
-                  .kv = o.kv};
+                  .kv = o.kv,
+                  .labels = o.labels};
     int code = CLI_OK;
     if (!model || (o.reference && !reference) ||
         nib_eval_file(ctx, model, tasks[task], files[task], &e) < NIB_OK)
         code = cli_fail(c);
     cli_progress_end();
-    if (code == CLI_OK) code = print(c, tasks[task], &e, nib_inputs_name(nib_model_root(model)));
+    if (code == CLI_OK) code = print(c, &e, nib_inputs_name(nib_model_root(model)));
     nib_model_free(reference);
     nib_model_free(model);
     return code;
@@ -111,7 +126,7 @@ static int run(cli *c) {
 const cli_verb verb_eval = {
     .name = "eval",
     .summary = "quality: perplexity, multiple choice, last word, distance from another model",
-    .synopsis = "MODEL --perplexity FILE | --hellaswag FILE | --lambada FILE",
+    .synopsis = "MODEL --perplexity FILE | --images FILE --labels FILE | ...",
     .example = "out/ --perplexity text.txt --reference models/kjv-llama",
     .options = options,
     .common = CLI_THREADS | CLI_JSON | CLI_MMAP,

@@ -1,10 +1,12 @@
-"""Train the networks of mnist.c in torch and save their state dicts.
+"""Train the networks of mnist.c in torch and save them.
 
     python examples/mnist_train.py FOLDER_OF_IDX_FILES OUT_FOLDER [EPOCHS]
 
-Writes mlp.safetensors, cnn.safetensors and the same as .pt, and prints the accuracy on the test set.
-Nothing of nibble's build or tests needs this."""
+Writes the folders mlp and cnn, config.json and model.safetensors each, which `nibble calibrate`, `compare`
+and `eval --images` take (docs/models/sequential.md), and the state dicts mlp.pt and cnn.pt. Prints the
+accuracy on the test set. Nothing of nibble's build or tests needs this."""
 import gzip
+import json
 import os
 import sys
 from collections import OrderedDict
@@ -30,6 +32,31 @@ def load(part):
     images = read(f"{part}-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28)
     x = (torch.from_numpy(images.copy()).float() / 255 - 0.1307) / 0.3081
     return x, torch.from_numpy(read(f"{part}-labels-idx1-ubyte", 8).copy()).long()
+
+
+FIELDS = {
+    nn.Linear: ["in_features", "out_features"],
+    nn.Conv2d: ["in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"],
+    nn.BatchNorm2d: ["num_features", "eps"],
+    nn.MaxPool2d: ["kernel_size", "stride", "padding"],
+    nn.Flatten: ["start_dim", "end_dim"],
+    nn.Dropout: ["p"],
+    nn.ReLU: [],
+}
+
+
+def config_of(net):
+    """What docs/models/sequential.md describes, of a torch.nn.Sequential."""
+    layers = []
+    for name, layer in net.named_children():
+        row = {"name": name, "type": type(layer).__name__}
+        row |= {field: getattr(layer, field) for field in FIELDS[type(layer)]}
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            row["bias"] = layer.bias is not None
+        layers.append(row)
+    return {"architectures": ["Sequential"], "model_type": "sequential", "num_labels": 10, "num_channels": 1,
+            "image_size": 28, "image_mean": [0.1307], "image_std": [0.3081], "dtype": "float32",
+            "layers": layers}
 
 
 networks = {
@@ -61,5 +88,8 @@ for name, net in networks.items():
         right = sum((net(test_x[i:i + 500]).argmax(1) == test_y[i:i + 500]).sum().item()
                     for i in range(0, len(test_x), 500))
     print(f"{name}: {right} of {len(test_x)} right: {100 * right / len(test_x):.2f} %")
-    save_file(net.state_dict(), f"{out}/{name}.safetensors")
+    os.makedirs(f"{out}/{name}", exist_ok=True)
+    save_file(net.state_dict(), f"{out}/{name}/model.safetensors", {"format": "pt"})
+    with open(f"{out}/{name}/config.json", "w") as f:
+        json.dump(config_of(net), f, indent=2)
     torch.save(net.state_dict(), f"{out}/{name}.pt")

@@ -297,14 +297,18 @@ nib_module *nib_model_root(nib_model *model);        /* borrowed; change it befo
 
 /* Run data through a model, to calibrate it or to watch it: each sample by itself from its first
  * token on. A file of text is cut into samples of `context` tokens; of one that ends in .jsonl each line
- * is an object whose "text" is a sample, cut off at `context` tokens. A model that hears (Whisper) takes
- * a sound, or a folder of them, and says what it hears, at most `context` tokens a window. */
+ * is an object whose "text" is a sample, cut off at `context` tokens. Arrays of .npy, of .npz ("input_ids",
+ * or the only one) are token ids as they run, [N, T] samples, or [T] to be cut. A model that hears
+ * (Whisper) takes a sound, or a folder of them, and says what it hears, at most `context` tokens a
+ * window. A model that sees takes pictures: idx files as MNIST has them, plain or packed by gzip, .npy
+ * or .npz ("pixel_values"), u8 or f32 [N, C, H, W], [N, H, W] of one channel. */
 typedef struct nib_data {
     size_t size;
     const char *file;
     int64_t samples;                   /* at most, of sounds: files; 0: 128 */
     int context;                       /* tokens; 0: 512, or as many as the model takes */
     int64_t tokens;                    /* out: that ran */
+    int64_t pictures;                  /* out: that ran, of a model that sees */
 } nib_data;
 nib_status  nib_model_feed(nib_ctx *ctx, nib_model *model, nib_data *data);
 
@@ -377,7 +381,9 @@ void         nib_session_free(nib_session *s);       /* a failed session refuses
  *   "lambada"     JSON lines; acc and perplexity of the last word
  * Protocol "quanto" is what optimum-quanto's charts show: of a text running_perplexity, the mean of the
  * perplexities after each window, which is no perplexity (that stands beside it); of lambada acc of
- * the last token instead of the last word. */
+ * the last token instead of the last word.
+ *   "pictures"    pictures as nib_data has them and `labels`, integers [N] in a file of the same kinds;
+ *                 acc, and with a reference kl_mean and same_top */
 typedef struct nib_eval {
     size_t size;
     const char *protocol; int context; const nib_model *reference;          /* in; zero: the task's default */
@@ -389,6 +395,7 @@ typedef struct nib_eval {
     const char *kv;                    /* in: the model's cache, as in nib_session_options; the
                                           reference's is float */
     double running_perplexity;         /* of protocol "quanto" */
+    const char *labels;                /* in: of "pictures" */
 } nib_eval;
 nib_status  nib_eval_file(nib_ctx *ctx, const nib_model *model, const char *task, const char *file, nib_eval *eval);
 nib_status  nib_profile_begin(nib_ctx *ctx);

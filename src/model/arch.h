@@ -53,6 +53,10 @@ typedef struct nib_arch {
     nib_tensor *(*encode)(const nib_hparams *hparams, nib_module *root, nib_tensor *mel);
     nib_status (*hear)(const nib_hparams *hparams, nib_module *root, nib_tensor *encoded,
                        nib_kvcache *heard);
+    /* Of models that see, NULL in others: pictures [N, C, H, W] f32 as `picture` of the
+     * hyper-parameters says become [N, vocab_size] f32 in the open scope. NULL in, NULL out. Such a
+     * model takes no tokens: its forward raises. */
+    nib_tensor *(*see)(const nib_hparams *hparams, nib_module *root, nib_tensor *pictures);
 } nib_arch;
 
 struct nib_model {

@@ -14,7 +14,7 @@
 #include "tensor/context.h"
 #include "tensor/tensor.h"
 
-enum { TRIED = 5, MAX_DEPTH = 32 };
+enum { TRIED = 5, MAX_DEPTH = 32, PICTURES = 128 };
 
 typedef struct pair {
     char *name;
@@ -28,6 +28,7 @@ typedef struct comparing {
     nib_mem *mem;
     nib_model *model, *reference;
     nib_samples samples;
+    nib_pictures pictures; /* instead, of models that see */
     pair *pairs;
     size_t count, room;
     nib_tensor *inputs[MAX_DEPTH]; /* of the modules entered, outermost first */
@@ -109,11 +110,66 @@ static const nib_mode mode = {
 
 typedef struct total {
     double kl, same;
-    int64_t tokens;
+    int64_t rows;
 } total;
+
+static void add_scores(total *t, const nib_score *scores, int64_t rows) {
+    for (int64_t m = 0; m < rows; m++) {
+        t->kl += scores[m].kl;
+        t->same += scores[m].same_top;
+    }
+    t->rows += rows;
+}
+
+static void finish(total *t) {
+    if (!t->rows) return;
+    t->kl /= (double)t->rows;
+    t->same /= (double)t->rows;
+}
+
+/* What run_samples does, of pictures. */
+static nib_status see_some(comparing *c, int64_t at, int64_t n, bool watch, nib_score *scores,
+                           int32_t *labels, total *out) {
+    const nib_scorer model = {.ctx = c->ctx, .model = c->model},
+                     reference = {.ctx = c->ctx, .model = c->reference};
+    const nib_tensor *theirs = nib_pictures_run(c->ctx, c->reference, &c->pictures, at, n);
+    if (!theirs) return nib_last_error()->status;
+    if (watch) return NIB_OK;
+    const nib_tensor *own = nib_pictures_run(c->ctx, c->model, &c->pictures, at, n);
+    if (!own) return nib_last_error()->status;
+    for (int64_t i = 0; i < n; i++) labels[i] = 0; /* nobody asks what they show */
+    NIB_TRY(nib_score_rows(&model, nib_tensor_data(own), &reference, nib_tensor_data(theirs),
+                           labels, n, scores));
+    add_scores(out, scores, n);
+    return NIB_OK;
+}
+
+static nib_status run_pictures(comparing *c, bool watch, total *out) {
+    const int64_t most = nib_pictures_batch(c->reference), count = c->pictures.count;
+    nib_score *scores = nib_mem_alloc_array(c->mem, (size_t)most, sizeof *scores);
+    int32_t *labels = nib_mem_alloc_array(c->mem, (size_t)most, sizeof *labels);
+    nib_status status = scores && labels ? NIB_OK : nib_last_error()->status;
+    if (status >= NIB_OK) status = nib_model_prepare(c->ctx, c->reference);
+    if (status >= NIB_OK) status = nib_model_prepare(c->ctx, c->model);
+    if (out) *out = (total){0};
+    for (int64_t at = 0, n; at < count && status >= NIB_OK; at += n) {
+        n = count - at < most ? count - at : most;
+        const size_t mark = nib_scope_begin(c->ctx);
+        status = see_some(c, at, n, watch, scores, labels, out);
+        nib_scope_end(c->ctx, mark);
+        if (status >= NIB_OK)
+            status = nib_ctx_progress(c->ctx, watch ? "layers" : "divergence", (double)(at + n),
+                                      (double)count);
+    }
+    if (out) finish(out);
+    nib_mem_free(c->mem, labels, (size_t)most * sizeof *labels);
+    nib_mem_free(c->mem, scores, (size_t)most * sizeof *scores);
+    return status;
+}
 
 /* The reference over all samples with the mode on, or both models for how far they are apart. */
 static nib_status run_samples(comparing *c, bool watch, total *out) {
+    if (c->model->arch->see) return run_pictures(c, watch, out);
     nib_scorer model = {0}, reference = {0};
     nib_score *scores = NULL;
     nib_status status = nib_scorer_open(c->ctx, c->reference, NULL, &reference);
@@ -138,20 +194,13 @@ static nib_status run_samples(comparing *c, bool watch, total *out) {
             if (status >= NIB_OK)
                 status =
                     nib_score_rows(&model, own, &reference, theirs, ids + at + 1, rows, scores);
-            for (int64_t m = 0; m < rows && status >= NIB_OK; m++) {
-                out->kl += scores[m].kl;
-                out->same += scores[m].same_top;
-                out->tokens++;
-            }
+            if (status >= NIB_OK) add_scores(out, scores, rows);
         }
         if (status >= NIB_OK)
             status = nib_ctx_progress(c->ctx, watch ? "layers" : "divergence", (double)(i + 1),
                                       (double)c->samples.samples);
     }
-    if (out && out->tokens) {
-        out->kl /= (double)out->tokens;
-        out->same /= (double)out->tokens;
-    }
+    if (out) finish(out);
     nib_mem_free(c->mem, scores, (size_t)most * sizeof *scores);
     nib_scorer_close(&reference);
     nib_scorer_close(&model);
@@ -237,6 +286,8 @@ nib_status nib_model_compare(nib_ctx *ctx, nib_model *model, nib_model *referenc
         return NIB_RAISE(NIB_E_ARGUMENT,
                          "the reference has %d tokens, the model %d; they must share one tokenizer",
                          reference->hparams.vocab_size, model->hparams.vocab_size);
+    if (!model->arch->see != !reference->arch->see)
+        return NIB_RAISE(NIB_E_ARGUMENT, "one of the two models sees pictures, the other does not");
     nib_data d = {0};
     nib_comparison r = {0};
     const size_t known = data->size && data->size < sizeof d ? data->size : sizeof d;
@@ -245,11 +296,21 @@ nib_status nib_model_compare(nib_ctx *ctx, nib_model *model, nib_model *referenc
     memcpy(&d, data, known);
     memcpy(&r, comparison, given);
     comparing c = {.ctx = ctx, .mem = nib_ctx_mem(ctx), .model = model, .reference = reference};
-    nib_status status = nib_samples_read(ctx, reference, &d, &c.samples);
+    nib_status status = NIB_OK;
+    if (model->arch->see)
+        status = nib_pictures_open(ctx, model, d.file, &c.pictures);
+    else
+        status = nib_samples_read(ctx, reference, &d, &c.samples);
+    if (status >= NIB_OK && model->arch->see &&
+        c.pictures.count > (d.samples ? d.samples : PICTURES))
+        c.pictures.count = d.samples ? d.samples : PICTURES;
     if (status >= NIB_OK) status = compare(&c, &r);
     for (size_t i = 0; i < c.count; i++) nib_mem_strfree(c.mem, c.pairs[i].name);
     nib_mem_free(c.mem, c.pairs, c.room * sizeof *c.pairs);
-    data->tokens = (int64_t)c.samples.count;
+    d.tokens = (int64_t)c.samples.count;
+    d.pictures = c.pictures.count;
+    memcpy(data, &d, known);
+    nib_pictures_close(&c.pictures);
     if (c.samples.mem) nib_samples_free(&c.samples);
     if (status >= NIB_OK) memcpy(comparison, &r, given);
     return status;

@@ -62,9 +62,8 @@ nib_tensor *nib_build_across(const nib_builder *b, const char *name, int64_t N, 
     return turned;
 }
 
-/* A vector "at.name.what", or NIB_NONE where there is to be none. */
-static nib_tensor *vector(const nib_builder *b, const char *at, const char *name, const char *what,
-                          int64_t n, bool wanted) {
+nib_tensor *nib_build_vector(const nib_builder *b, const char *at, const char *name,
+                             const char *what, int64_t n, bool wanted) {
     char module[NIB_NAME_ROOM], path[NIB_NAME_ROOM];
     nib_build_path(path, nib_build_path(module, at, name), what);
     if (wanted) return nib_build_weight(b, path, n, 0);
@@ -83,7 +82,7 @@ static nib_tensor *matrix(const nib_builder *b, const char *at, const char *name
 
 nib_status nib_build_linear(const nib_builder *b, nib_module *parent, const char *at,
                             const char *name, int64_t N, int64_t K, bool biased) {
-    nib_tensor *bias = vector(b, at, name, "bias", N, biased);
+    nib_tensor *bias = nib_build_vector(b, at, name, "bias", N, biased);
     if (!bias) return nib_last_error()->status;
     nib_tensor *w = matrix(b, at, name, N, K);
     if (!w) {
@@ -102,15 +101,15 @@ nib_status nib_build_embedding(const nib_builder *b, nib_module *parent, const c
 
 nib_status nib_build_rms_norm(const nib_builder *b, nib_module *parent, const char *at,
                               const char *name, int64_t D, double eps) {
-    nib_tensor *w = vector(b, at, name, "weight", D, true);
+    nib_tensor *w = nib_build_vector(b, at, name, "weight", D, true);
     return w ? nib_module_add(parent, name, nib_rms_norm_new(b->ctx, w, eps))
              : nib_last_error()->status;
 }
 
 nib_status nib_build_layer_norm(const nib_builder *b, nib_module *parent, const char *at,
                                 const char *name, int64_t D, bool affine, double eps) {
-    nib_tensor *w = vector(b, at, name, "weight", D, affine);
-    nib_tensor *bias = w ? vector(b, at, name, "bias", D, affine) : NULL;
+    nib_tensor *w = nib_build_vector(b, at, name, "weight", D, affine);
+    nib_tensor *bias = w ? nib_build_vector(b, at, name, "bias", D, affine) : NULL;
     if (bias) return nib_module_add(parent, name, nib_layer_norm_new(b->ctx, w, bias, 1, eps));
     nib_tensor_free(w);
     return nib_last_error()->status;

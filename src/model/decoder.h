@@ -29,6 +29,11 @@ nib_tensor *nib_build_tensor(const nib_builder *b, const char *name, nib_shape w
 /* The same of a linear that lies across in files as long as it is float: always [N, K]. */
 nib_tensor *nib_build_across(const nib_builder *b, const char *name, int64_t N, int64_t K);
 
+/* A vector "at.name.what", or NIB_NONE where there is to be none; one that the file holds and the
+ * config denies is an error. Caller owns. */
+nib_tensor *nib_build_vector(const nib_builder *b, const char *at, const char *name,
+                             const char *what, int64_t n, bool wanted);
+
 /* Modules given to `parent`, over "at.name.weight" and ".bias". A bias that the file holds and the
  * config denies, or the other way round, is an error: the two do not belong together. */
 nib_status nib_build_linear(const nib_builder *b, nib_module *parent, const char *at,

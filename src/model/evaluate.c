@@ -172,9 +172,11 @@ nib_status nib_eval_file(nib_ctx *ctx, const nib_model *model, const char *task,
     static const struct {
         const char *name;
         nib_status (*run)(nib_task *task);
-    } tasks[] = {{"perplexity", run_perplexity},
-                 {"hellaswag", nib_task_hellaswag},
-                 {"lambada", nib_task_lambada}};
+        bool text, reference; /* what goes with it */
+    } tasks[] = {{"perplexity", run_perplexity, true, true},
+                 {"hellaswag", nib_task_hellaswag, true, false},
+                 {"lambada", nib_task_lambada, true, false},
+                 {"pictures", nib_task_pictures, false, true}};
     enum { TASKS = sizeof tasks / sizeof *tasks, MOST = 1 << 30 };
     if (!ctx || !model) return nib_last_error()->status;
     if (!task || !file || !eval)
@@ -183,17 +185,22 @@ nib_status nib_eval_file(nib_ctx *ctx, const nib_model *model, const char *task,
     while (i < TASKS && strcmp(tasks[i].name, task) != 0) i++;
     if (i == TASKS)
         return NIB_RAISE(NIB_E_ARGUMENT,
-                         "task \"%s\" is not known; use perplexity, hellaswag or lambada", task);
-    if (i > 0 && eval->reference)
+                         "task \"%s\" is not known; use perplexity, hellaswag, lambada or pictures",
+                         task);
+    if (!tasks[i].reference && eval->reference)
         return NIB_RAISE(NIB_E_ARGUMENT, "a reference goes with perplexity, not with %s", task);
+    if (tasks[i].text && model->arch->see) {
+        NIB_RAISE(NIB_E_UNSUPPORTED, "this network sees pictures and takes no tokens");
+        return nib_error_at(model->path, NULL, -1);
+    }
 
     nib_eval result = {0}; /* a caller of an older header has a shorter struct */
     const size_t known = eval->size && eval->size < sizeof result ? eval->size : sizeof result;
     memcpy(&result, eval, known);
     nib_task t = {.ctx = ctx, .model = model, .file = file, .eval = &result};
-    nib_tokenizer *tokenizer = nib_tokenizer_load(ctx, model->path);
+    nib_tokenizer *tokenizer = tasks[i].text ? nib_tokenizer_load(ctx, model->path) : NULL;
     char *text = tokenizer ? nib_file_read_whole(nib_ctx_mem(ctx), file, MOST, &t.size) : NULL;
-    nib_status status = text ? NIB_OK : nib_last_error()->status;
+    nib_status status = text || !tasks[i].text ? NIB_OK : nib_last_error()->status;
     if (status >= NIB_OK) {
         t.tokenizer = tokenizer;
         t.text = text;

@@ -20,6 +20,7 @@ nib_status nib_task_encode(const nib_task *task, const char *text, size_t size, 
                            nib_ids *ids);
 
 nib_status nib_task_perplexity_quanto(nib_task *task); /* evaluate_quanto.c */
+nib_status nib_task_pictures(nib_task *task); /* evaluate_pictures.c; without tokenizer and text */
 nib_status nib_task_hellaswag(nib_task *task);
 nib_status nib_task_lambada(nib_task *task);
 #endif

@@ -4,6 +4,7 @@
 #include <jansson.h>
 #include <nibble/extend.h>
 
+#include "model/picture.h"
 #include "model/rope.h"
 #include "model/speech.h"
 
@@ -39,7 +40,9 @@ typedef struct nib_hparams {
     bool layer_norm_elementwise_affine, enable_bias;          /* OPT */
     bool apply_residual_connection_post_layernorm;            /* BLOOM */
     bool scale_attn_weights, scale_attn_by_inverse_layer_idx; /* GPT-2 */
-    nib_speech speech;        /* Whisper */
+    nib_speech speech;                                        /* Whisper */
+    nib_picture picture;      /* of models that see; vocab_size is their num_labels */
+    const json_t *layers;     /* of sequential, borrowed from config.json while it is loaded */
     int learned_positions;    /* rows of that table: no sequence can be longer; 0: there is none */
     int32_t eos[NIB_MAX_EOS]; /* any of these ends a sequence */
     int neos;

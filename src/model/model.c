@@ -150,6 +150,7 @@ nib_model *nib_model_load(nib_ctx *ctx, const char *path, const nib_load_options
     if (!m->root) goto fail;
     if (nib_model_attach_activations(m->root, m->weights) < NIB_OK) goto fail;
     nib_weights_settle(m->weights);
+    m->hparams.layers = NULL; /* config.json goes */
     if (o.quantize && refuse_uncalibrated(o.quantize) < NIB_OK) goto fail;
     if (o.quantize && nib_quantize(m->root, o.quantize, NULL) < NIB_OK) {
         nib_error_at(path, NULL, -1);

@@ -7,8 +7,11 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "base/text_util.h"
+#include "model/array.h"
 #include "model/listen.h"
 #include "tensor/context.h"
+#include "tensor/dtype.h"
+#include "tensor/tensor.h"
 
 enum { SAMPLES = 128, CONTEXT = 512, MOST_BYTES = 1 << 30 };
 
@@ -154,6 +157,52 @@ static nib_status of_sounds(reading *r, const nib_data *data) {
     return status;
 }
 
+/* ---- arrays of ids ---- */
+
+static nib_status of_array(const reading *r, const nib_tensor *t) {
+    const int V = r->model->hparams.vocab_size;
+    char text[96];
+    if (!nib_array_of_ints(t) || t->shape.ndim < 1 || t->shape.ndim > 2)
+        return NIB_RAISE(NIB_E_FORMAT,
+                         "an array %s of %s; token ids are integers, [N, T] samples or [T]",
+                         nib_shape_text(&t->shape, text, sizeof text), nib_dtype_name(t->dtype));
+    const int64_t rows = t->shape.ndim == 2 ? t->shape.dim[0] : 1,
+                  columns = t->shape.dim[t->shape.ndim - 1];
+    /* Of [T] every sample takes as many as there may be; a row of [N, T] is one sample. */
+    const int64_t step = t->shape.ndim == 2 ? columns : r->context;
+    int32_t *ids = nib_mem_alloc_array(r->out->mem, (size_t)r->context, sizeof *ids);
+    nib_status status = ids ? NIB_OK : nib_last_error()->status;
+    for (int64_t m = 0; m < rows; m++)
+        for (int64_t at = 0; at < columns && status >= NIB_OK && !full(r); at += step) {
+            const int64_t left = columns - at, n = left < r->context ? left : r->context;
+            for (int64_t i = 0; i < n && status >= NIB_OK; i++) {
+                const int64_t id = nib_array_int(t, m * columns + at + i);
+                ids[i] = (int32_t)id;
+                if (id < 0 || id >= V)
+                    status = NIB_RAISE(NIB_E_FORMAT,
+                                       "element %lld is %lld, which is none of the model's ids, 0 "
+                                       "to %d",
+                                       (long long)(m * columns + at + i), (long long)id, V - 1);
+            }
+            if (status >= NIB_OK) status = add_sample(r, ids, n);
+        }
+    nib_mem_free(r->out->mem, ids, (size_t)r->context * sizeof *ids);
+    if (status >= NIB_OK && !r->out->samples)
+        status = NIB_RAISE(NIB_E_FORMAT, "there is no sample of two ids here");
+    return status;
+}
+
+static nib_status read_array(reading *r, const char *path) {
+    nib_tensor *t = nib_array_load(r->ctx, path, "input_ids");
+    r->bos = -1; /* ids run as they are */
+    nib_status status = t ? of_array(r, t) : nib_last_error()->status;
+    nib_tensor_free(t);
+    if (status < NIB_OK) {
+        nib_error_at(path, NULL, -1);
+        nib_samples_free(r->out);
+    }
+    return status;
+}
 /* ---- all of it ---- */
 
 nib_status nib_samples_read(nib_ctx *ctx, const nib_model *model, const nib_data *data,
@@ -177,6 +226,7 @@ nib_status nib_samples_read(nib_ctx *ctx, const nib_model *model, const nib_data
         NIB_RAISE(NIB_E_ARGUMENT, "this is a sound, and %s reads text", model->arch->doc);
         return nib_error_at(data->file, NULL, -1);
     }
+    if (nib_array_is(data->file)) return read_array(&r, data->file);
     size_t size = 0;
     r.tokenizer = nib_tokenizer_load(ctx, model->path);
     char *text = r.tokenizer ? nib_file_read_whole(out->mem, data->file, MOST_BYTES, &size) : NULL;
@@ -252,10 +302,15 @@ nib_status nib_model_feed(nib_ctx *ctx, nib_model *model, nib_data *data) {
     if (d.samples < 0 || d.context < 0)
         return NIB_RAISE(NIB_E_ARGUMENT, "%lld samples of %d tokens: want 0 or more",
                          (long long)d.samples, d.context);
-    const nib_status status = model->arch->hear
-                                  ? nib_sounds_each(ctx, d.file, d.samples ? d.samples : SAMPLES,
-                                                    feed_sound, &(feeding){ctx, model, &d})
-                                  : feed_text(ctx, model, &d);
+    d.pictures = 0;
+    nib_status status;
+    if (model->arch->see)
+        status = nib_pictures_feed(ctx, model, &d);
+    else if (model->arch->hear)
+        status = nib_sounds_each(ctx, d.file, d.samples ? d.samples : SAMPLES, feed_sound,
+                                 &(feeding){ctx, model, &d});
+    else
+        status = feed_text(ctx, model, &d);
     /* Weights may be quantized after this, and are then to be prepared again. */
     model->prepared = false;
     if (status >= NIB_OK) memcpy(data, &d, given);

@@ -10,6 +10,9 @@
 nib_status nib_scorer_open(nib_ctx *ctx, const nib_model *model, const char *kv, nib_scorer *out) {
     const nib_hparams *h = &model->hparams;
     *out = (nib_scorer){.ctx = ctx, .model = model};
+    if (model->arch->see)
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "%s: this network sees pictures and takes no tokens",
+                         model->path);
     NIB_TRY(nib_model_prepare(ctx, model));
     const nib_kv_kind *kind = nib_kv_kind_find(kv);
     if (!kind) return nib_last_error()->status;

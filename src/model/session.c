@@ -81,6 +81,11 @@ nib_session *nib_session_new(nib_ctx *ctx, const nib_model *model,
     if (options)
         memcpy(&s->options, options,
                options->size && options->size < sizeof *options ? options->size : sizeof *options);
+    if (model->arch->see) {
+        NIB_RAISE(NIB_E_UNSUPPORTED, "this network sees pictures and has nothing to say");
+        nib_error_at(model->path, NULL, -1);
+        goto fail;
+    }
     s->most = s->options.max_tokens ? s->options.max_tokens : nib_model_max_tokens(model);
     if (h->learned_positions && s->most > h->learned_positions) {
         NIB_RAISE(NIB_E_ARGUMENT, "max_tokens is %lld but the model has positions for %d",

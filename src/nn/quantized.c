@@ -54,6 +54,24 @@ float nib_module_scale(const nib_module *m, const char *name) {
     return scale;
 }
 
+/* The config as this module carries it: error feedback is for rows of inputs that meet a weight as
+ * they are, as a Linear's do; a convolution's codes are searched for without data. */
+static nib_config *carried(const nib_config *config, const char *site) {
+    if (strcmp(site, "linear") == 0 || !nib_config_option_is(config, "algo", "gptq"))
+        return nib_config_copy(config);
+    static const char was[] = "algo=gptq", is[] = "algo=mse";
+    nib_text text = {0};
+    nib_config_print(config, &text);
+    char *at = text.failed ? NULL : strstr(text.data, was);
+    if (at) {
+        memcpy(at, is, sizeof is - 1);
+        memmove(at + sizeof is - 1, at + sizeof was - 1, strlen(at + sizeof was - 1) + 1);
+    }
+    nib_config *out = at ? nib_config_parse(text.data) : NULL;
+    nib_text_free(&text);
+    return out;
+}
+
 nib_status nib_module_quantize(nib_module *m, const nib_config *config) {
     const char *site = nib_module_site(m);
     nib_act in = {0}, out = {0};
@@ -65,7 +83,7 @@ nib_status nib_module_quantize(nib_module *m, const nib_config *config) {
     nib_mem *mem = nib_ctx_mem(nib_module_ctx(m));
     nib_quantized *q = nib_mem_alloc_zero(mem, sizeof *q);
     if (!q) return nib_last_error()->status;
-    *q = (nib_quantized){.config = nib_config_copy(config),
+    *q = (nib_quantized){.config = carried(config, site),
                          .weight = weight,
                          .input = in.when == NIB_ACT_STATIC ? in.dtype : (nib_dtype)0,
                          .output = out.when == NIB_ACT_STATIC ? out.dtype : (nib_dtype)0};

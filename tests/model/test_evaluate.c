@@ -178,7 +178,7 @@ TEST(bad_data_is_an_error_that_names_file_line_and_what_is_wrong) {
          "ab\xff"
          "cd",
          NIB_E_FORMAT, "UTF-8", 2},
-        {"winogrande", "x", NIB_E_ARGUMENT, "use perplexity, hellaswag or lambada", -2},
+        {"winogrande", "x", NIB_E_ARGUMENT, "use perplexity, hellaswag, lambada or pictures", -2},
     };
     nib_ctx *ctx = nib_ctx_new(NULL);
     nib_model *model = nib_model_load(ctx, EVAL "with_bos", NULL);
