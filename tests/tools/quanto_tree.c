@@ -1,4 +1,8 @@
-/* quanto_tree: a network fc1 - LayerNorm - relu - fc2 for tests/interop/quanto_workflow.py.
+/* quanto_tree: two networks for tests/interop/quanto_workflow.py, the second where data is
+ * pictures:
+ *
+ *   fc1 - LayerNorm - relu - fc2
+ *   conv1 - relu - conv2 - flatten - LayerNorm - fc2
  *
  *   quanto_tree make FLOAT.safetensors DATA.safetensors SCHEME FOLDER
  *       the float network quantized, calibrated with batch0, batch1 ... of DATA, frozen, saved
@@ -15,6 +19,7 @@
 #include "tensor/tensor.h"
 
 enum { IN = 256, MIDDLE = 48, OUT = 16 };
+enum { CHANNELS = 3, WIDE = 32, NARROW = 16, FLAT = NARROW * 6 * 6 }; /* of pictures 12 x 12 */
 
 static int failed(const char *what) {
     const nib_error *e = nib_last_error();
@@ -29,13 +34,46 @@ static nib_tensor *forward(nib_module *m, nib_tensor *x) {
 }
 static const nib_module_kind kind = {.name = "Net", .forward = forward};
 
+static nib_tensor *see(nib_module *m, nib_tensor *x) {
+    x = nib_module_forward(nib_module_child(m, "conv1"), x);
+    x = nib_module_forward(nib_module_child(m, "conv2"), x ? nib_relu(x) : NULL);
+    x = nib_module_forward(nib_module_child(m, "norm"), x ? nib_flatten(x, 1, -1) : NULL);
+    return nib_module_forward(nib_module_child(m, "fc2"), x);
+}
+static const nib_module_kind kind_of_pictures = {.name = "ConvNet", .forward = see};
+
 static nib_tensor *zeros(nib_ctx *ctx, nib_dtype dtype, int64_t rows, int64_t cols) {
     nib_tensor *t = nib_tensor_new(ctx, dtype, (nib_shape){cols ? 2 : 1, {rows, cols}});
     if (t) memset(nib_tensor_data_mut(t), 0, nib_tensor_bytes(t));
     return t;
 }
 
-static nib_module *empty(nib_ctx *ctx, nib_dtype dtype) {
+static nib_tensor *filters(nib_ctx *ctx, nib_dtype dtype, int64_t out, int64_t in) {
+    nib_tensor *t = nib_tensor_new(ctx, dtype, (nib_shape){4, {out, in, 3, 3}});
+    if (t) memset(nib_tensor_data_mut(t), 0, nib_tensor_bytes(t));
+    return t;
+}
+
+static nib_module *empty_of_pictures(nib_ctx *ctx, nib_dtype dtype) {
+    nib_module *m = nib_module_new(ctx, &kind_of_pictures, NULL);
+    nib_module_add(m, "conv1",
+                   nib_conv2d_new(ctx, filters(ctx, dtype, WIDE, CHANNELS),
+                                  zeros(ctx, dtype, WIDE, 0),
+                                  &(nib_conv_options){.padding = {1, 1}}));
+    nib_module_add(m, "conv2",
+                   nib_conv2d_new(ctx, filters(ctx, dtype, NARROW, WIDE),
+                                  zeros(ctx, dtype, NARROW, 0),
+                                  &(nib_conv_options){.padding = {1, 1}, .stride = {2, 2}}));
+    nib_module_add(
+        m, "norm",
+        nib_layer_norm_new(ctx, zeros(ctx, dtype, FLAT, 0), zeros(ctx, dtype, FLAT, 0), 1, 1e-5));
+    nib_module_add(m, "fc2",
+                   nib_linear_new(ctx, zeros(ctx, dtype, OUT, FLAT), zeros(ctx, dtype, OUT, 0)));
+    return m;
+}
+
+static nib_module *empty(nib_ctx *ctx, nib_dtype dtype, const nib_safetensors *data) {
+    if (nib_safetensors_find(data, "x")->shape.ndim == 4) return empty_of_pictures(ctx, dtype);
     nib_module *m = nib_module_new(ctx, &kind, NULL);
     nib_module_add(
         m, "fc1", nib_linear_new(ctx, zeros(ctx, dtype, MIDDLE, IN), zeros(ctx, dtype, MIDDLE, 0)));
@@ -58,7 +96,7 @@ static int make(nib_ctx *ctx, char **argv) {
     nib_safetensors *data = nib_safetensors_open(NULL, argv[1]);
     nib_safetensors *weights = nib_safetensors_open(NULL, argv[0]);
     if (!data || !weights) return failed("open");
-    nib_module *m = empty(ctx, nib_safetensors_find(weights, "fc1.weight")->dtype);
+    nib_module *m = empty(ctx, nib_safetensors_find(weights, "fc2.weight")->dtype, data);
     nib_config *config = nib_config_parse(argv[2]);
     if (!config || nib_module_load(m, argv[0], NULL) < NIB_OK) return failed("load");
     if (strstr(argv[2], "activations=none")) {
@@ -96,7 +134,7 @@ static int run(nib_ctx *ctx, char **argv) {
     for (int i = 0; i < 3; i++)
         if (strcmp(argv[2], dtypes[i].name) == 0) dtype = dtypes[i].dtype;
     nib_safetensors *data = nib_safetensors_open(NULL, argv[1]);
-    nib_module *m = empty(ctx, dtype);
+    nib_module *m = data ? empty(ctx, dtype, data) : NULL;
     if (!data || nib_requantize_file(m, argv[0], NULL) < NIB_OK) return failed("requantize");
     nib_tensor *x = tensor(ctx, data, "x");
     const size_t mark = nib_scope_begin(ctx);
