@@ -10,7 +10,7 @@ cat <<'END'
 Includes go down or stay in their folder, never up, never to a sibling; `tests/floors.sh` checks.
 
 ```
-base < kernel < tensor < quant < op < nn io text < flow graph < model < cli
+base < kernel < tensor < quant < op < nn io text < flow train graph < model < cli
 ```
 
 Adding a scheme, layout, kernel, op, architecture or verb: one file and one line `X(name)` in a
@@ -36,6 +36,7 @@ folder_text() {
     src/io) echo "files of models, of data and of sound: reading, checking, writing" ;;
     src/text) echo "text to ids and back" ;;
     src/flow) echo "quantizing whole trees of modules" ;;
+    src/train) echo "the tape, gradients, optimizers" ;;
     src/graph) echo "what was called, as a list that is planned once and run often" ;;
     src/model) echo "architectures, sessions, and whole files in and out" ;;
     cli) echo "the command; public headers only, like any other user" ;;

@@ -6,7 +6,7 @@
 #ifndef NIB_TESTS_FAULT_SCENARIOS_H
 #define NIB_TESTS_FAULT_SCENARIOS_H
 #include <nibble/io.h>
-#include <nibble/nn.h>
+#include <nibble/train.h>
 #include <stdatomic.h>
 
 #include "base/mem.h"
@@ -222,6 +222,70 @@ static nib_status modules_job(const scenario *s, const char *dir, uint64_t *resu
     return status;
 }
 
+/* One step of a network that is quantized and not frozen, a second time over. */
+static nib_status step_of(nib_module *m, nib_tensor *x, nib_tensor *target, nib_optimizer *o,
+                          float *loss) {
+    nib_ctx *ctx = nib_module_ctx(m);
+    const size_t mark = nib_scope_begin(ctx);
+    nib_tensor *l = nib_cross_entropy(nib_module_forward(m, x), target);
+    nib_status status = nib_tensor_read(l, loss, sizeof *loss);
+    if (status >= NIB_OK) status = nib_backward(l, NIB_NONE);
+    if (status >= NIB_OK) status = nib_optimizer_step(o);
+    nib_scope_end(ctx, mark);
+    return status;
+}
+static nib_status train_job(const scenario *s, const char *dir, uint64_t *result) {
+    (void)dir;
+    static const float weight[4 * 32] = {1, -2, 3, -4}, images[2 * 32] = {1, 2, 3},
+                                  more[3 * 4] = {1};
+    static const int32_t classes[2] = {2, 0};
+    nib_ctx *ctx = counted_ctx();
+    nib_config *config = ctx && s->scheme ? nib_config_parse(s->scheme) : NULL;
+    nib_module *m =
+        ctx ? nib_sequential_of(
+                  ctx,
+                  (nib_module *[]){
+                      nib_linear_new(ctx,
+                                     nib_tensor_wrap(ctx, NIB_F32, (nib_shape){2, {4, 32}}, weight,
+                                                     NULL, NULL),
+                                     NIB_NONE),
+                      nib_relu_new(ctx),
+                      nib_linear_new(
+                          ctx,
+                          nib_tensor_wrap(ctx, NIB_F32, (nib_shape){2, {3, 4}}, more, NULL, NULL),
+                          NIB_NONE)},
+                  3)
+            : NULL;
+    nib_tensor *x =
+        ctx ? nib_tensor_wrap(ctx, NIB_F32, (nib_shape){2, {2, 32}}, images, NULL, NULL) : NULL;
+    nib_tensor *target =
+        ctx ? nib_tensor_wrap(ctx, NIB_I32, (nib_shape){1, {2}}, classes, NULL, NULL) : NULL;
+    nib_status status = failed_or(m && x && target && (config || !s->scheme));
+    if (status >= NIB_OK && config) status = nib_quantize(m, config, NULL);
+    nib_gradients *g = status >= NIB_OK ? nib_gradients_new(ctx) : NULL;
+    if (status >= NIB_OK) status = g ? nib_gradients_watch_module(g, m) : nib_last_error()->status;
+    nib_optimizer *o = status >= NIB_OK ? nib_optimizer_new(g, NIB_ADAMW(.rate = 0.01)) : NULL;
+    if (status >= NIB_OK) status = failed_or(o);
+    if (status >= NIB_OK) status = nib_tape_begin(ctx, g);
+    const bool begun = status >= NIB_OK;
+    for (int i = 0; i < 2 && status >= NIB_OK; i++) {
+        float loss = 0;
+        uint32_t bits;
+        status = step_of(m, x, target, o, &loss);
+        memcpy(&bits, &loss, sizeof bits);
+        mix(result, bits);
+    }
+    if (begun) nib_tape_end(ctx);
+    nib_optimizer_free(o);
+    nib_gradients_free(g);
+    nib_tensor_free(x);
+    nib_tensor_free(target);
+    nib_module_free(m);
+    nib_config_free(config);
+    nib_ctx_free(ctx);
+    return status;
+}
+
 /* ---- all of them ---- */
 static const char *const scenario_schemes[] = {
     "int8_weight_only",
@@ -252,6 +316,10 @@ static size_t all_scenarios(scenario list[MOST_SCENARIOS]) {
     size_t n = 0;
     n = add_scenario(list, n, "tokenizer", tokenizer_job, NULL, NULL, false);
     n = add_scenario(list, n, "modules by hand", modules_job, NULL, NULL, false);
+    n = add_scenario(list, n, "two steps of training", train_job, NULL, NULL, false);
+    if (test_has_scheme("quanto"))
+        n = add_scenario(list, n, "two steps of tuning", train_job,
+                         "quanto:weights=qint4,activations=qint8", NULL, false);
     n = add_scenario(list, n, "perplexity and KL", eval_job, NULL, NULL, false);
     n = add_scenario(list, n, "lambada", eval_job, "lambada", NULL, false);
     for (int i = 0; i < SCHEMES; i++) {

@@ -5,7 +5,7 @@
 #include <nibble/extend.h>
 #include <nibble/graph.h>
 #include <nibble/io.h>
-#include <nibble/nn.h>
+#include <nibble/train.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -210,8 +210,8 @@ CALL(nib_batch_norm2d_new,
      !nib_batch_norm2d_new(NULL, NULL, NULL, NULL, NULL, NULL) &&
          !nib_batch_norm2d_new(ctx, NIB_NONE, NIB_NONE, NIB_NONE, NULL, NULL) &&
          !nib_batch_norm2d_new(ctx, NIB_NONE, NULL, NIB_NONE, NIB_NONE, NULL))
-CALL(nib_group_norm_new, !nib_group_norm_new(NULL, 1, NULL, NULL, 0) &&
-                             !nib_group_norm_new(ctx, 1, NULL, NIB_NONE, 0))
+CALL(nib_group_norm_new,
+     !nib_group_norm_new(NULL, 1, NULL, NULL, 0) && !nib_group_norm_new(ctx, 1, NULL, NIB_NONE, 0))
 CALL(nib_relu_new, !nib_relu_new(NULL))
 CALL(nib_relu6_new, !nib_relu6_new(NULL))
 CALL(nib_hardtanh_new, !nib_hardtanh_new(NULL, 0, 1))
@@ -245,6 +245,33 @@ CALL(nib_compile, !nib_compile(NULL, NULL, NULL) &&
 CALL(nib_graph_run, !nib_graph_run(NULL, NULL) && !nib_graph_run(NULL, NIB_NONE))
 CALL(nib_graph_print, !nib_graph_print(NULL))
 FREES(nib_graph_free, nib_graph_free(NULL))
+
+/* train.h */
+CALL(nib_gradients_new, !nib_gradients_new(NULL))
+FREES(nib_gradients_free, nib_gradients_free(NULL))
+CALL(nib_gradients_watch, nib_gradients_watch(NULL, NULL, NULL) < NIB_OK &&
+                              nib_gradients_watch(NULL, NIB_NONE, NULL) < NIB_OK)
+CALL(nib_gradients_watch_module, nib_gradients_watch_module(NULL, NULL) < NIB_OK)
+CALL(nib_gradient_of, !nib_gradient_of(NULL, NULL))
+FREES(nib_gradients_zero, nib_gradients_zero(NULL))
+CALL(nib_gradients_at, nib_gradients_at(NULL, 0, NULL, NULL, NULL) < NIB_OK)
+CALL(nib_tape_begin, nib_tape_begin(NULL, NULL) < NIB_OK && nib_tape_begin(ctx, NULL) < NIB_OK)
+CALL(nib_backward, nib_backward(NULL, NULL) < NIB_OK && nib_backward(NIB_NONE, NIB_NONE) < NIB_OK)
+CALL(nib_tape_end, nib_tape_end(NULL) < NIB_OK && nib_tape_end(ctx) < NIB_OK)
+CALL(nib_cross_entropy, !nib_cross_entropy(NULL, NULL) && !nib_cross_entropy(NIB_NONE, NIB_NONE))
+CALL(nib_mse, !nib_mse(NULL, NULL) && !nib_mse(NIB_NONE, NIB_NONE))
+static bool try_nib_optimizer_new(nib_ctx *ctx) {
+    nib_gradients *g = nib_gradients_new(ctx);
+    const nib_optimizer_config none = {0};
+    const bool refused = !nib_optimizer_new(NULL, NULL) && !nib_optimizer_new(g, NULL) &&
+                         !nib_optimizer_new(g, &none) && !nib_optimizer_new(g, NIB_SGD());
+    nib_gradients_free(g);
+    return refused;
+}
+FREES(nib_optimizer_free, nib_optimizer_free(NULL))
+CALL(nib_optimizer_step, nib_optimizer_step(NULL) < NIB_OK)
+CALL(nib_optimizer_set_rate, nib_optimizer_set_rate(NULL, 1) < NIB_OK)
+CALL(nib_optimizer_rate, nib_optimizer_rate(NULL) == 0)
 
 CALL(nib_choose_qparams, nib_choose_qparams(NULL, NIB_MAP_SYMMETRIC, 0, NULL) < NIB_OK &&
                              nib_choose_qparams(NIB_NONE, NIB_MAP_SYMMETRIC, 0, &no_codes) < NIB_OK)
@@ -560,6 +587,23 @@ static const call calls[] = {
     ROW(nib_graph_run),
     ROW(nib_graph_print),
     ROW(nib_graph_free),
+    ROW(nib_gradients_new),
+    ROW(nib_gradients_free),
+    ROW(nib_gradients_watch),
+    ROW(nib_gradients_watch_module),
+    ROW(nib_gradient_of),
+    ROW(nib_gradients_zero),
+    ROW(nib_gradients_at),
+    ROW(nib_tape_begin),
+    ROW(nib_backward),
+    ROW(nib_tape_end),
+    ROW(nib_cross_entropy),
+    ROW(nib_mse),
+    ROW(nib_optimizer_new),
+    ROW(nib_optimizer_free),
+    ROW(nib_optimizer_step),
+    ROW(nib_optimizer_set_rate),
+    ROW(nib_optimizer_rate),
     ROW(nib_choose_qparams),
     ROW(nib_quantize_block),
     ROW(nib_dequantize_block),

@@ -206,13 +206,26 @@ typedef struct nib_call_args {
     nib_tensor *out[NIB_MAX_OUTPUTS];      /* made by the door from `shape`, owned by the open scope */
 } nib_call_args;
 
+/* Gradients of one call, for nib_op.backward. All are dense f32, contiguous. */
+typedef struct nib_backward_args {
+    const nib_call_args *call;             /* as it ran. What nib_op.saves does not name has a shape
+                                              and a dtype, and no values */
+    const nib_tensor *out[NIB_MAX_OUTPUTS];/* of each result, in its shape */
+    bool wants[NIB_MAX_INPUTS];            /* which of these to make: */
+    nib_tensor *in[NIB_MAX_INPUTS];        /* of each input, in its shape, owned by the open scope (or
+                                              one of `out`); left NULL: zeros */
+} nib_backward_args;
+#define NIB_SAVES_IN(i)  (1u << (i))
+#define NIB_SAVES_OUT(i) (1u << (NIB_MAX_INPUTS + (i)))
+
 struct nib_op {                        /* backward stands beside forward in the op's file */
     const char *name;                  /* "linear" */
     const char *schema;                /* ATen's text: arguments, defaults, views, mutations */
     int nout;                          /* -1: as many as shape gives a dtype for */
     /* Checks the arguments and gives shape and dtype of each output. */
     nib_status (*shape)(const nib_call_args *args, nib_shape *out, nib_dtype *dtype);
-    nib_status (*backward)(const nib_call_args *args); /* NULL: a tape refuses the op by name */
+    nib_status (*backward)(nib_backward_args *args); /* NULL: a tape refuses the op by name */
+    uint32_t saves;                    /* whose values backward reads: NIB_SAVES_IN(0) | ... */
     /* Makes an output that is not dense; caller owns. NULL: a dense tensor of that dtype and shape. */
     nib_tensor *(*output)(const nib_call_args *args, int index, nib_dtype dtype, nib_shape shape);
     /* Are these arguments, quantized activations among them, for shape and implementations as they

@@ -179,7 +179,7 @@ nib_tensor *nib_module_weight(nib_module *m) {
     const nib_quantized *q = nib_module_quantized(m);
     if (!weight || !q || !q->weight || weight->layout) return weight;
     if (nib_quantized_feeds(q)) return weight; /* float until what its codes depend on is known */
-    return nib_quantize_tensor(weight, q->config);
+    return nib_quantize_weight(weight, q->config);
 }
 
 nib_status nib_quantized_enter(nib_module *m, nib_tensor **x) {

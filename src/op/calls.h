@@ -15,6 +15,9 @@ nib_tensor *nib_embedding(const nib_tensor *weight, const nib_tensor *indices);
  *   x any shape, f32, f16 or bf16, contiguous; scale one float; code NIB_I8 or an 8-bit float */
 nib_tensor *nib_quantize_activation(const nib_tensor *x, const nib_tensor *scale, nib_dtype code);
 
+/* A float weight as `config` quantizes it, which must live as long as a tape that records this. */
+nib_tensor *nib_quantize_weight(const nib_tensor *weight, const nib_config *config);
+
 /* x / sqrt(mean(x^2) + eps) * weight over the last dimension.
  *   x [..., D] f32, weight [D] f32, f16 or bf16  ->  [..., D] f32
  * Zhang and Sennrich, "Root Mean Square Layer Normalization", 2019. */

@@ -27,4 +27,5 @@ nib_status nib_conv_shape(const nib_op *op, const nib_conv *conv, const nib_tens
 bool nib_conv_accepts(const nib_call_args *args); /* any weight, dense bias */
 nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
                         const nib_tensor *weight, const nib_tensor *bias, nib_tensor *y);
+nib_status nib_conv_backward(nib_backward_args *args, const nib_conv *conv);
 #endif

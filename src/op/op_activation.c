@@ -1,10 +1,12 @@
 /* op_activation.c: a function of every element. */
+#include <math.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "base/parallel.h"
 #include "kernel/kernel.h"
 #include "op/calls.h"
+#include "op/gradient.h"
 #include "quant/act8.h"
 #include "tensor/context.h"
 
@@ -13,6 +15,71 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     *out = args->in[0]->shape;
     *dtype = NIB_F32;
     return NIB_OK;
+}
+
+/* Gradients by what was saved: the input x, or where it is enough the result y. */
+#define GRADIENT(op, saved, expression)                                                            \
+    static void op##_gradient(float *dx, const float *g, const float *v, int64_t n,                \
+                              const void *user) {                                                  \
+        (void)user;                                                                                \
+        for (int64_t i = 0; i < n; i++) dx[i] = expression;                                        \
+    }                                                                                              \
+    static nib_status op##_backward(nib_backward_args *args) {                                     \
+        args->in[0] = nib_gradient_each(args->out[0], args->call->saved, op##_gradient, NULL);     \
+        return nib_gradient_made(args->in[0]);                                                     \
+    }
+GRADIENT(relu, out[0], v[i] <= 0 ? 0 : g[i])
+GRADIENT(tanh, out[0], g[i] * (1.0f - v[i] * v[i]))
+GRADIENT(sigmoid, out[0], g[i] * ((1.0f - v[i]) * v[i]))
+
+/* s (1 + x (1 - s)), s = sigmoid(x) */
+static void silu_gradient(float *dx, const float *g, const float *x, int64_t n, const void *user) {
+    ((const nib_kernels *)user)->sigmoid_f32(dx, x, (size_t)n);
+    for (int64_t i = 0; i < n; i++) dx[i] = g[i] * (dx[i] * (1.0f + x[i] * (1.0f - dx[i])));
+}
+static nib_status silu_backward(nib_backward_args *args) {
+    args->in[0] = nib_gradient_each(args->out[0], args->call->in[0], silu_gradient,
+                                    &args->call->ctx->kernels);
+    return nib_gradient_made(args->in[0]);
+}
+
+/* By tanh, with u = c (x + a x^3):  0.5 (1 + tanh(u)) + 0.5 x (1 - tanh(u)^2) c (1 + 3 a x^2). */
+static void gelu_tanh_gradient(float *dx, const float *g, const float *x, int64_t n,
+                               const void *user) {
+    const float c = 0x1.988454p-1f, a = 0x1.6e4e26p-5f;
+    for (int64_t i = 0; i < n; i++) dx[i] = fmaf(x[i] * x[i] * a, x[i], x[i]) * c;
+    ((const nib_kernels *)user)->tanh_f32(dx, dx, (size_t)n);
+    for (int64_t i = 0; i < n; i++) {
+        const float t = dx[i], slope = c * (1.0f + 3.0f * a * x[i] * x[i]);
+        dx[i] = g[i] * (0.5f * (1.0f + t) + 0.5f * x[i] * (1.0f - t * t) * slope);
+    }
+}
+
+/* By erf: the normal distribution's P(x) + x p(x), p(x) = exp(-x^2 / 2) / sqrt(2 pi); gelu(x) is
+ * x P(x), and P comes from it, but near 0, where P(x) = 1/2 + x p(0) to f32. */
+static void gelu_gradient(float *dx, const float *g, const float *x, int64_t n, const void *user) {
+    const nib_kernels *k = user;
+    enum { RUN = 256 };
+    const float root = 0x1.988454p-2f; /* 1 / sqrt(2 pi) */
+    float y[RUN], p[RUN];
+    for (int64_t i = 0; i < n; i += RUN) {
+        const int64_t here = n - i < RUN ? n - i : RUN;
+        const float *v = x + i;
+        k->gelu_f32(y, v, (size_t)here);
+        for (int64_t j = 0; j < here; j++) p[j] = v[j] * v[j] * -0.5f;
+        k->exp_f32(p, p, (size_t)here);
+        for (int64_t j = 0; j < here; j++) {
+            const float whole = fabsf(v[j]) < 0x1p-12f ? fmaf(v[j], root, 0.5f) : y[j] / v[j];
+            dx[i + j] = g[i + j] * (whole + v[j] * (p[j] * root));
+        }
+    }
+}
+static nib_status gelu_backward(nib_backward_args *args) {
+    const bool by_tanh = strcmp(args->call->attr[0].s, "tanh") == 0;
+    args->in[0] =
+        nib_gradient_each(args->out[0], args->call->in[0],
+                          by_tanh ? gelu_tanh_gradient : gelu_gradient, &args->call->ctx->kernels);
+    return nib_gradient_made(args->in[0]);
 }
 
 static nib_status gelu_shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
@@ -48,6 +115,8 @@ const nib_op nib_op_relu = {
     .shape = relu_shape,
     .codes = relu_codes,
     .output = relu_output,
+    .backward = relu_backward,
+    .saves = NIB_SAVES_OUT(0),
     .schema = "aten::relu(Tensor self) -> Tensor",
 };
 
@@ -56,6 +125,8 @@ const nib_op nib_op_gelu = {
     .name = "gelu",
     .nout = 1,
     .shape = gelu_shape,
+    .backward = gelu_backward,
+    .saves = NIB_SAVES_IN(0),
     .schema = "aten::gelu(Tensor self, *, str approximate='none') -> Tensor",
 };
 
@@ -63,6 +134,8 @@ const nib_op nib_op_silu = {
     .name = "silu",
     .nout = 1,
     .shape = shape,
+    .backward = silu_backward,
+    .saves = NIB_SAVES_IN(0),
     .schema = "aten::silu(Tensor self) -> Tensor",
 };
 
@@ -70,6 +143,8 @@ const nib_op nib_op_tanh = {
     .name = "tanh",
     .nout = 1,
     .shape = shape,
+    .backward = tanh_backward,
+    .saves = NIB_SAVES_OUT(0),
     .schema = "aten::tanh(Tensor self) -> Tensor",
 };
 
@@ -77,6 +152,8 @@ const nib_op nib_op_sigmoid = {
     .name = "sigmoid",
     .nout = 1,
     .shape = shape,
+    .backward = sigmoid_backward,
+    .saves = NIB_SAVES_OUT(0),
     .schema = "aten::sigmoid(Tensor self) -> Tensor",
 };
 

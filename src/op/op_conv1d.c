@@ -22,10 +22,17 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return nib_conv_shape(args->op, &conv, args->in[0], args->in[1], args->in[2], out);
 }
 
+static nib_status backward(nib_backward_args *args) {
+    const nib_conv conv = conv_of(args->call);
+    return nib_conv_backward(args, &conv);
+}
+
 const nib_op nib_op_conv1d = {
     .name = "conv1d",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
+    .saves = NIB_SAVES_IN(0) | NIB_SAVES_IN(1),
     .schema = "aten::conv1d(Tensor input, Tensor weight, Tensor? bias=None, SymInt[1] stride=1, "
               "SymInt[1] padding=0, SymInt[1] dilation=1, SymInt groups=1) -> Tensor",
 };

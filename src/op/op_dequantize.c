@@ -5,6 +5,7 @@
 #include "base/parallel.h"
 #include "op/calls.h"
 #include "quant/act8.h"
+#include "op/gradient.h"
 #include "quant/layouts.h"
 #include "tensor/context.h"
 
@@ -23,6 +24,7 @@ const nib_op nib_op_dequantize = {
     .codes = codes,
     .nout = 1,
     .shape = shape,
+    .backward = nib_gradient_through,
     .schema = "nib::dequantize(Tensor self) -> Tensor",
 };
 

@@ -1,6 +1,7 @@
 /* op_linear.c: y = x W^T + b for weights of any layout; product.c has the work. */
 #include "base/error.h"
 #include "op/calls.h"
+#include "op/gradient.h"
 #include "op/product.h"
 #include "tensor/tensor.h"
 
@@ -15,11 +16,35 @@ static bool codes(const nib_call_args *args) {
     return nib_product_takes_codes(args->in[0], args->in[1]);
 }
 
+/* dx = g W, dW = g^T x, db = the rows of g: each a product of the same kernels as the forward's. A
+ * quantized weight or input counts as what it dequantizes to. */
+static nib_status backward(nib_backward_args *args) {
+    enum { X, WEIGHT, BIAS };
+    const nib_tensor *x = args->call->in[X], *w = args->call->in[WEIGHT];
+    const int64_t N = w->shape.dim[0], K = w->shape.dim[1], M = nib_product_rows(args->out[0]);
+    const nib_tensor *g = nib_gradient_view(args->out[0], (nib_shape){2, {M, N}});
+    if (args->wants[X]) {
+        const nib_tensor *wt = nib_gradient_transposed(nib_gradient_floats(w));
+        args->in[X] = nib_gradient_view(nib_gradient_product(g, wt), x->shape);
+        NIB_TRY(nib_gradient_made(args->in[X]));
+    }
+    if (args->wants[WEIGHT]) {
+        const nib_tensor *rows = nib_gradient_view(nib_gradient_floats(x), (nib_shape){2, {M, K}});
+        args->in[WEIGHT] =
+            nib_gradient_product(nib_gradient_transposed(g), nib_gradient_transposed(rows));
+        NIB_TRY(nib_gradient_made(args->in[WEIGHT]));
+    }
+    if (args->wants[BIAS]) args->in[BIAS] = nib_gradient_sum_rows(g);
+    return args->wants[BIAS] ? nib_gradient_made(args->in[BIAS]) : NIB_OK;
+}
+
 const nib_op nib_op_linear = {
     .name = "linear",
     .codes = codes,
     .nout = 1,
     .shape = shape,
+    .backward = backward,
+    .saves = NIB_SAVES_IN(0) | NIB_SAVES_IN(1),
     .schema = "aten::linear(Tensor input, Tensor weight, Tensor? bias=None) -> Tensor",
 };
 

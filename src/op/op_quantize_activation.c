@@ -5,6 +5,7 @@
 #include "base/parallel.h"
 #include "kernel/kernel.h"
 #include "op/calls.h"
+#include "op/gradient.h"
 #include "op/scale_input.h"
 #include "tensor/context.h"
 
@@ -31,6 +32,7 @@ const nib_op nib_op_quantize_activation = {
     .name = "quantize_activation",
     .nout = 1,
     .shape = shape,
+    .backward = nib_gradient_through,
     .output = output,
     .schema = "nib::quantize_activation(Tensor self, Tensor scale, ScalarType dtype) -> Tensor",
 };

@@ -2,6 +2,11 @@
 
 #include "base/file.h"
 
+static uint64_t next_id(void) {
+    static atomic_uint_fast64_t given;
+    return atomic_fetch_add_explicit(&given, 1, memory_order_relaxed) + 1;
+}
+
 static nib_storage *make(nib_mem *mem, size_t size, bool brief) {
     nib_storage *s = nib_mem_alloc_zero(mem, sizeof *s);
     if (!s) return NULL;
@@ -12,6 +17,7 @@ static nib_storage *make(nib_mem *mem, size_t size, bool brief) {
     }
     s->mem = mem;
     s->size = size;
+    s->id = next_id();
     atomic_init(&s->refs, 1);
     return s;
 }
@@ -29,6 +35,7 @@ nib_storage *nib_storage_lend(nib_mem *mem, const void *data, size_t size,
     s->lent = s->constant = true;
     s->release = release;
     s->user = user;
+    s->id = next_id();
     atomic_init(&s->refs, 1);
     return s;
 }

@@ -16,6 +16,7 @@ typedef struct nib_storage {
     void (*release)(void *user);
     void *user;
     int64_t version; /* counts mutations, for views that a tape has recorded */
+    uint64_t id;     /* no other one of the process has it, before or after */
 } nib_storage;
 
 nib_storage *nib_storage_new(nib_mem *mem, size_t size);   /* uninitialised */

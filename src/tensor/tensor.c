@@ -55,6 +55,10 @@ nib_tensor *nib_tensor_over(nib_ctx *ctx, nib_dtype dtype, nib_shape shape, nib_
     return t;
 }
 
+nib_tensor *nib_tensor_hollow(nib_ctx *ctx, nib_dtype dtype, nib_shape shape) {
+    return header_new(ctx, dtype, shape);
+}
+
 nib_tensor *nib_tensor_new(nib_ctx *ctx, nib_dtype dtype, nib_shape shape) {
     if (!ctx) return NULL;
     char text[96];

@@ -31,6 +31,9 @@ struct nib_tensor {
 nib_tensor *nib_tensor_over(nib_ctx *ctx, nib_dtype dtype, nib_shape shape, nib_storage *storage,
                             size_t offset);
 
+/* A shape and a dtype, and no values: nothing may look at them. Caller owns. */
+nib_tensor *nib_tensor_hollow(nib_ctx *ctx, nib_dtype dtype, nib_shape shape);
+
 /* A quantized tensor over one storage for each part of its layout, which it retains. */
 nib_tensor *nib_tensor_quantized(nib_ctx *ctx, const nib_layout *layout, const nib_qdesc *desc,
                                  nib_storage *const part[], const size_t part_offset[]);

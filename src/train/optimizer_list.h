@@ -1,0 +1,2 @@
+X(adamw)
+X(sgd)
