@@ -8,7 +8,7 @@
 static struct {
     const char *language, *scheme, *activations, *kv;
     int64_t count;
-    bool translate, timestamps;
+    bool translate, timestamps, compile, no_compile;
 } o;
 
 static const cli_option options[] = {
@@ -23,6 +23,9 @@ static const cli_option options[] = {
     {"activations", 0, "A", CLI_TEXT, &o.activations, "int8: quantize inputs too (as schemes say)",
      0, 0, false},
     {"kv", 0, "KIND", CLI_TEXT, &o.kv, "the caches: float, int8, int4 or fp8 (float)", 0, 0, false},
+    {"compile", 0, NULL, CLI_FLAG, &o.compile, "fail where the step cannot be compiled", 0, 0,
+     false},
+    {"no-compile", 0, NULL, CLI_FLAG, &o.no_compile, "run it op by op: the same ids", 0, 0, false},
     {0},
 };
 
@@ -88,16 +91,17 @@ static int hear(hearing *t) {
     if (!t->tokenizer)
         cli_say(c, "no text is shown: %s: %s", nib_last_error()->path, nib_last_error()->what);
     const double began = cli_now();
-    const nib_status status =
-        nib_transcribe(ctx, t->model, t->sound,
-                       &(nib_transcribe_options){.language = o.language,
-                                                 .task = o.translate ? "translate" : NULL,
-                                                 .timestamps = o.timestamps,
-                                                 .max_tokens = (int)o.count,
-                                                 .kv = o.kv,
-                                                 .piece = say,
-                                                 .user = t},
-                       &t->ids);
+    const nib_status status = nib_transcribe(
+        ctx, t->model, t->sound,
+        &(nib_transcribe_options){.language = o.language,
+                                  .task = o.translate ? "translate" : NULL,
+                                  .timestamps = o.timestamps,
+                                  .max_tokens = (int)o.count,
+                                  .kv = o.kv,
+                                  .compile = cli_compile_when(o.compile, o.no_compile),
+                                  .piece = say,
+                                  .user = t},
+        &t->ids);
     t->seconds = cli_now() - began;
     cli_progress_end();
     if (status < NIB_OK) return cli_fail(c);
@@ -118,6 +122,8 @@ static int print_json(hearing *t) {
 
 static int run(cli *c) {
     hearing t = {.c = c};
+    if (o.compile && o.no_compile)
+        return cli_usage_error(c, "--compile and --no-compile exclude each other");
     if (c->json && !(t.pieces = json_array())) return cli_error(c, CLI_FULL, "no memory");
     int code = hear(&t);
     if (code == CLI_OK && c->json) code = print_json(&t);

@@ -181,6 +181,7 @@ typedef struct nib_transcribe_options {
     int max_tokens;                    /* new ids of a window at most; 0: as many as the model has room for */
     const char *kv;                    /* both caches, as in nib_session_options */
     nib_status (*piece)(void *user, const nib_spoken *piece); void *user; /* less than NIB_OK: stop with it */
+    nib_compile_when compile;          /* the step from id to id, as in nib_session_options */
 } nib_transcribe_options;
 
 /* Append the ids that a model says to a sound of [count] f32 samples at 16000 a second

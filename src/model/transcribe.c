@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "model/listen.h"
+#include "model/step.h"
 #include "tensor/context.h"
 #include "tensor/tensor.h"
 #include "text/ids.h"
@@ -29,7 +30,9 @@ typedef struct listener {
     int32_t *said; /* [positions]: the first ids of a window and what follows */
     int64_t count, most;
     float *logits;
-    int32_t eos; /* the first of them, or -1 */
+    int32_t eos;       /* the first of them, or -1 */
+    nib_step *step;    /* from one id to the next, compiled when first needed; NULL before, */
+    bool not_compiled; /* and where it cannot be */
     nib_ids *ids;
     nib_window_use *use; /* NULL: nobody asks for windows */
     void *user;
@@ -62,13 +65,12 @@ static nib_status hear(listener *l, int64_t seek) {
     return status;
 }
 
-/* Run said[start .. start + n); the logits after them. */
-static nib_status run(listener *l, const int32_t *said, int64_t start, int64_t n) {
+/* Op by op. */
+static nib_status run_rows(listener *l, const int32_t *ids, int64_t start, int64_t n) {
     const nib_hparams *h = &l->model->hparams;
-    NIB_TRY(nib_kvcache_reserve(&l->cache, start + n, start));
     const nib_segment segment = {&l->cache, start, n, start + n};
     const nib_batch batch = {.ctx = l->ctx,
-                             .tokens = said + start,
+                             .tokens = ids,
                              .segments = &segment,
                              .nsegments = 1,
                              .M = n,
@@ -80,6 +82,34 @@ static nib_status run(listener *l, const int32_t *said, int64_t start, int64_t n
         memcpy(l->logits, nib_tensor_data(logits), (size_t)h->vocab_size * sizeof *l->logits);
     nib_scope_end(l->ctx, mark);
     return status;
+}
+
+/* Is the step of this row compiled now? As in sessions, one that cannot be is a failure only where
+ * compiling was asked for, or where it is a matter of memory. */
+static nib_status compile(listener *l, const nib_step_row *row, bool *compiled) {
+    *compiled = false;
+    if (l->o->compile == NIB_COMPILE_NEVER || l->not_compiled ||
+        !nib_step_fits(l->ctx, l->model, row->position))
+        return NIB_OK;
+    if (!l->step) l->step = nib_step_new(l->ctx, l->model, row, 1, NULL);
+    *compiled = l->step != NULL;
+    if (l->step) return NIB_OK;
+    const nib_status status = nib_last_error()->status;
+    l->not_compiled = status == NIB_E_UNSUPPORTED;
+    return l->not_compiled && l->o->compile != NIB_COMPILE_ALWAYS ? NIB_OK : status;
+}
+
+/* Run ids [start, start + n) of what is said; the logits after them. */
+static nib_status run(listener *l, const int32_t *said, int64_t start, int64_t n) {
+    const nib_step_row row = {&l->cache, start, said[start]};
+    const float *logits;
+    bool compiled = false;
+    NIB_TRY(nib_kvcache_reserve(&l->cache, start + n, start));
+    if (n == 1) NIB_TRY(compile(l, &row, &compiled));
+    if (!compiled) return run_rows(l, said + start, start, n);
+    NIB_TRY(nib_step_run(l->step, &row, &logits));
+    memcpy(l->logits, logits, (size_t)l->model->hparams.vocab_size * sizeof *l->logits);
+    return NIB_OK;
 }
 
 static nib_status likeliest(const listener *l, int32_t *id) {
@@ -326,6 +356,7 @@ nib_status nib_listen(nib_ctx *ctx, const nib_model *model, const nib_tensor *so
     if (ids) nib_ids_open(ids, mem);
     nib_status status = prepare(&l, sound);
     if (status >= NIB_OK) status = listen(&l);
+    nib_step_free(l.step);
     nib_kvcache_free(&l.cache);
     nib_kvcache_free(&l.heard);
     nib_mem_free(mem, l.said,

@@ -1,6 +1,7 @@
 /* Whisper against transformers (make_whisper.py in tests/golden/model says how the cases were
  * made), and what a model, a sound and options may be. */
 #include "golden_whisper.h"
+#include "model/step.h"
 
 static const char *const cases[] = {"whisper_f32", "whisper_forced_f16", "whisper_scaled_untied",
                                     "whisper_english"};
@@ -155,6 +156,122 @@ TEST(a_sound_or_option_that_no_model_takes_is_one_clear_error) {
     nib_ctx_free(ctx);
 }
 
+/* ---- the compiled step ---- */
+
+typedef struct listening {
+    nib_kvcache cache, heard;
+} listening;
+
+static void open_listening(void **state_, nib_ctx *ctx, const nib_model *m, const char *kv,
+                           nib_tensor *mel, listening *l) {
+    const nib_hparams *h = &m->hparams;
+    nib_kvcache *both[] = {&l->cache, &l->heard};
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(nib_kvcache_init(ctx, nib_kv_kind_find(kv), h->num_hidden_layers,
+                                  h->num_key_value_heads, h->head_dim, both[i]));
+    CHECK_OK(nib_kvcache_reserve(&l->heard, h->speech.max_source_positions, 0));
+    const size_t mark = nib_scope_begin(ctx);
+    CHECK_OK(m->arch->hear(h, m->root, m->arch->encode(h, m->root, mel), &l->heard));
+    nib_scope_end(ctx, mark);
+    l->cache.heard = &l->heard;
+}
+
+static void run_ids(void **state_, nib_ctx *ctx, const nib_model *m, listening *l,
+                    const int32_t *ids, int64_t start, int64_t n, float *logits) {
+    const nib_segment segment = {&l->cache, start, n, start + n};
+    const nib_batch batch = {.ctx = ctx,
+                             .tokens = ids,
+                             .segments = &segment,
+                             .nsegments = 1,
+                             .M = n,
+                             .logits = NIB_WANT_LAST};
+    nib_tensor *t = NULL;
+    const size_t mark = nib_scope_begin(ctx);
+    CHECK_OK(nib_kvcache_reserve(&l->cache, start + n, start));
+    CHECK_OK(m->arch->forward(&m->hparams, m->root, &batch, &t));
+    memcpy(logits, nib_tensor_data(t), (size_t)m->hparams.vocab_size * sizeof *logits);
+    nib_scope_end(ctx, mark);
+}
+
+/* Both ways side by side, in two windows with other sounds: the step stays the same. */
+static void race(void **state_, const char *name, const char *scheme, const char *kv, int threads) {
+    nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = threads});
+    nib_config *config = scheme ? nib_config_parse(scheme) : NULL;
+    nib_model *m = nib_model_load(ctx, IN(GOLDEN, name), &(nib_load_options){.quantize = config});
+    CHECK_MADE(m);
+    CHECK_OK(nib_model_prepare(ctx, m));
+    const int V = m->hparams.vocab_size, most = m->hparams.max_position_embeddings;
+    nib_tensor *mel = reference(ctx, name, "mel");
+    nib_step *step = NULL;
+    listening l[2] = {0};
+    float want[512];
+    for (int i = 0; i < 2; i++) open_listening(state_, ctx, m, kv, mel, &l[i]);
+    uint64_t random = test_seed();
+    for (int window = 0; window < 2; window++) {
+        for (int64_t i = 0; window && i < nib_tensor_count(mel); i++)
+            ((float *)nib_tensor_data_mut(mel))[i] *= -0.5f;
+        for (int i = 0; window && i < 2; i++) {
+            const size_t mark = nib_scope_begin(ctx);
+            CHECK_OK(m->arch->hear(&m->hparams, m->root, m->arch->encode(&m->hparams, m->root, mel),
+                                   &l[i].heard));
+            nib_scope_end(ctx, mark);
+        }
+        const int32_t first[] = {101, 102, 105};
+        for (int i = 0; i < 2; i++) run_ids(state_, ctx, m, &l[i], first, 0, 3, want);
+        for (int at = 3; at < most; at++) {
+            const int32_t id = (int32_t)(test_random(&random) % 100);
+            const nib_step_row row = {&l[1].cache, at, id};
+            const float *got;
+            run_ids(state_, ctx, m, &l[0], &id, at, 1, want);
+            CHECK_OK(nib_kvcache_reserve(&l[1].cache, at + 1, at));
+            if (!step) CHECK_MADE(step = nib_step_new(ctx, m, &row, 1, NULL));
+            CHECK_OK(nib_step_run(step, &row, &got));
+            if (memcmp(got, want, (size_t)V * sizeof *got) != 0)
+                FAIL_AT("%s %s %s: window %d, after id %d the compiled step differs", name,
+                        scheme ? scheme : "", kv, window, at);
+        }
+    }
+    nib_step_free(step);
+    for (int i = 0; i < 2; i++) {
+        nib_kvcache_free(&l[i].cache);
+        nib_kvcache_free(&l[i].heard);
+    }
+    nib_tensor_free(mel);
+    nib_config_free(config);
+    nib_model_free(m);
+    nib_ctx_free(ctx);
+}
+
+TEST(the_compiled_step_has_the_bits_of_the_forward_in_every_window) {
+    static const char *const kinds[] = {"float", "int8", "int4", "fp8"};
+    for (int i = 0; i < CASES; i++)
+        for (int threads = 1; threads <= 3; threads += 2)
+            race(state_, cases[i], NULL, "float", threads);
+    for (size_t k = 1; k < sizeof kinds / sizeof *kinds; k++)
+        race(state_, "whisper_f32", NULL, kinds[k], 2);
+    race(state_, "whisper_f32", "int8_weight_only", "float", 2);
+    race(state_, "whisper_f32", "int8_dynamic_activation_int8_weight", "float", 2);
+}
+
+TEST(compiled_or_not_the_same_ids_are_said) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_model *m = load(ctx, "whisper_f32");
+    nib_tensor *s = sound(ctx, 0);
+    nib_ids ids[2] = {{0}, {0}};
+    for (int i = 0; i < 2; i++)
+        CHECK_OK(nib_transcribe(
+            ctx, m, s,
+            &(nib_transcribe_options){.timestamps = true,
+                                      .compile = i ? NIB_COMPILE_ALWAYS : NIB_COMPILE_NEVER},
+            &ids[i]));
+    CHECK_INT(ids[0].count, ids[1].count);
+    CHECK(ids[0].count && memcmp(ids[0].data, ids[1].data, ids[0].count * sizeof(int32_t)) == 0);
+    for (int i = 0; i < 2; i++) nib_ids_free(&ids[i]);
+    nib_tensor_free(s);
+    nib_model_free(m);
+    nib_ctx_free(ctx);
+}
+
 TEST(a_quantized_checkpoint_says_what_quantizing_while_loading_says) {
     nib_ctx *ctx = nib_ctx_new(NULL);
     TEST_FOLDER(out);
@@ -220,5 +337,7 @@ TESTS(RUNS(what_is_encoded_and_every_logit_agree_with_transformers),
       RUNS(ids_of_every_case_equal_those_of_generate),
       RUNS(pieces_hold_text_alone_and_go_forward_in_time),
       RUNS(a_sound_or_option_that_no_model_takes_is_one_clear_error),
+      RUNS(the_compiled_step_has_the_bits_of_the_forward_in_every_window),
+      RUNS(compiled_or_not_the_same_ids_are_said),
       RUNS(a_quantized_checkpoint_says_what_quantizing_while_loading_says),
       RUNS(a_tied_head_that_is_quantized_has_the_name_that_the_model_reads))
