@@ -17,7 +17,7 @@ peak() { # PEAK_OF COMMAND...: MiB into $mib, its output into $at/out
 printf '| model | weights | file MiB | peak of quantizing | peak of a run |\n'
 printf '|---|---|---|---|---|\n'
 for model in opt-125m bloom-560m gpt2; do
-    "$build/bench/bench_make_text_models" "$at/$model" "$model"
+    "$build/bench/bench_make_models" "$at/$model" "$model"
     for scheme in float int8_weight_only int4_weight_only:group_size=32 qint4 \
         int8_dynamic_activation_int8_weight; do
         folder=$at/$model quantizing=-

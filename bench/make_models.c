@@ -1,13 +1,15 @@
-/* make_text_models.c: checkpoints with the published shapes and names of OPT-125m, BLOOM-560m and
- * GPT-2 (124M) and random weights: make_text_models OUT opt-125m|bloom-560m|gpt2. The folder gets
- * config.json and model.safetensors: f16 but for GPT-2, whose published weights are f32. */
+/* make_models.c: checkpoints with the published shapes and names of a few models and random
+ * weights: make_models OUT
+ * opt-125m|bloom-560m|gpt2|whisper-tiny|whisper-small|whisper-large-v3[:LAYERS]. The folder gets
+ * config.json, for Whisper generation_config.json, and model.safetensors: f16 but for GPT-2 and the
+ * smaller Whispers, whose published weights are f32. LAYERS: of encoder and decoder each. */
 #include <nibble/io.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-enum { MOST = 512 };
+enum { MOST = 2048 };
 
 static nib_tensor_info plan[MOST];
 static char names[MOST][96];
@@ -17,6 +19,11 @@ static void add(int64_t rows, int64_t cols, const char *format, int layer) {
     snprintf(names[count], sizeof names[count], format, layer);
     plan[count] = (nib_tensor_info){.name = names[count], .shape = {cols ? 2 : 1, {rows, cols}}};
     count++;
+}
+
+static void add_filter(int64_t out, int64_t in, int64_t width, const char *name) {
+    add(out, in, name, 0);
+    plan[count - 1].shape = (nib_shape){3, {out, in, width}};
 }
 
 /* A linear or a norm: weight and bias. */
@@ -87,8 +94,75 @@ static const char *gpt2(void) {
            "\"activation_function\": \"gelu_new\"}\n";
 }
 
+static const char *whisper(int D, int layers, int heads, int bands, int V, const char *dtype) {
+    static char text[1024];
+#define AT "model.encoder.layers.%d."
+    add_filter(D, bands, 3, "model.encoder.conv1.weight");
+    add(D, 0, "model.encoder.conv1.bias", 0);
+    add_filter(D, D, 3, "model.encoder.conv2.weight");
+    add(D, 0, "model.encoder.conv2.bias", 0);
+    add(1500, D, "model.encoder.embed_positions.weight", 0);
+    for (int l = 0; l < layers; l++) {
+        add(D, D, AT "self_attn.k_proj.weight", l);
+        LINEAR(D, D, AT "self_attn.v_proj", l);
+        LINEAR(D, D, AT "self_attn.q_proj", l);
+        LINEAR(D, D, AT "self_attn.out_proj", l);
+        NORM(D, AT "self_attn_layer_norm", l);
+        LINEAR(4 * D, D, AT "fc1", l);
+        LINEAR(D, 4 * D, AT "fc2", l);
+        NORM(D, AT "final_layer_norm", l);
+    }
+    NORM(D, "model.encoder.layer_norm", 0);
+#undef AT
+#define AT "model.decoder.layers.%d."
+    add(V, D, "model.decoder.embed_tokens.weight", 0);
+    add(448, D, "model.decoder.embed_positions.weight", 0);
+    for (int l = 0; l < layers; l++) {
+        add(D, D, AT "self_attn.k_proj.weight", l);
+        LINEAR(D, D, AT "self_attn.v_proj", l);
+        LINEAR(D, D, AT "self_attn.q_proj", l);
+        LINEAR(D, D, AT "self_attn.out_proj", l);
+        NORM(D, AT "self_attn_layer_norm", l);
+        add(D, D, AT "encoder_attn.k_proj.weight", l);
+        LINEAR(D, D, AT "encoder_attn.v_proj", l);
+        LINEAR(D, D, AT "encoder_attn.q_proj", l);
+        LINEAR(D, D, AT "encoder_attn.out_proj", l);
+        NORM(D, AT "encoder_attn_layer_norm", l);
+        LINEAR(4 * D, D, AT "fc1", l);
+        LINEAR(D, 4 * D, AT "fc2", l);
+        NORM(D, AT "final_layer_norm", l);
+    }
+    NORM(D, "model.decoder.layer_norm", 0);
+#undef AT
+    snprintf(text, sizeof text,
+             "{\"model_type\": \"whisper\", \"vocab_size\": %d, \"d_model\": %d, "
+             "\"num_mel_bins\": %d, \"encoder_layers\": %d, \"decoder_layers\": %d, "
+             "\"encoder_attention_heads\": %d, \"decoder_attention_heads\": %d, "
+             "\"encoder_ffn_dim\": %d, \"decoder_ffn_dim\": %d, \"max_source_positions\": 1500, "
+             "\"max_target_positions\": 448, \"activation_function\": \"gelu\", "
+             "\"bos_token_id\": 50257, \"eos_token_id\": 50257, \"pad_token_id\": 50257, "
+             "\"decoder_start_token_id\": 50258, \"torch_dtype\": \"%s\"}\n",
+             V, D, bands, layers, layers, heads, heads, 4 * D, 4 * D, dtype);
+    return text;
+}
+
+/* Special tokens where the published models have them; large-v3 has one language more. */
+static const char *whisper_generation(int V) {
+    static char text[512];
+    const int more = V - 51865;
+    snprintf(text, sizeof text,
+             "{\"bos_token_id\": 50257, \"eos_token_id\": 50257, \"pad_token_id\": 50257, "
+             "\"decoder_start_token_id\": 50258, \"begin_suppress_tokens\": [220, 50257], "
+             "\"lang_to_id\": {\"<|en|>\": 50259, \"<|de|>\": 50261}, "
+             "\"task_to_id\": {\"transcribe\": %d, \"translate\": %d}, "
+             "\"no_timestamps_token_id\": %d, \"max_initial_timestamp_index\": 50, "
+             "\"is_multilingual\": true, \"max_length\": 448}\n",
+             50359 + more, 50358 + more, 50363 + more);
+    return text;
+}
+
 static int fail(void) {
-    fprintf(stderr, "make_text_models: %s (%s)\n", nib_last_error()->what, nib_last_error()->path);
+    fprintf(stderr, "make_models: %s (%s)\n", nib_last_error()->what, nib_last_error()->path);
     return 1;
 }
 
@@ -117,7 +191,8 @@ static nib_status write_weights(nib_ctx *ctx, const char *path, nib_dtype dtype)
         nib_writer_open(ctx, path, plan, (size_t)count, &(nib_metadata){"format", "pt"}, 1);
     for (int i = 0; writer && i < count; i++) {
         const nib_shape *shape = &plan[i].shape;
-        const size_t n = (size_t)(shape->dim[0] * (shape->ndim == 2 ? shape->dim[1] : 1));
+        size_t n = 1;
+        for (int d = 0; d < shape->ndim; d++) n *= (size_t)shape->dim[d];
         const bool norm = shape->ndim == 1 && strstr(names[i], "weight");
         float *x = malloc(n * sizeof *x);
         uint16_t *h = (uint16_t *)x; /* narrowed in place */
@@ -139,25 +214,46 @@ static nib_status write_weights(nib_ctx *ctx, const char *path, nib_dtype dtype)
     return writer ? nib_writer_finish(writer) : nib_last_error()->status;
 }
 
+static bool write_text(const char *folder, const char *name, const char *text) {
+    char path[1024];
+    snprintf(path, sizeof path, "%s/%s", folder, name);
+    FILE *f = fopen(path, "w");
+    if (f && fputs(text, f) >= 0 && fclose(f) == 0) return true;
+    perror(path);
+    return false;
+}
+
 int main(int argc, char **argv) {
     const char *name = argc == 3 ? argv[2] : "", *config = NULL;
-    if (strcmp(name, "opt-125m") == 0) config = opt();
-    if (strcmp(name, "bloom-560m") == 0) config = bloom();
-    if (strcmp(name, "gpt2") == 0) config = gpt2();
+    const char *colon = strchr(name, ':');
+    const size_t length = colon ? (size_t)(colon - name) : strlen(name);
+    const int layers = colon ? atoi(colon + 1) : 0;
+    nib_dtype dtype = NIB_F32;
+    int V = 0;
+#define IS(text) (length == strlen(text) && memcmp(name, text, length) == 0)
+    if (layers < 0 || layers > 32) return 2;
+    if (IS("opt-125m")) config = opt(), dtype = NIB_F16;
+    if (IS("bloom-560m")) config = bloom(), dtype = NIB_F16;
+    if (IS("gpt2")) config = gpt2();
+    if (IS("whisper-tiny")) config = whisper(384, layers ? layers : 4, 6, 80, V = 51865, "float32");
+    if (IS("whisper-small"))
+        config = whisper(768, layers ? layers : 12, 12, 80, V = 51865, "float32");
+    if (IS("whisper-large-v3")) {
+        config = whisper(1280, layers ? layers : 32, 20, 128, V = 51866, "float16");
+        dtype = NIB_F16;
+    }
+#undef IS
     if (!config) {
-        fprintf(stderr, "usage: make_text_models OUT opt-125m|bloom-560m|gpt2\n");
+        fprintf(stderr,
+                "usage: make_models OUT opt-125m|bloom-560m|gpt2|whisper-tiny|whisper-small|"
+                "whisper-large-v3[:LAYERS]\n");
         return 2;
     }
-    const nib_dtype dtype = strcmp(name, "gpt2") == 0 ? NIB_F32 : NIB_F16;
     for (int i = 0; i < count; i++) plan[i].dtype = dtype;
     char path[1024];
     mkdir(argv[1], 0777);
-    snprintf(path, sizeof path, "%s/config.json", argv[1]);
-    FILE *f = fopen(path, "w");
-    if (!f || fputs(config, f) < 0 || fclose(f) != 0) {
-        perror(path);
-        return 1;
-    }
+    if (!write_text(argv[1], "config.json", config)) return 1;
+    if (V && !write_text(argv[1], "generation_config.json", whisper_generation(V))) return 1;
     nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1});
     snprintf(path, sizeof path, "%s/model.safetensors", argv[1]);
     if (!ctx || write_weights(ctx, path, dtype) < NIB_OK) return fail();
