@@ -286,6 +286,40 @@ static nib_status train_job(const scenario *s, const char *dir, uint64_t *result
     return status;
 }
 
+/* What is said in a sound: by the model as it is, or with a scheme calibrated on it, frozen and
+ * saved. */
+static nib_status speech_job(const scenario *s, const char *dir, uint64_t *result) {
+    enum { SAMPLES = 6400 };
+    static float samples[SAMPLES];
+    for (int i = 0; i < SAMPLES; i++) samples[i] = (float)(i * i % 97) * 0.01f - 0.5f;
+    const nib_transcribe_options brief = {.max_tokens = s->scheme ? 1 : 3};
+    nib_ctx *ctx = counted_ctx();
+    nib_config *config = s->scheme ? nib_config_parse(s->scheme) : NULL;
+    nib_model *m = ctx ? nib_model_load(ctx, "tests/golden/model/whisper_english", NULL) : NULL;
+    nib_tensor *sound =
+        m ? nib_tensor_wrap(ctx, NIB_F32, (nib_shape){1, {SAMPLES}}, samples, NULL, NULL) : NULL;
+    nib_status status = failed_or(sound != NULL && (config || !s->scheme));
+    nib_ids ids = {0};
+    if (status >= NIB_OK && config) {
+        status = nib_calibrate_begin(nib_model_root(m), config, NULL);
+        if (status >= NIB_OK) {
+            status = nib_transcribe(ctx, m, sound, &brief, NULL);
+            const nib_status ended = nib_calibrate_end(nib_model_root(m), NULL);
+            if (status >= NIB_OK) status = ended;
+        }
+        if (status >= NIB_OK) status = nib_freeze(nib_model_root(m));
+    }
+    if (status >= NIB_OK) status = nib_transcribe(ctx, m, sound, &brief, &ids);
+    if (status >= NIB_OK && config) status = nib_model_save(m, IN(dir, "out"), NULL);
+    for (size_t i = 0; i < ids.count && status >= NIB_OK; i++) mix(result, (uint64_t)ids.data[i]);
+    nib_ids_free(&ids);
+    nib_tensor_free(sound);
+    nib_model_free(m);
+    nib_config_free(config);
+    nib_ctx_free(ctx);
+    return status;
+}
+
 /* ---- all of them ---- */
 static const char *const scenario_schemes[] = {
     "int8_weight_only",
@@ -313,6 +347,10 @@ static size_t add_scenario(scenario *list, size_t n, const char *name,
 }
 
 static size_t all_scenarios(scenario list[MOST_SCENARIOS]) {
+    const char *quanto = "quanto:weights=qint8,activations=qint8";
+    nib_config *known = nib_config_parse(quanto);
+    if (!known) quanto = NULL; /* a build without it */
+    nib_config_free(known);
     size_t n = 0;
     n = add_scenario(list, n, "tokenizer", tokenizer_job, NULL, NULL, false);
     n = add_scenario(list, n, "modules by hand", modules_job, NULL, NULL, false);
@@ -322,6 +360,8 @@ static size_t all_scenarios(scenario list[MOST_SCENARIOS]) {
                          "quanto:weights=qint4,activations=qint8", NULL, false);
     n = add_scenario(list, n, "perplexity and KL", eval_job, NULL, NULL, false);
     n = add_scenario(list, n, "lambada", eval_job, "lambada", NULL, false);
+    n = add_scenario(list, n, "load Whisper, transcribe", speech_job, NULL, NULL, false);
+    if (quanto) n = add_scenario(list, n, "calibrate Whisper", speech_job, quanto, NULL, true);
     for (int i = 0; i < SCHEMES; i++) {
         const char *scheme = scenario_schemes[i];
         nib_config *config = nib_config_parse(scheme);

@@ -19,6 +19,7 @@
 #include "tensor/context.h"
 #include "tensor/tensor.h"
 
+enum { MOST_BANDS = 128 /* of nib_log_mel */, MOST_ROWS = 1 << 20 /* almost six hours */ };
 #define LAYER_NORM_EPS 1e-5 /* of torch's LayerNorm: config.json has no word for it */
 
 /* ---- config.json ---- */
@@ -53,6 +54,11 @@ static nib_status read(const json_t *config, const json_t *generation, nib_hpara
         return NIB_RAISE(NIB_E_FORMAT,
                          "\"d_model\" is %d, no multiple of \"encoder_attention_heads\", %d",
                          h->hidden_size, s->encoder_attention_heads);
+    if (s->num_mel_bins > MOST_BANDS || s->max_source_positions > MOST_ROWS)
+        return NIB_RAISE(NIB_E_UNSUPPORTED,
+                         "\"num_mel_bins\" is %d, \"max_source_positions\" is %d; want at most %d "
+                         "and %d",
+                         s->num_mel_bins, s->max_source_positions, MOST_BANDS, MOST_ROWS);
     if (s->encoder_layers > NIB_MAX_LAYERS)
         return NIB_RAISE(NIB_E_FORMAT, "\"encoder_layers\" is %d, want at most %d",
                          s->encoder_layers, NIB_MAX_LAYERS);

@@ -24,6 +24,20 @@ grep -q "static 8 bits" "$tmp/err" || fail "transcribe does not name the activat
 "$nibble" compare $model "$tmp/a" --data $sound --try 1 --json -q >"$tmp/out" || fail "compare: exit $?"
 grep -q '"modules": 44' "$tmp/out" || fail "compare does not see 44 modules"
 
+# What is printed is what transformers' tokenizer makes of what generate says.
+text=tests/golden/model/whisper_text
+for how in said said_times; do
+    times=
+    [ $how = said_times ] && times=--timestamps
+    # shellcheck disable=SC2086
+    "$nibble" transcribe $text $sound $times -q >"$tmp/out" 2>"$tmp/err" || fail "$how: $(cat "$tmp/err")"
+    cmp "$tmp/out" $text/$how.txt || fail "$how: $(cat "$tmp/out")"
+done
+"$nibble" transcribe $text $sound --compile --json -q >"$tmp/compiled" || fail "--compile: exit $?"
+"$nibble" transcribe $text $sound --no-compile --json -q >"$tmp/eager" || fail "--no-compile: exit $?"
+for f in compiled eager; do grep -v '"seconds"' "$tmp/$f" >"$tmp/$f.said"; done
+cmp "$tmp/compiled.said" "$tmp/eager.said" || fail "compiled steps say something else"
+
 mkdir "$tmp/sounds" "$tmp/none"
 cp $sound "$tmp/sounds/1.wav"
 cp $sound "$tmp/sounds/2.wav"

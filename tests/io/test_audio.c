@@ -1,5 +1,7 @@
 #include <nibble/io.h>
 
+#include "base/mem.h"
+#include "tensor/context.h"
 #include "test_files.h"
 
 #define GOLDEN "tests/golden/io/audio/"
@@ -230,9 +232,27 @@ TEST(log_mel_refuses_what_it_cannot_hear) {
     nib_ctx_free(ctx);
 }
 
+TEST(any_allocation_of_loading_a_sound_may_fail) {
+    nib_ctx *ctx = context(state_, 1);
+    if (no_sound(state_, ctx)) return;
+    TEST_FOLDER(dir);
+    test_write(IN(dir, "a.wav"), wav, tone(wav, 8000, 2, 1000, 440));
+    const size_t used = nib_mem_used(nib_ctx_mem(ctx));
+    for (long n = 0, made = 1; made > 0; n++) {
+        nib_mem_fail_after(n, false);
+        nib_tensor *t = nib_audio_load(ctx, IN(dir, "a.wav"), 16000);
+        made = nib_mem_fail_after(-1, false) > n;
+        CHECK(t ? !made : nib_last_error()->status == NIB_E_MEMORY);
+        nib_tensor_free(t);
+        CHECK_INT(nib_mem_used(nib_ctx_mem(ctx)), used);
+    }
+    test_folder_remove(dir);
+    nib_ctx_free(ctx);
+}
+
 TESTS(RUNS(samples_are_those_of_the_file),
       RUNS(channels_are_averaged_and_other_rates_become_the_one_asked_for),
       RUNS(files_that_are_cut_empty_or_no_sound_are_refused_with_the_reason),
-      RUNS(log_mel_is_what_transformers_computes),
+      RUNS(any_allocation_of_loading_a_sound_may_fail), RUNS(log_mel_is_what_transformers_computes),
       RUNS(log_mel_is_the_same_for_any_number_of_threads),
       RUNS(log_mel_refuses_what_it_cannot_hear))

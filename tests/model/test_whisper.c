@@ -1,5 +1,7 @@
 /* Whisper against transformers (make_whisper.py in tests/golden/model says how the cases were
  * made), and what a model, a sound and options may be. */
+#include <jansson.h>
+
 #include "golden_whisper.h"
 #include "model/step.h"
 
@@ -119,6 +121,68 @@ TEST(pieces_hold_text_alone_and_go_forward_in_time) {
     nib_ids_free(&with);
     nib_ids_free(&without);
     nib_tensor_free(s);
+    nib_model_free(m);
+    nib_ctx_free(ctx);
+}
+
+/* ---- text ---- */
+
+typedef struct telling {
+    void **state_;
+    nib_tokenizer *tokenizer;
+    const json_t *pieces; /* NULL: none are told */
+    size_t count;
+    nib_string text;
+} telling;
+
+static nib_status tell(void *user, const nib_spoken *piece) {
+    telling *t = user;
+    void **state_ = t->state_;
+    nib_string own = {0};
+    CHECK_OK(nib_tokenizer_decode(t->tokenizer, piece->ids, piece->count, true, &own));
+    CHECK_OK(nib_tokenizer_decode(t->tokenizer, piece->ids, piece->count, true, &t->text));
+    const json_t *want = json_array_get(t->pieces, t->count++);
+    if (want) {
+        CHECK_TEXT(own.data, json_string_value(json_object_get(want, "text")));
+        CHECK_NEAR(piece->start, json_number_value(json_object_get(want, "start")), 1e-6);
+        CHECK_NEAR(piece->end, json_number_value(json_object_get(want, "end")), 1e-6);
+    }
+    nib_string_free(&own);
+    return NIB_OK;
+}
+
+TEST(text_and_segments_are_those_of_the_library) {
+    static const struct {
+        const char *name;
+        nib_transcribe_options how;
+        bool whole;
+    } told[] = {{"", {0}, false},
+                {"times", {.timestamps = true}, false},
+                {"en.times", {.timestamps = true, .language = "en"}, false},
+                {"times.long", {.timestamps = true}, true}};
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_model *m = load(ctx, "whisper_text");
+    json_t *wanted = json_load_file(GOLDEN "whisper_text/reference.json", 0, NULL);
+    CHECK_MADE(m);
+    CHECK(wanted);
+    for (size_t i = 0; i < sizeof told / sizeof *told; i++) {
+        const json_t *want = json_object_get(wanted, told[i].name);
+        nib_tensor *s = sound(ctx, told[i].whole ? 0 : SHORT);
+        telling t = {.state_ = state_,
+                     .tokenizer = nib_tokenizer_load(ctx, GOLDEN "whisper_text"),
+                     .pieces = json_object_get(want, "pieces")};
+        nib_transcribe_options how = told[i].how;
+        how.piece = tell;
+        how.user = &t;
+        CHECK_MADE(t.tokenizer);
+        CHECK_OK(nib_transcribe(ctx, m, s, &how, NULL));
+        if (t.pieces) CHECK_INT(t.count, json_array_size(t.pieces));
+        CHECK_TEXT(t.text.data, json_string_value(json_object_get(want, "text")));
+        nib_string_free(&t.text);
+        nib_tokenizer_free(t.tokenizer);
+        nib_tensor_free(s);
+    }
+    json_decref(wanted);
     nib_model_free(m);
     nib_ctx_free(ctx);
 }
@@ -336,6 +400,7 @@ TEST(a_tied_head_that_is_quantized_has_the_name_that_the_model_reads) {
 TESTS(RUNS(what_is_encoded_and_every_logit_agree_with_transformers),
       RUNS(ids_of_every_case_equal_those_of_generate),
       RUNS(pieces_hold_text_alone_and_go_forward_in_time),
+      RUNS(text_and_segments_are_those_of_the_library),
       RUNS(a_sound_or_option_that_no_model_takes_is_one_clear_error),
       RUNS(the_compiled_step_has_the_bits_of_the_forward_in_every_window),
       RUNS(compiled_or_not_the_same_ids_are_said),
