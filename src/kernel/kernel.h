@@ -147,6 +147,16 @@ typedef struct nib_kernels {
     void (*gemm_rows_f32)(float *y, int64_t ldy, const float *rows, int64_t M, int64_t K, int64_t k,
                           int64_t kc, const float *panels, int64_t panel_stride, int64_t N);
 
+    /* ---- convolutions: what several positions of the output see, found by one addition each ---- */
+    /* Words of 32 bits side by side, for 1 <= lanes <= NIB_PANEL: panel[k][l] =
+     * words[taps[k] + from[l]], and 0 in the lanes that there are not.   ->  panel [kc, 16] */
+    void (*words_by_taps)(void *panel, const void *words, const int64_t *taps, int64_t kc,
+                          const int64_t *from, int lanes);
+    /* One filter on n neighbours: y[i] = chain over ascending k of fma(x[taps[k] + i], w[k], acc)
+     * from +0. */
+    void (*taps_f32)(float *y, int64_t n, const float *x, const int64_t *taps, const float *w,
+                     int64_t K);
+
     /* ---- products with weights in lanes, for panels [panel, panel + panels) ----
      * y [M, N] rows ldy apart, y pointing at channel 0 of panel 0; only channels below N are
      * touched. docs/numerics.md "Products" fixes every step. */

@@ -1,6 +1,14 @@
-/* conv.c: see conv.h. Work is cut into runs of positions and runs of channels; every output is one
- * chain, so the cut does not show. Legend: C channels in, M channels out of a group, K numbers that
- * a filter sees, P positions of one channel out. */
+/* conv.c: see conv.h. Work is cut into blocks of positions, and where those are few into runs of
+ * filters too; every output is one chain, or one exact sum, so the cut does not show.
+ *
+ *   TILES   filters of f32: 16 positions side by side are a panel that rows of filters meet
+ *   ROWS    one filter a group (depthwise): each row of the output by itself
+ *   FOURS   codes by codes: four channels a word, so that a panel is the cell of a weight in lanes,
+ *           which it plays for lane_i8; the filters play the inputs
+ *
+ * Codes may go the ways of floats too: their sums are exact there while they stay below 2^24.
+ * Legend: C channels in, M channels out of a group, K words that a filter sees, P positions of one
+ * channel out. */
 #include "op/conv.h"
 
 #include <string.h>
@@ -9,20 +17,25 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "base/scratch.h"
-#include "kernel/kernel.h"
+#include "op/conv_filters.h"
+#include "op/conv_strip.h"
+#include "quant/act8.h"
 #include "quant/codes.h"
 #include "quant/layouts.h"
 #include "tensor/context.h"
 #include "tensor/dtype.h"
 
 enum {
-    BLOCK_K = 1024,          /* columns of a filter multiplied at once: a panel stays in L1 or L2 */
-    BLOCK_FLOATS = 64 << 10, /* of the input laid out at once: a quarter of a MiB, in L2 */
-    BLOCK_P = 1024,          /* positions laid out at once at most, */
-    LEAST_P = 64,            /* and at least, where there are so many */
-    FEW_ITEMS = 16,          /* fewer pieces of work than this are cut by channels too */
-    ROWS = 2 * NIB_ROW_BLOCK, /* channels of a piece then */
-    MOST = 1 << 20,           /* of a stride, padding, dilation */
+    BLOCK_K = 1024,         /* columns of a filter multiplied at once: a panel stays in L1 or L2 */
+    BLOCK_WORDS = 64 << 10, /* of the input laid out at once: a quarter of a MiB, in L2 */
+    BLOCK_P = 1024,         /* positions laid out at once at most, */
+    LEAST_P = 64,           /* and at least, where there are so many */
+    ROW_P = 4096,           /* positions of a block of rows */
+    PIECES = 4,             /* for each thread, or filters are cut too */
+    SOME = 1 << 15,         /* multiplications that are worth a thread's claim */
+    MOST = 1 << 20,         /* of a stride, padding, dilation */
+    EXACT = 1024,           /* products of two codes whose sum a float holds: 2^24 / 2^14 */
+    FOUR = 4,
 };
 
 nib_status nib_window_check(const nib_op *op, const nib_window *w) {
@@ -48,7 +61,7 @@ int64_t nib_window_count(const nib_window *w, int i, int64_t length, bool ceil) 
 
 nib_status nib_conv_shape(const nib_op *op, const nib_conv *conv, const nib_tensor *x,
                           const nib_tensor *weight, const nib_tensor *bias, nib_shape *out) {
-    NIB_TRY(nib_op_want_dense_f32(op, "input", x));
+    if (!nib_act8_is(x)) NIB_TRY(nib_op_want_dense_f32(op, "input", x));
     char a[96], b[96];
     const int dims = conv->dims;
     const nib_shape *s = &x->shape, *w = &weight->shape;
@@ -89,255 +102,337 @@ bool nib_conv_accepts(const nib_call_args *args) {
     return (weight->layout || is_float(weight)) && (bias == NIB_NONE || is_float(bias));
 }
 
-/* What a run of positions needs of the input, with its padding, in the scratch: so that every
- * filter tap is 16 numbers one after the other, found by one addition.
- *
- *   strip [C][rows][stride][columns]    column x of the padded input: [x % stride][x / stride]
- *
- * Positions (oy, ox) and (oy, ox + 1) are neighbours in it whatever the stride. */
+typedef enum way {
+    TILES = NIB_FILTERS_TILES,
+    ROWS = NIB_FILTERS_ROWS,
+    FOURS = NIB_FILTERS_FOURS
+} way;
+
 typedef struct job {
     const nib_kernels *k;
-    const nib_window *w;
-    const float *x, *rows, *bias; /* rows: the filters as gemm_rows_f32 reads them */
-    float *y;
-    int64_t C, H, W, M, K, OW, P, groups; /* C of a group */
-    int64_t block_p, block_k, across, blocks, cuts,
-        cut;                           /* pieces: images, groups, blocks, cuts of M */
-    int64_t strip_rows, strip_columns; /* columns of one phase */
-    size_t at_panels;                  /* in the scratch, in floats */
+    way way;
+    nib_strip strip;
+    const void *x; /* f32, or codes: */
+    bool coded;    /* then y = (sum * scale of the filter) * x_scale, + bias */
+    float x_scale;
+    nib_filters filters;
+    const float *bias;
+    float *y;             /* or, where it is NULL, */
+    const nib_tensor *to; /* codes of this scale */
+    uint8_t *q;
+    int64_t C, M, K, groups; /* C channels of a group */
+    int64_t block_k, cut, cuts;
+    const float *ones; /* FOURS: scales of the panels */
+    uint32_t *shared;  /* panels of all blocks, where several pieces meet them; NULL: none */
+    size_t at_panels, at_lane, at_rows, whole; /* in the scratch of a piece, in bytes */
     nib_scratch scratch;
 } job;
 
-typedef struct place { /* positions that a piece makes, and the input that they begin at */
-    int64_t p, count, oy, ox;
-} place;
-
-/* Blocks are runs of positions, or, where a row is longer than a run, runs of a row. */
-static place place_of(const job *j, int64_t block) {
-    if (j->across == 1) {
-        const int64_t p = block * j->block_p;
-        return (place){p, j->P - p < j->block_p ? j->P - p : j->block_p, p / j->OW, 0};
-    }
-    const int64_t oy = block / j->across, ox = block % j->across * j->block_p;
-    return (place){oy * j->OW + ox, j->OW - ox < j->block_p ? j->OW - ox : j->block_p, oy, ox};
+/* The strip of a block, of the channels of one group of one image. */
+static const void *lay_out(const job *j, int64_t image, const nib_place *at, void *room) {
+    const int64_t begin = image * j->C * j->strip.H * j->strip.W;
+    if (!j->coded) return nib_strip_floats(&j->strip, at, (const float *)j->x + begin, room);
+    const int8_t *x = (const int8_t *)j->x + begin;
+    if (j->way == FOURS) return nib_strip_fours(&j->strip, at, x, j->C, room);
+    return nib_strip_codes(&j->strip, at, x, room);
 }
 
-/* `count` columns of the padded row from column `first` on, `stride` apart; row NULL: padding. */
-static void put_columns(float *to, const float *row, int64_t first, int64_t stride, int64_t count,
-                        int64_t W) {
-    int64_t begin = first < 0 ? (-first + stride - 1) / stride : 0;
-    int64_t end = first < W ? (W - first + stride - 1) / stride : 0;
-    if (!row) end = 0;
-    if (end > count) end = count;
-    if (begin > end) begin = end;
-    for (int64_t i = 0; i < begin; i++) to[i] = 0;
-    if (stride == 1 && end > begin)
-        memcpy(to + begin, row + first + begin, (size_t)(end - begin) * sizeof *to);
-    else
-        for (int64_t i = begin; i < end; i++) to[i] = row[first + i * stride];
-    for (int64_t i = end; i < count; i++) to[i] = 0;
-}
+/* ---- what follows the sums ---- */
 
-static void fill_strip(const job *j, const float *x, const place *at, float *strip) {
-    const nib_window *w = j->w;
-    const int64_t top = at->oy * w->stride[0] - w->padding[0],
-                  left = at->ox * w->stride[1] - w->padding[1];
-    for (int64_t c = 0; c < j->C; c++)
-        for (int64_t r = 0; r < j->strip_rows; r++) {
-            const bool inside = top + r >= 0 && top + r < j->H;
-            const float *row = inside ? x + (c * j->H + top + r) * j->W : NULL;
-            for (int64_t phase = 0; phase < w->stride[1]; phase++, strip += j->strip_columns)
-                put_columns(strip, row, left + phase, w->stride[1], j->strip_columns, j->W);
-        }
-}
-
-typedef struct run {    /* neighbours of one row of the output, within a panel */
-    int64_t lane, from; /* from: in the strip, of the first tap */
-} run;
-
-static int find_runs(const job *j, const place *at, int64_t q, int64_t count, run runs[NIB_PANEL]) {
-    const int64_t line = j->w->stride[1] * j->strip_columns; /* one row of the strip */
-    int n = 0;
-    for (int64_t lane = 0; lane < count;) {
-        const int64_t p = at->p + q + lane, oy = p / j->OW, ox = p % j->OW, left = j->OW - ox;
-        runs[n++] = (run){lane, (oy - at->oy) * j->w->stride[0] * line + ox - at->ox};
-        lane += left < count - lane ? left : count - lane;
-    }
-    return n;
-}
-
-/* Where the taps of columns [k, k + kc) of a filter lie in the strip, from the first tap. */
-static void find_taps(const job *j, int64_t k, int64_t kc, int64_t taps[BLOCK_K]) {
-    const nib_window *w = j->w;
-    const int64_t line = w->stride[1] * j->strip_columns, size = w->size[0] * w->size[1];
-    int64_t c = k / size, i = k % size / w->size[1], t = k % w->size[1];
-    for (int64_t n = 0; n < kc; n++) {
-        const int64_t column = t * w->dilation[1];
-        taps[n] = (c * j->strip_rows + i * w->dilation[0]) * line +
-                  column % w->stride[1] * j->strip_columns + column / w->stride[1];
-        if (++t < w->size[1]) continue;
-        t = 0;
-        if (++i < w->size[0]) continue;
-        i = 0;
-        c++;
-    }
-}
-
-/* These taps for `count` positions from the q-th of the piece on. Whole vectors are copied: what a
- * run has too much, the next run, the next column or the next panel writes over, and of the last
- * panel nobody reads it. */
-static void fill_panel(const job *j, const place *at, int64_t q, int64_t count, const int64_t *taps,
-                       int64_t kc, const float *strip, float *panel) {
-    run runs[NIB_PANEL];
-    const int n = find_runs(j, at, q, count, runs);
-    for (int64_t k = 0; k < kc; k++, panel += NIB_PANEL)
-        for (int r = 0; r < n; r++)
-            memcpy(panel + runs[r].lane, strip + taps[k] + runs[r].from, NIB_PANEL * sizeof *panel);
-}
-
-static void add_bias(float *y, int64_t ldy, const float *bias, int64_t M, int64_t count) {
+/* Rows [M][count] of floats: of filters that begin at `filter`. */
+static void finish_rows(const job *j, float *y, int64_t ldy, int64_t filter, int64_t M,
+                        int64_t count) {
+    if (!j->coded && !j->bias) return;
     for (int64_t m = 0; m < M; m++) {
         float *row = y + m * ldy;
-        const float b = bias[m];
-        for (int64_t i = 0; i < count; i++) row[i] += b;
+        const float bias = j->bias ? j->bias[filter + m] : 0;
+        if (j->coded) {
+            const float scale = j->filters.scale[filter + m], of_x = j->x_scale;
+            for (int64_t i = 0; i < count; i++) row[i] = row[i] * scale * of_x;
+        }
+        if (!j->bias) continue;
+        for (int64_t i = 0; i < count; i++) row[i] += bias;
     }
 }
 
-static void piece(void *user, int64_t begin, int64_t end) {
+/* To codes, from rows that lie in the scratch to where their floats would lie. */
+static void quantize_rows(const job *j, const float *rows, int64_t ldy, int64_t at, int64_t M,
+                          int64_t count) {
+    if (j->y) return;
+    for (int64_t m = 0; m < M; m++)
+        nib_act8_quantize(j->k, j->to->desc.code, j->to->desc.math, nib_act8_scale(j->to),
+                          rows + m * ldy, count, j->q + at + m * j->strip.P);
+}
+
+/* ---- filters on panels ---- */
+
+static void multiply_floats(const job *j, const uint32_t *panels, int64_t stride, int64_t k,
+                            int64_t kc, int64_t filter, int64_t M, float *y, int64_t ldy,
+                            int64_t count) {
+    j->k->gemm_rows_f32(y, ldy, j->filters.floats + filter * j->K, M, j->K, k, kc,
+                        (const float *)(const void *)panels, stride, count);
+}
+
+static void multiply_codes(const job *j, const uint32_t *panels, int64_t filter, int64_t M,
+                           float *y, int64_t ldy, int64_t count, void *scratch) {
+    const int64_t K = j->K * FOUR;
+    const nib_lane_weight positions = {.lane = NIB_LANE_W8,
+                                       .bits = 8,
+                                       .mid = 128,
+                                       .code = NIB_I8,
+                                       .N = count,
+                                       .K = K,
+                                       .G = K,
+                                       .groups = 1,
+                                       .codes = (const uint8_t *)(const void *)panels,
+                                       .panel_bytes = K * NIB_PANEL,
+                                       .scale = j->ones,
+                                       .scale_dtype = NIB_F32,
+                                       .offset_kind = NIB_OFFSET_NONE};
+    const nib_rows_i8 rows = {.q = j->filters.codes + filter * j->filters.ld,
+                              .ld = j->filters.ld,
+                              .scale = j->ones, /* there are at least as many as rows */
+                              .sums = j->filters.sums + filter};
+    j->k->lane_i8[NIB_LANE_W8](y, ldy, &rows, M, &positions, 0, (count + NIB_PANEL - 1) / NIB_PANEL,
+                               scratch);
+}
+
+/* Filters [cut, cut + M) of a group of an image on all positions of a block. `strip` NULL: the
+ * panels hold all of K, else they are made, some columns at a time. */
+static void multiply(const job *j, int64_t image, const nib_place *at, int64_t cut, int64_t M,
+                     const void *strip, uint32_t *panels, char *scratch) {
+    const int64_t filter = image % j->groups * j->M + cut;
+    const int64_t to = (image * j->M + cut) * j->strip.P + at->p;
+    const int64_t ldy = j->y ? j->strip.P : j->strip.block_p;
+    float *y = j->y ? j->y + to : (float *)(void *)(scratch + j->at_rows);
+    int64_t k = 0;
+    do { /* once, too, where there is nothing to sum */
+        const int64_t kc = j->K - k < j->block_k ? j->K - k : j->block_k;
+        const int64_t stride = (strip ? kc : j->K) * NIB_PANEL;
+        if (strip) nib_strip_panels(j->k, &j->strip, at, strip, k, kc, panels, stride);
+        if (j->way == FOURS)
+            multiply_codes(j, panels, filter, M, y, ldy, at->count, scratch + j->at_lane);
+        else
+            multiply_floats(j, strip ? panels : panels + k * NIB_PANEL, stride, k, kc, filter, M, y,
+                            ldy, at->count);
+        k += kc;
+    } while (k < j->K);
+    finish_rows(j, y, ldy, filter, M, at->count);
+    quantize_rows(j, y, ldy, to, M, at->count);
+}
+
+/* A piece: all filters of a group on a block. */
+static void whole_blocks(void *user, int64_t begin, int64_t end) {
     job *j = user;
     int index;
-    float *strip = nib_scratch_take(&j->scratch, &index), *panels = strip + j->at_panels;
-    int64_t taps[BLOCK_K];
+    char *room = nib_scratch_take(&j->scratch, &index);
     for (int64_t n = begin; n < end; n++) {
-        const int64_t cut = n % j->cuts * j->cut, image = n / j->cuts / j->blocks; /* and group */
-        const place at = place_of(j, n / j->cuts % j->blocks);
-        const int64_t M = j->M - cut < j->cut ? j->M - cut : j->cut;
-        const int64_t channel = image % j->groups * j->M + cut;
-        float *y = j->y + (image * j->M + cut) * j->P + at.p;
-        fill_strip(j, j->x + image * j->C * j->H * j->W, &at, strip);
-        int64_t k = 0;
-        do { /* once, too, where there is nothing to sum */
-            const int64_t kc = j->K - k < j->block_k ? j->K - k : j->block_k;
-            find_taps(j, k, kc, taps);
-            for (int64_t q = 0; q < at.count; q += NIB_PANEL)
-                fill_panel(j, &at, q, at.count - q < NIB_PANEL ? at.count - q : NIB_PANEL, taps, kc,
-                           strip, panels + q * kc);
-            j->k->gemm_rows_f32(y, j->P, j->rows + channel * j->K, M, j->K, k, kc, panels,
-                                kc * NIB_PANEL, at.count);
-            k += kc;
-        } while (k < j->K);
-        if (j->bias) add_bias(y, j->P, j->bias + channel, M, at.count);
+        const nib_place at = nib_strip_place(&j->strip, n % j->strip.blocks);
+        const int64_t image = n / j->strip.blocks; /* and group */
+        const void *strip = lay_out(j, image, &at, room);
+        multiply(j, image, &at, 0, j->M, strip, (uint32_t *)(void *)(room + j->at_panels), room);
     }
     nib_scratch_give(&j->scratch, index);
 }
 
-/* The filters as floats, packed group by group. */
-typedef struct filters {
-    const nib_kernels *k;
-    const nib_tensor *weight;
-    float *rows, *floats; /* floats: NULL where the weight is f32 already */
-    int64_t M, K;
-} filters;
-
-/* Runs of rows that pack_rows_f32 packs independently, group by group. */
-static void pack_filters(void *user, int64_t begin, int64_t end) {
-    const filters *f = user;
-    const float *w = f->floats ? f->floats : (const float *)nib_tensor_data(f->weight);
-    const int64_t runs = (f->M + NIB_ROW_BLOCK - 1) / NIB_ROW_BLOCK;
-    for (int64_t i = begin; i < end; i++) {
-        const int64_t m = i % runs * NIB_ROW_BLOCK, at = (i / runs * f->M + m) * f->K;
-        f->k->pack_rows_f32(f->rows + at, w + at, f->K,
-                            f->M - m < NIB_ROW_BLOCK ? f->M - m : NIB_ROW_BLOCK, f->K);
-    }
+/* Few blocks: their panels first, then pieces of some filters each. */
+static int64_t panel_words(const job *j) { /* of a block */
+    return (j->strip.block_p + NIB_PANEL - 1) / NIB_PANEL * NIB_PANEL * j->K;
 }
 
-/* How the work is cut, and how large a strip is. */
-static void cut_work(job *j, int64_t images) {
-    const nib_window *w = j->w;
-    j->block_k = j->K < BLOCK_K ? j->K : BLOCK_K;
-    int64_t most = j->block_k ? BLOCK_FLOATS / j->block_k / NIB_PANEL * NIB_PANEL : BLOCK_P;
-    most = most < LEAST_P ? LEAST_P : most > BLOCK_P ? BLOCK_P : most;
-    const int64_t length = j->OW > most ? j->OW : j->P; /* that is cut into equal blocks */
-    const int64_t parts = (length + most - 1) / most;
-    const int64_t even = (length + parts - 1) / parts;
-    j->block_p = (even + NIB_PANEL - 1) / NIB_PANEL * NIB_PANEL;
-    j->across = j->OW > most ? (j->OW + j->block_p - 1) / j->block_p : 1;
-    j->blocks = j->OW > most ? j->P / j->OW * j->across : (j->P + j->block_p - 1) / j->block_p;
-    /* rows of the output that a block may touch, and its columns */
-    const int64_t OH = j->P / j->OW, some = (j->block_p + j->OW - 2) / j->OW + 1;
-    const int64_t rows = j->across > 1 ? 1 : some < OH ? some : OH;
-    const int64_t columns = j->across > 1 ? j->block_p : j->OW;
-    const int64_t wide = (columns - 1) * w->stride[1] + w->dilation[1] * (w->size[1] - 1) + 1;
-    j->strip_rows = (rows - 1) * w->stride[0] + w->dilation[0] * (w->size[0] - 1) + 1;
-    j->strip_columns = (wide + w->stride[1] - 1) / w->stride[1];
-    const int64_t whole = images * j->groups * j->blocks;
-    j->cut = whole < FEW_ITEMS && j->M > ROWS ? ROWS : j->M;
+static void share_panels(void *user, int64_t begin, int64_t end) {
+    job *j = user;
+    int index;
+    char *room = nib_scratch_take(&j->scratch, &index);
+    for (int64_t n = begin; n < end; n++) {
+        const nib_place at = nib_strip_place(&j->strip, n % j->strip.blocks);
+        const void *strip = lay_out(j, n / j->strip.blocks, &at, room);
+        nib_strip_panels(j->k, &j->strip, &at, strip, 0, j->K, j->shared + n * panel_words(j),
+                         j->K * NIB_PANEL);
+    }
+    nib_scratch_give(&j->scratch, index);
+}
+
+static void some_filters(void *user, int64_t begin, int64_t end) {
+    job *j = user;
+    int index;
+    char *room = nib_scratch_take(&j->scratch, &index);
+    for (int64_t n = begin; n < end; n++) {
+        const int64_t block = n / j->cuts, cut = n % j->cuts * j->cut;
+        const nib_place at = nib_strip_place(&j->strip, block % j->strip.blocks);
+        multiply(j, block / j->strip.blocks, &at, cut, j->M - cut < j->cut ? j->M - cut : j->cut,
+                 NULL, j->shared + block * panel_words(j), room);
+    }
+    nib_scratch_give(&j->scratch, index);
+}
+
+/* One filter on whole rows. */
+static void filter_rows(void *user, int64_t begin, int64_t end) {
+    job *j = user;
+    const nib_strip *s = &j->strip;
+    int index;
+    char *room = nib_scratch_take(&j->scratch, &index);
+    for (int64_t n = begin; n < end; n++) {
+        const nib_place at = nib_strip_place(s, n % s->blocks);
+        const int64_t image = n / s->blocks, filter = image % j->groups, to = image * s->P + at.p;
+        const float *strip = lay_out(j, image, &at, room);
+        float *y = j->y ? j->y + to : (float *)(void *)(room + j->at_rows);
+        for (int64_t i = 0; i < at.count; i += s->OW, strip += s->w->stride[0] * s->line)
+            j->k->taps_f32(y + i, s->OW, strip, s->taps, j->filters.floats + filter * j->K, j->K);
+        finish_rows(j, y, s->P, filter, 1, at.count);
+        quantize_rows(j, y, s->P, to, 1, at.count);
+    }
+    nib_scratch_give(&j->scratch, index);
+}
+
+/* ---- the plan ---- */
+
+static void choose_way(job *j, int64_t size) {
+    const int64_t channels = j->C;
+    j->way = j->M == 1 ? ROWS : TILES;
+    /* Of one or two channels a word of four is half empty. */
+    if (j->coded && (j->C * size > EXACT || (j->M > 1 && channels > 2))) j->way = FOURS;
+}
+
+static void cut_work(job *j, int64_t images, int threads) {
+    nib_strip *s = &j->strip;
+    int64_t most = ROW_P;
+    j->block_k = j->K < BLOCK_K || j->way == FOURS ? j->K : BLOCK_K;
+    if (j->way != ROWS) {
+        most = j->block_k ? BLOCK_WORDS / j->block_k / NIB_PANEL * NIB_PANEL : BLOCK_P;
+        most = most < LEAST_P ? LEAST_P : most > BLOCK_P ? BLOCK_P : most;
+    }
+    nib_strip_cut(s, most, j->way == ROWS, !j->coded);
+    const int64_t whole = images * j->groups * s->blocks, wanted = (int64_t)PIECES * threads;
+    const int64_t runs = (j->M + NIB_ROW_BLOCK - 1) / NIB_ROW_BLOCK;
+    int64_t cuts = threads > 1 && whole < wanted ? (wanted + whole - 1) / whole : 1;
+    cuts = cuts < runs ? cuts : runs; /* runs of filters are packed each by itself */
+    j->cut = (runs + cuts - 1) / cuts * NIB_ROW_BLOCK;
     j->cuts = (j->M + j->cut - 1) / j->cut;
+    if (j->cuts == 1 || j->way == ROWS) j->cut = j->M, j->cuts = 1;
+}
+
+/* Memory, part by part from multiples of 64 on; true: overflow. */
+static bool add_part(size_t *whole, int64_t count, size_t width, size_t *at) {
+    size_t size;
+    *at = *whole;
+    return count < 0 || nib_mul_size((size_t)count, width, &size) ||
+           nib_add_size(*whole, size, &size) || nib_align_size(size, NIB_MEM_ALIGN, whole);
+}
+
+/* Of a thread; true: overflow. */
+static bool plan_scratch(job *j) {
+    int64_t strip, panels = 0;
+    size_t at;
+    const bool floats = j->y == NULL;
+    if (!nib_strip_words(&j->strip, &strip)) return true;
+    if (j->way != ROWS && j->cuts == 1)
+        panels = (j->strip.block_p + NIB_PANEL - 1) / NIB_PANEL * NIB_PANEL * j->block_k;
+    return add_part(&j->whole, strip, sizeof(uint32_t), &at) ||
+           add_part(&j->whole, panels, sizeof(uint32_t), &j->at_panels) ||
+           add_part(&j->whole, j->way == FOURS ? NIB_LANE_SCRATCH : 0, 1, &j->at_lane) ||
+           add_part(&j->whole, floats ? j->strip.block_p * j->cut : 0, sizeof(float), &j->at_rows);
+}
+
+static void run_pieces(nib_ctx *ctx, job *j, int64_t blocks) {
+    if (j->way == ROWS) {
+        const int64_t work = j->strip.block_p * j->K + 1;
+        nib_parallel_for(ctx->pool, blocks, work < SOME ? SOME / work : 1, filter_rows, j);
+    } else if (j->cuts == 1) {
+        nib_parallel_for(ctx->pool, blocks, 1, whole_blocks, j);
+    } else {
+        nib_parallel_for(ctx->pool, blocks, 1, share_panels, j);
+        nib_parallel_for(ctx->pool, blocks * j->cuts, 1, some_filters, j);
+    }
 }
 
 nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
                         const nib_tensor *weight, const nib_tensor *bias, nib_tensor *y) {
-    const nib_window *w = &conv->window;
     const int first = x->shape.ndim - conv->dims; /* of the spatial dimensions */
     const int64_t Cout = weight->shape.dim[0], images = first == 2 ? x->shape.dim[0] : 1;
+    const int64_t size = conv->window.size[0] * conv->window.size[1];
     job j = {.k = &ctx->kernels,
-             .w = &conv->window,
              .x = nib_tensor_data(x),
-             .y = nib_tensor_data_mut(y),
+             .coded = nib_act8_is(x),
              .C = weight->shape.dim[1],
-             .H = conv->dims == 2 ? x->shape.dim[first] : 1,
-             .W = x->shape.dim[x->shape.ndim - 1],
              .M = Cout / conv->groups,
-             .OW = y->shape.dim[y->shape.ndim - 1],
-             .groups = conv->groups};
-    j.K = j.C * conv->window.size[0] * conv->window.size[1];
-    j.P = j.OW * (conv->dims == 2 ? y->shape.dim[first] : 1);
+             .groups = conv->groups,
+             .to = y};
     if (nib_tensor_count(y) == 0) return NIB_OK;
+    if (j.coded) j.x_scale = nib_act8_scale(x);
+    if (nib_act8_is(y))
+        j.q = nib_act8_data_mut(y);
+    else
+        j.y = nib_tensor_data_mut(y);
+    choose_way(&j, size);
+    nib_strip *s = &j.strip;
+    *s = (nib_strip){.w = &conv->window,
+                     .C = j.way == FOURS ? (j.C + FOUR - 1) / FOUR : j.C,
+                     .H = conv->dims == 2 ? x->shape.dim[first] : 1,
+                     .W = x->shape.dim[x->shape.ndim - 1],
+                     .OW = y->shape.dim[y->shape.ndim - 1]};
+    s->P = s->OW * (conv->dims == 2 ? y->shape.dim[first] : 1);
+    s->K = j.K = s->C * size;
+    cut_work(&j, images, nib_pool_threads(ctx->pool));
+    const int64_t blocks = images * conv->groups * s->blocks, pieces = blocks * j.cuts;
 
-    cut_work(&j, images);
-    const int64_t pieces = images * conv->groups * j.blocks * j.cuts;
+    nib_filters_plan plan;
+    NIB_TRY(nib_filters_plan_for(&plan, weight, conv->groups, (nib_filters_form)j.way, j.coded));
+    const bool dense = j.way == ROWS && !weight->layout && weight->dtype == NIB_F32;
+    const bool have = dense || nib_filters_kept(&plan, j.k, weight, &j.filters);
+    if (dense) j.filters.floats = nib_tensor_data(weight);
 
-    /* One workspace: packed filters, filters as floats, scratch to unpack codes, biases, panels. */
-    const bool widen = weight->layout || weight->dtype != NIB_F32;
-    const size_t count = (size_t)(Cout * j.K), step = NIB_MEM_ALIGN;
-    const size_t codes = widen ? nib_rows_scratch_size(weight, Cout) : 0;
-    int64_t strip;
-    size_t piece_bytes = 0, scratch = 0;
-    const bool over = nib_mul_count(j.strip_rows * w->stride[1], j.strip_columns, &strip) ||
-                      nib_mul_count(strip, j.C, &strip) ||
-                      nib_add_i64(strip, NIB_PANEL, &strip); /* a vector that begins at its end */
-    if (!over) {
-        j.at_panels = (size_t)(strip + 15) / 16 * 16;
-        piece_bytes = (j.at_panels + (size_t)(j.block_p * j.block_k) + NIB_PANEL) * sizeof(float);
-        scratch = nib_scratch_room(ctx->pool, pieces, piece_bytes);
-    }
-    size_t at[5] = {0}, size;
-    if (over || nib_mul_size(count, sizeof(float), &size) || nib_align_size(size, step, &at[1]) ||
-        nib_add_size(at[1], widen ? at[1] : 0, &at[2]) || nib_add_size(at[2], codes, &size) ||
-        nib_align_size(size, step, &at[3]) ||
-        nib_add_size(at[3], (size_t)Cout * sizeof(float), &size) ||
-        nib_align_size(size, step, &at[4]) || nib_add_size(at[4], scratch, &size) || !scratch)
+    /* One workspace: taps, ones, biases, panels that are shared, filters, scratch of threads. */
+    const int64_t ones = s->block_p + NIB_PANEL > j.M ? s->block_p + NIB_PANEL : j.M;
+    size_t at_ones, at_bias, at_panels, at_filters, at_make, at_scratch, whole = 0, at;
+    bool over = plan_scratch(&j);
+    const size_t scratch = over ? 0 : nib_scratch_room(ctx->pool, pieces, j.whole);
+    const size_t make = have ? 0 : nib_scratch_room(ctx->pool, plan.pieces, plan.piece);
+    over |= (!scratch && j.whole) || (!make && !have) ||
+            add_part(&whole, j.K, sizeof *s->taps, &at) ||
+            add_part(&whole, j.way == FOURS ? ones : 0, sizeof(float), &at_ones) ||
+            add_part(&whole, bias == NIB_NONE ? 0 : Cout, sizeof(float), &at_bias) ||
+            add_part(&whole, j.cuts > 1 ? blocks : 0, (size_t)panel_words(&j) * 4, &at_panels) ||
+            add_part(&whole, have ? 0 : 1, plan.bytes, &at_filters) ||
+            add_part(&whole, 1, make, &at_make) || add_part(&whole, 1, scratch, &at_scratch);
+    if (over)
         return NIB_RAISE(NIB_E_MEMORY, "a convolution by %lld filters of %lld numbers overflows",
                          (long long)Cout, (long long)j.K);
-    unsigned char *room = nib_ctx_workspace(ctx, size);
+    char *room = nib_ctx_workspace(ctx, whole);
     if (!room) return nib_last_error()->status;
-    filters f = {.k = j.k, .weight = weight, .rows = (void *)room, .M = j.M, .K = j.K};
-    if (widen) {
-        f.floats = (void *)(room + at[1]);
-        if (weight->layout)
-            nib_rows_to_f32(weight, 0, Cout, f.floats, room + at[2]);
-        else
-            nib_to_f32(weight->dtype, f.floats, nib_tensor_data(weight), count);
+    nib_strip_taps(s, (int64_t *)(void *)room);
+    s->taps = (const int64_t *)(const void *)room;
+    if (j.way == FOURS) {
+        float *values = (float *)(void *)(room + at_ones);
+        for (int64_t i = 0; i < ones; i++) values[i] = 1;
+        j.ones = values;
     }
     if (bias != NIB_NONE) {
-        float *values = (void *)(room + at[3]);
+        float *values = (float *)(void *)(room + at_bias);
         nib_to_f32(bias->dtype, values, nib_tensor_data(bias), (size_t)Cout);
         j.bias = values;
     }
-    nib_parallel_for(ctx->pool, conv->groups * ((j.M + NIB_ROW_BLOCK - 1) / NIB_ROW_BLOCK), 1,
-                     pack_filters, &f);
-    j.rows = f.rows;
-    nib_scratch_over(ctx->pool, pieces, piece_bytes, room + at[4], &j.scratch);
-    nib_parallel_for(ctx->pool, pieces, 1, piece, &j);
+    if (!have) {
+        nib_scratch_over(ctx->pool, plan.pieces, plan.piece, room + at_make, &j.scratch);
+        nib_filters_make(ctx, &plan, weight, room + at_filters, &j.scratch);
+        j.filters = nib_filters_in(&plan, room + at_filters);
+    }
+    j.shared = (uint32_t *)(void *)(room + at_panels);
+    nib_scratch_over(ctx->pool, pieces, j.whole, room + at_scratch, &j.scratch);
+    run_pieces(ctx, &j, blocks);
     return NIB_OK;
+}
+
+nib_status nib_conv_on_codes(nib_call_args *args, const nib_conv *conv) {
+    const nib_tensor *x = args->in[0], *weight = args->in[1];
+    if (!nib_act8_is(x) || x->desc.code != NIB_I8 || nib_act8_is(weight) ||
+        !nib_filters_have_codes(weight) || !nib_conv_accepts(args))
+        return NIB_END;
+    nib_shape shape;
+    NIB_TRY(nib_conv_shape(args->op, conv, x, weight, args->in[2], &shape));
+    nib_tensor *y = nib_tensor_new(args->ctx, NIB_F32, shape);
+    args->nout = 1;
+    args->out[0] = nib_scope_own(args->ctx, y);
+    if (!args->out[0]) return nib_last_error()->status;
+    return nib_conv_run(args->ctx, conv, x, weight, args->in[2], args->out[0]);
 }

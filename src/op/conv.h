@@ -3,7 +3,8 @@
  * The input is laid out so that a convolution is a product: 16 positions of the output side by
  * side, under them the numbers that each of them sees, ordered by channel, then row, then column of
  * the filter. What lies in the padding is 0 and takes part. So an output is one chain of fma over
- * the columns of its filter, then the bias, as docs/numerics.md says of products. */
+ * the columns of its filter, then the bias, as docs/numerics.md says of products. Codes by codes
+ * are summed exactly. */
 #ifndef NIB_OP_CONV_H
 #define NIB_OP_CONV_H
 #include "op/calls.h"
@@ -21,11 +22,20 @@ typedef struct nib_conv {
     int64_t groups;
 } nib_conv;
 
-/* y of x [N, C, spatial] or [C, spatial] and weight [Cout, C / groups, size]. */
+/* y of x [N, C, spatial] or [C, spatial], floats or codes of layout act8, and weight
+ * [Cout, C / groups, size]. */
 nib_status nib_conv_shape(const nib_op *op, const nib_conv *conv, const nib_tensor *x,
                           const nib_tensor *weight, const nib_tensor *bias, nib_shape *out);
 bool nib_conv_accepts(const nib_call_args *args); /* any weight, dense bias */
+/* x and y are f32, or act8. Codes in want a weight that nib_filters_have_codes. Memory: the
+ * workspace of the context. */
 nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
                         const nib_tensor *weight, const nib_tensor *bias, nib_tensor *y);
 nib_status nib_conv_backward(nib_backward_args *args, const nib_conv *conv);
+
+/* Rows of the table of on_codes.c: int8 codes by filters of integers with one scale each meet in
+ * exact sums and give floats; NIB_END for all others. */
+nib_status nib_conv1d_on_codes(nib_call_args *args);
+nib_status nib_conv2d_on_codes(nib_call_args *args);
+nib_status nib_conv_on_codes(nib_call_args *args, const nib_conv *conv); /* what both do */
 #endif

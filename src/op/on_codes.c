@@ -2,7 +2,7 @@
  * An op that has no row, or whose row gives NIB_END, gets the floats: any op takes any activation.
  *
  *   op                      integer codes                    float codes
- *   linear                  integer product -> float         floats
+ *   linear, conv1d, conv2d  integer product -> float         floats
  *   dequantize              floats                           floats
  *   relu, neg               on the codes                     floats
  *   cat of two              codes, where scales are equal    floats
@@ -18,6 +18,7 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "op/calls.h"
+#include "op/conv.h"
 #include "op/product.h"
 #include "quant/act8.h"
 #include "quant/codes.h"
@@ -268,8 +269,17 @@ static const struct row {
     const char *op;
     nib_status (*run)(nib_call_args *args);
 } table[] = {
-    {"cat", cat}, {"dequantize", dequantize}, {"div", divide}, {"linear", linear},   {"mul", mul},
-    {"neg", neg}, {"permute", permute},       {"relu", relu},  {"softmax", softmax},
+    {"cat", cat},
+    {"conv1d", nib_conv1d_on_codes},
+    {"conv2d", nib_conv2d_on_codes},
+    {"dequantize", dequantize},
+    {"div", divide},
+    {"linear", linear},
+    {"mul", mul},
+    {"neg", neg},
+    {"permute", permute},
+    {"relu", relu},
+    {"softmax", softmax},
 };
 
 static const struct row *row_of(const nib_op *op) {

@@ -48,6 +48,12 @@ const nib_impl nib_impl_conv2d_any = {.op = &nib_op_conv2d,
                                       .accepts = nib_conv_accepts,
                                       .run = run};
 
+nib_status nib_conv2d_on_codes(nib_call_args *args) {
+    if (args->in[1]->shape.ndim != 4) return NIB_END;
+    const nib_conv conv = conv_of(args);
+    return nib_conv_on_codes(args, &conv);
+}
+
 nib_tensor *nib_conv2d(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
                        const nib_window *w, int64_t groups) {
     if (!x || !weight || !bias) return NULL;

@@ -131,6 +131,7 @@ void nib_tensor_free(nib_tensor *t) {
     if (atomic_fetch_sub_explicit(&t->refs, 1, memory_order_acq_rel) != 1) return;
     if (t->scope_index >= 0) t->ctx->owned[t->scope_index] = NULL;
     for (int i = 0; i < t->nparts; i++) nib_storage_release(t->part[i]);
+    nib_storage_release(t->kept);
     if (t->config) nib_mem_free(NULL, t->config, t->config->size); /* as nib_config_copy made it */
     nib_mem_free(&t->ctx->mem, t, sizeof *t);
 }

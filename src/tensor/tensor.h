@@ -25,6 +25,7 @@ struct nib_tensor {
     int nparts;
     nib_storage *part[NIB_MAX_PARTS];
     size_t part_offset[NIB_MAX_PARTS]; /* bytes into the storage */
+    nib_storage *kept; /* what an op made of it to use again (op/conv_filters.h); NULL: nothing */
 };
 
 /* A dense tensor over `storage` from byte `offset` on, which it retains. Caller owns. */

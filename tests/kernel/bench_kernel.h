@@ -186,6 +186,23 @@ static inline void bench_lanes(const bench *b, const nib_kernels *ref) {
     for (size_t i = 0; i < kinds; i++) bench_lane(b, ref, &bench_lane_kinds[i], i + 1 == kinds);
 }
 
+/* What a 3 x 3 convolution of 64 channels, 56 columns wide, gathers for a row, and does as one filter
+ * of nine numbers. */
+static inline void bench_taps(const bench *b) {
+    enum { C = 64, LINE = 58, ROWS = 3, K = C * 9, N = 56 };
+    int64_t taps[K], from[NIB_PANEL];
+    for (int k = 0; k < K; k++) taps[k] = k / 9 * (ROWS * LINE) + k / 3 % 3 * LINE + k % 3;
+    for (int l = 0; l < NIB_PANEL; l++) from[l] = l;
+    BENCH("words_by_taps, 576 taps, a run", K * NIB_PANEL * 8, 0,
+          b->k->words_by_taps(b->y, b->x, taps, K, from, NIB_PANEL));
+    for (int l = 8; l < NIB_PANEL; l++) from[l] = l + 2;
+    BENCH("words_by_taps, 576 taps, two runs", K * NIB_PANEL * 8, 0,
+          b->k->words_by_taps(b->y, b->x, taps, K, from, NIB_PANEL));
+    BENCH("taps_f32, 64 rows of 56 by 9 taps", C * N * 8, 2.0 * C * N * 9,
+          for (int c = 0; c < C; c++)
+              b->k->taps_f32(b->y + c * N, N, b->x + c * ROWS * LINE, taps, b->w, 9));
+}
+
 static inline void bench_slots(const bench *b, const nib_kernels *ref) {
     const nib_kernels *k = b->k;
     const double n = BENCH_N, M = BENCH_ROWS, K = BENCH_K, N = BENCH_CHANNELS;
@@ -281,6 +298,7 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
               k->gemm_f32(b->y, BENCH_CHANNELS, b->x, BENCH_K, b->w, stride, BENCH_ROWS,
                           BENCH_CHANNELS, BENCH_K, false));
     }
+    IF(words_by_taps) bench_taps(b);
     IF(gemm_rows_f32) {
         BENCH("pack_rows_f32 512x4096", 8 * M * K, 0,
               k->pack_rows_f32(b->y, b->x, BENCH_K, BENCH_ROWS, BENCH_K));

@@ -416,6 +416,7 @@ static void check_norms(void **state_) {
 }
 
 #include "kernel/check_attention.h"
+#include "kernel/check_conv.h"
 #include "kernel/check_extremes.h"
 #include "kernel/check_inputs.h"
 #include "kernel/check_lanes.h"
@@ -439,6 +440,7 @@ static void judge_the_set(void **state_) {
     check_conversions(state_);
     check_narrow_densely(state_);
     check_gemm(state_);
+    check_conv(state_);
     check_reductions(state_);
     check_losses(state_);
     check_quantizing(state_);

@@ -2,7 +2,11 @@
 #include "base/mem.h"
 #include "golden_layers.h"
 #include "op/calls.h"
+#include "quant/act8.h"
+#include "quant/codes.h"
+#include "quant/layouts.h"
 #include "quant/quanto.h"
+#include "tensor/context.h"
 
 TEST(convolutions_are_torchs_with_every_switch) {
     for (int threads = 1; threads <= 3; threads += 2) {
@@ -65,24 +69,34 @@ static float chain(const nib_tensor *x, const nib_tensor *w, const nib_window *w
     return acc;
 }
 
+static const struct convolution {
+    int64_t x[4], w[4];
+    nib_window window;
+    int64_t groups;
+} cases[] = {
+    {{2, 3, 5, 33}, {4, 3, 3, 3}, {{0}, {1, 1}, {1, 1}, {1, 1}}, 1},
+    {{1, 2, 40, 40}, {3, 2, 2, 5}, {{0}, {1, 2}, {0, 3}, {2, 1}}, 1},
+    {{1, 130, 5, 5}, {7, 130, 3, 3}, {{0}, {1, 1}, {1, 1}, {1, 1}}, 1}, /* K over a block */
+    {{1, 12, 4, 4}, {300, 4, 1, 1}, {{0}, {1, 1}, {0, 0}, {1, 1}}, 3},  /* cut by channels */
+    {{1, 4, 17, 70}, {4, 1, 3, 3}, {{0}, {1, 1}, {1, 1}, {1, 1}}, 4},
+    {{1, 70, 3, 260}, {3, 70, 3, 3}, {{0}, {1, 2}, {1, 1}, {1, 2}}, 1}, /* rows over a block */
+    {{1, 1, 2, 2500}, {2, 1, 2, 7}, {{0}, {1, 1}, {1, 9}, {1, 3}}, 1},
+    {{2, 2, 9, 9}, {2, 2, 2, 2}, {{0}, {3, 4}, {2, 3}, {4, 5}}, 1}, /* taps far apart */
+    {{3, 1, 1, 1}, {1, 1, 1, 1}, {{0}, {1, 1}, {0, 0}, {1, 1}}, 1},
+    {{2, 32, 9, 9}, {24, 32, 3, 3}, {{0}, {2, 2}, {1, 1}, {1, 1}}, 1},
+    {{1, 20, 13, 11}, {40, 10, 3, 2}, {{0}, {1, 1}, {2, 1}, {1, 1}}, 2},
+    {{2, 9, 12, 12}, {9, 1, 3, 3}, {{0}, {2, 3}, {1, 1}, {2, 1}}, 9},
+    {{1, 6, 1, 90}, {12, 1, 1, 5}, {{0}, {1, 2}, {0, 2}, {1, 1}}, 6},     /* two filters a group */
+    {{1, 1040, 2, 2}, {2, 1040, 1, 1}, {{0}, {2, 2}, {0, 0}, {1, 1}}, 1}, /* long codes */
+    {{1, 1100, 1, 2}, {1, 1100, 1, 1}, {{0}, {1, 1}, {0, 0}, {1, 1}}, 1},
+    {{1, 2, 70, 70}, {130, 2, 1, 1}, {{0}, {2, 1}, {0, 0}, {1, 1}}, 1},
+    {{2, 3, 4, 4}, {3, 3, 4, 4}, {{0}, {1, 1}, {0, 0}, {1, 1}}, 1}, /* one position */
+};
+enum { CASES = sizeof cases / sizeof *cases };
+
 TEST(a_convolution_is_one_chain_for_each_output_on_every_machine_and_thread) {
-    static const struct {
-        int64_t x[4], w[4];
-        nib_window window;
-        int64_t groups;
-    } cases[] = {
-        {{2, 3, 5, 33}, {4, 3, 3, 3}, {{0}, {1, 1}, {1, 1}, {1, 1}}, 1},
-        {{1, 2, 40, 40}, {3, 2, 2, 5}, {{0}, {1, 2}, {0, 3}, {2, 1}}, 1},
-        {{1, 130, 5, 5}, {7, 130, 3, 3}, {{0}, {1, 1}, {1, 1}, {1, 1}}, 1}, /* K over a block */
-        {{1, 12, 4, 4}, {300, 4, 1, 1}, {{0}, {1, 1}, {0, 0}, {1, 1}}, 3},  /* cut by channels */
-        {{1, 4, 17, 70}, {4, 1, 3, 3}, {{0}, {1, 1}, {1, 1}, {1, 1}}, 4},
-        {{1, 70, 3, 260}, {3, 70, 3, 3}, {{0}, {1, 2}, {1, 1}, {1, 2}}, 1}, /* rows over a block */
-        {{1, 1, 2, 2500}, {2, 1, 2, 7}, {{0}, {1, 1}, {1, 9}, {1, 3}}, 1},
-        {{2, 2, 9, 9}, {2, 2, 2, 2}, {{0}, {3, 4}, {2, 3}, {4, 5}}, 1}, /* taps far apart */
-        {{3, 1, 1, 1}, {1, 1, 1, 1}, {{0}, {1, 1}, {0, 0}, {1, 1}}, 1},
-    };
     static const char *const isas[] = {"ref", "avx2", NULL};
-    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
+    for (size_t c = 0; c < CASES; c++)
         for (int isa = 0; isa < 3; isa++) {
             uint64_t seed = test_seed() + c;
             nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1 + isa, .isa = isas[isa]});
@@ -127,6 +141,71 @@ TEST(a_quantized_filter_convolves_as_its_floats_do) {
     nib_ctx_free(ctx);
 }
 
+/* The sum of products of codes that an output is made of. */
+static int64_t sum_of_codes(const nib_tensor *x, const nib_codes *w, const struct convolution *of,
+                            int64_t n, int64_t m, int64_t oy, int64_t ox) {
+    const int64_t *s = x->shape.dim, *f = of->w, g = m / (f[0] / of->groups);
+    const int8_t *xd = nib_act8_data(x), *wd = w->q;
+    const nib_window *win = &of->window;
+    int64_t sum = 0;
+    for (int64_t c = 0; c < f[1]; c++)
+        for (int64_t i = 0; i < f[2]; i++)
+            for (int64_t j = 0; j < f[3]; j++) {
+                const int64_t y = oy * win->stride[0] - win->padding[0] + i * win->dilation[0],
+                              z = ox * win->stride[1] - win->padding[1] + j * win->dilation[1];
+                if (y < 0 || y >= s[2] || z < 0 || z >= s[3]) continue;
+                sum += xd[((n * s[1] + g * f[1] + c) * s[2] + y) * s[3] + z] *
+                       wd[((m * f[1] + c) * f[2] + i) * f[3] + j];
+            }
+    return sum;
+}
+
+TEST(codes_by_codes_are_exact_sums_on_every_machine_and_thread) {
+    NEEDS_SCHEME("qint8");
+    static const char *const isas[] = {"ref", "avx2", "avxvnni", "avx512", NULL};
+    static const int threads[] = {1, 2, 3, 7};
+    for (size_t c = 0; c < CASES; c++)
+        for (int isa = 0; isa < 5; isa++) {
+            uint64_t seed = test_seed() + c;
+            const struct convolution *of = &cases[c];
+            nib_ctx *ctx = nib_ctx_new(
+                &(nib_ctx_options){.threads = threads[(c + (size_t)isa) % 4], .isa = isas[isa]});
+            if (!ctx) continue; /* not this machine's */
+            nib_tensor *x = random_tensor(ctx, &seed,
+                                          SHAPE4(of->x[0], of->x[1], of->x[2], of->x[3])),
+                       *w = random_tensor(ctx, &seed,
+                                          SHAPE4(of->w[0], of->w[1], of->w[2], of->w[3])),
+                       *bias = random_tensor(ctx, &seed, (nib_shape){1, {of->w[0]}}),
+                       *scale = random_tensor(ctx, &seed, (nib_shape){0}), *floats;
+            *(float *)nib_tensor_data_mut(scale) = 1.0f / 120; /* some codes at the end */
+            x = nib_quantize_activation(x, scale, NIB_I8);
+            w = nib_quantize_tensor(w, NIB_QUANTO(.weights = "qint8"));
+            CHECK_MADE(x);
+            CHECK_MADE(w);
+            nib_codes codes;
+            CHECK(nib_unpack_rows(w, 0, of->w[0], &codes) >= NIB_OK);
+            nib_tensor *y = nib_conv2d(x, w, bias, &of->window, of->groups);
+            CHECK_MADE(y);
+            floats =
+                nib_conv2d(nib_dequantize(x), nib_dequantize(w), bias, &of->window, of->groups);
+            const float *got = nib_tensor_data(y), *near = nib_tensor_data(floats),
+                        *bd = nib_tensor_data(bias);
+            const int64_t *s = y->shape.dim, K = of->w[1] * of->w[2] * of->w[3];
+            for (int64_t i = 0; i < nib_tensor_count(y); i++) {
+                const int64_t ox = i % s[3], oy = i / s[3] % s[2], m = i / s[3] / s[2] % s[1],
+                              n = i / s[3] / s[2] / s[1];
+                const float sum = (float)sum_of_codes(x, &codes, of, n, m, oy, ox);
+                const float want =
+                    sum * codes.scale[m / codes.desc.block_rows] * nib_act8_scale(x) + bd[m];
+                CHECK_NEAR(got[i], want, 0);
+                /* each of K products at most 1.07, a rounding for each step of the chain */
+                CHECK_NEAR(got[i], near[i], 0x1p-23 * (double)(K * K + 4));
+            }
+            nib_codes_free(nib_ctx_mem(ctx), &codes);
+            nib_ctx_free(ctx);
+        }
+}
+
 TEST(shapes_and_options_that_contradict_are_refused_by_name) {
     nib_ctx *ctx = nib_ctx_new(NULL);
     uint64_t seed = 1;
@@ -166,5 +245,6 @@ TEST(a_convolution_prints_its_options_as_torch_does) {
 TESTS(RUNS(convolutions_are_torchs_with_every_switch),
       RUNS(a_convolution_is_one_chain_for_each_output_on_every_machine_and_thread),
       RUNS(a_quantized_filter_convolves_as_its_floats_do),
+      RUNS(codes_by_codes_are_exact_sums_on_every_machine_and_thread),
       RUNS(shapes_and_options_that_contradict_are_refused_by_name),
       RUNS(a_convolution_prints_its_options_as_torch_does))

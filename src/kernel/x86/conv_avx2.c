@@ -1,0 +1,105 @@
+/* conv_avx2.c: what convolutions gather of their input, and a filter by itself.
+ *
+ * Positions that are neighbours lie side by side in memory: a run of them is a masked load of each
+ * half panel, from so far before its first word that its lanes come to lie where they belong. */
+#include <immintrin.h>
+
+#include "kernel/kernel.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef struct run {
+    int64_t at; /* where lane 0 would be read */
+    int first, end;
+} run;
+
+static int runs_of(const int64_t *from, int lanes, run runs[NIB_PANEL]) {
+    int n = 0;
+    for (int l = 0; l < lanes; l++) {
+        if (!l || from[l] - l != runs[n - 1].at) runs[n++] = (run){from[l] - l, l, l};
+        runs[n - 1].end = l + 1;
+    }
+    return n;
+}
+
+/* Lanes [first, end), counted from lane 0 of this half on. */
+INLINE __m256i lanes_between(int first, int end) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_and_si256(_mm256_cmpgt_epi32(lane, _mm256_set1_epi32(first - 1)),
+                            _mm256_cmpgt_epi32(_mm256_set1_epi32(end), lane));
+}
+
+static void words_by_taps(void *panel, const void *words, const int64_t *taps, int64_t kc,
+                          const int64_t *from, int lanes) {
+    uint32_t *out = panel;
+    run runs[NIB_PANEL];
+    __m256i mask[NIB_PANEL][2];
+    const int n = runs_of(from, lanes, runs);
+    if (n == 1 && lanes == NIB_PANEL) {
+        const uint32_t *at = (const uint32_t *)words + runs[0].at;
+        for (int64_t k = 0; k < kc; k++, out += NIB_PANEL) {
+            const __m256i low = _mm256_loadu_si256((const __m256i *)(at + taps[k])),
+                          high = _mm256_loadu_si256((const __m256i *)(at + taps[k] + 8));
+            _mm256_storeu_si256((__m256i *)out, low);
+            _mm256_storeu_si256((__m256i *)(out + 8), high);
+        }
+        return;
+    }
+    for (int r = 0; r < n; r++)
+        for (int h = 0; h < 2; h++)
+            mask[r][h] = lanes_between(runs[r].first - 8 * h, runs[r].end - 8 * h);
+    for (int64_t k = 0; k < kc; k++, out += NIB_PANEL) {
+        __m256i low = _mm256_setzero_si256(), high = low;
+        for (int r = 0; r < n; r++) {
+            const int *at = (const int *)words + taps[k] + runs[r].at;
+            low = _mm256_or_si256(low, _mm256_maskload_epi32(at, mask[r][0]));
+            high = _mm256_or_si256(high, _mm256_maskload_epi32(at + 8, mask[r][1]));
+        }
+        _mm256_storeu_si256((__m256i *)out, low);
+        _mm256_storeu_si256((__m256i *)(out + 8), high);
+    }
+}
+
+/* `count` vectors, the last of them by its mask. */
+INLINE void vectors(const int count, float *y, const float *x, const int64_t *taps, const float *w,
+                    int64_t K, __m256i last) {
+    __m256 acc[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < count; i++) acc[i] = _mm256_setzero_ps();
+    for (int64_t k = 0; k < K; k++) {
+        const __m256 w_k = _mm256_broadcast_ss(w + k);
+        const float *at = x + taps[k];
+#pragma GCC unroll 8
+        for (int i = 0; i < count; i++) {
+            const __m256 x_k =
+                i + 1 < count ? _mm256_loadu_ps(at + 8 * i) : _mm256_maskload_ps(at + 8 * i, last);
+            acc[i] = _mm256_fmadd_ps(x_k, w_k, acc[i]);
+        }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i + 1 < count; i++) _mm256_storeu_ps(y + 8 * i, acc[i]);
+    _mm256_maskstore_ps(y + 8 * (count - 1), last, acc[count - 1]);
+}
+
+static void taps_f32(float *y, int64_t n, const float *x, const int64_t *taps, const float *w,
+                     int64_t K) {
+    const __m256i all = _mm256_set1_epi32(-1);
+    for (; n > 64; n -= 64, y += 64, x += 64) vectors(8, y, x, taps, w, K, all);
+    for (; n > 32; n -= 32, y += 32, x += 32) vectors(4, y, x, taps, w, K, all);
+    const __m256i last = lanes_between(0, (int)((n - 1) % 8 + 1));
+    if (n > 24)
+        vectors(4, y, x, taps, w, K, last);
+    else if (n > 16)
+        vectors(3, y, x, taps, w, K, last);
+    else if (n > 8)
+        vectors(2, y, x, taps, w, K, last);
+    else if (n > 0)
+        vectors(1, y, x, taps, w, K, last);
+}
+
+static void install(nib_kernels *k) {
+    k->words_by_taps = words_by_taps;
+    k->taps_f32 = taps_f32;
+}
+const nib_kernel_set nib_kernels_conv_avx2 = {
+    .name = "conv_avx2", .needs = NIB_CPU_AVX2, .install = install};

@@ -1,0 +1,90 @@
+/* conv_avx512.c: what convolutions gather of their input, and a filter by itself.
+ *
+ * Positions that are neighbours lie side by side in memory: a run of them is one masked load, from
+ * so far before its first word that its lanes come to lie where they belong. */
+#include <immintrin.h>
+
+#include "kernel/kernel.h"
+
+#define INLINE static inline __attribute__((always_inline))
+
+typedef struct run {
+    int64_t at; /* where lane 0 would be read */
+    __mmask16 mask;
+} run;
+
+static int runs_of(const int64_t *from, int lanes, run runs[NIB_PANEL]) {
+    int n = 0;
+    for (int l = 0; l < lanes; l++) {
+        if (!l || from[l] - l != runs[n - 1].at) runs[n++] = (run){from[l] - l, 0};
+        runs[n - 1].mask = (__mmask16)(runs[n - 1].mask | 1u << l);
+    }
+    return n;
+}
+
+/* `n` is constant, or at least 4. */
+INLINE void gather(const int n, uint32_t *panel, const uint32_t *words, const int64_t *taps,
+                   int64_t kc, const run *runs) {
+    for (int64_t k = 0; k < kc; k++) {
+        const uint32_t *at = words + taps[k];
+        __m512i v = _mm512_maskz_loadu_epi32(runs[0].mask, at + runs[0].at);
+        for (int r = 1; r < n; r++) v = _mm512_mask_loadu_epi32(v, runs[r].mask, at + runs[r].at);
+        _mm512_storeu_si512(panel + k * NIB_PANEL, v);
+    }
+}
+
+static void words_by_taps(void *panel, const void *words, const int64_t *taps, int64_t kc,
+                          const int64_t *from, int lanes) {
+    run runs[NIB_PANEL];
+    const int n = runs_of(from, lanes, runs);
+    if (n == 1)
+        gather(1, panel, words, taps, kc, runs);
+    else if (n == 2)
+        gather(2, panel, words, taps, kc, runs);
+    else if (n == 3)
+        gather(3, panel, words, taps, kc, runs);
+    else
+        gather(n, panel, words, taps, kc, runs);
+}
+
+/* `count` vectors, the last of them by its mask. */
+INLINE void vectors(const int count, float *y, const float *x, const int64_t *taps, const float *w,
+                    int64_t K, __mmask16 last) {
+    __m512 acc[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < count; i++) acc[i] = _mm512_setzero_ps();
+    for (int64_t k = 0; k < K; k++) {
+        const __m512 w_k = _mm512_set1_ps(w[k]);
+        const float *at = x + taps[k];
+#pragma GCC unroll 4
+        for (int i = 0; i < count; i++) {
+            const __m512 x_k = i + 1 < count ? _mm512_loadu_ps(at + 16 * i)
+                                             : _mm512_maskz_loadu_ps(last, at + 16 * i);
+            acc[i] = _mm512_fmadd_ps(x_k, w_k, acc[i]);
+        }
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < count; i++)
+        _mm512_mask_storeu_ps(y + 16 * i, i + 1 < count ? (__mmask16)0xffff : last, acc[i]);
+}
+
+static void taps_f32(float *y, int64_t n, const float *x, const int64_t *taps, const float *w,
+                     int64_t K) {
+    for (; n > 64; n -= 64, y += 64, x += 64) vectors(4, y, x, taps, w, K, 0xffff);
+    const __mmask16 last = (__mmask16)(0xffff >> (-n & 15));
+    if (n > 48)
+        vectors(4, y, x, taps, w, K, last);
+    else if (n > 32)
+        vectors(3, y, x, taps, w, K, last);
+    else if (n > 16)
+        vectors(2, y, x, taps, w, K, last);
+    else if (n > 0)
+        vectors(1, y, x, taps, w, K, last);
+}
+
+static void install(nib_kernels *k) {
+    k->words_by_taps = words_by_taps;
+    k->taps_f32 = taps_f32;
+}
+const nib_kernel_set nib_kernels_conv_avx512 = {
+    .name = "conv_avx512", .needs = NIB_CPU_AVX512, .install = install};

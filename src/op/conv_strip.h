@@ -1,0 +1,57 @@
+/* conv_strip.h: what a run of positions of a convolution sees of its input, with its padding, laid
+ * out so that a tap of the filter is found by one addition and 16 positions lie side by side.
+ *
+ *   strip  [C][rows][phases][columns]   column x of the padded input: [x % stride][x / stride]
+ *
+ * So positions (oy, ox) and (oy, ox + 1) are neighbours in it whatever the stride. Its elements are
+ * words of 32 bits: floats, or the codes of four channels. Where there is no padding to put around
+ * and no stride between columns, the input itself is such a strip.
+ *
+ * Legend: C words of a pixel, K words that a filter sees, ordered by channel, row and column of the
+ * window, P positions of one channel out, in rows of OW. */
+#ifndef NIB_OP_CONV_STRIP_H
+#define NIB_OP_CONV_STRIP_H
+#include "kernel/kernel.h"
+#include "op/calls.h"
+
+typedef struct nib_strip {
+    const nib_window *w;
+    int64_t C, H, W, OW, P, K;
+    int64_t block_p, across, blocks; /* positions of a block; blocks of a row; blocks of all */
+    int64_t rows, phases, columns;   /* columns of one phase */
+    int64_t line, plane;             /* words from row to row, from channel to channel */
+    bool direct;                     /* the input itself */
+    const int64_t *taps;             /* [K], see nib_strip_taps */
+} nib_strip;
+
+typedef struct nib_place { /* positions of a block, and the first row and column of the output */
+    int64_t p, count, oy, ox;
+} nib_place;
+
+/* Cut the positions into even blocks of at most `most` (a multiple of 16), or one row of them where
+ * that is more and `whole_rows`: then blocks are rows. `words`: elements are words as they are. */
+void nib_strip_cut(nib_strip *strip, int64_t most, bool whole_rows, bool words);
+nib_place nib_strip_place(const nib_strip *strip, int64_t block);
+
+/* Words of a strip; false: overflow. */
+bool nib_strip_words(const nib_strip *strip, int64_t *words);
+
+/* Where the taps lie, from the first tap of a position. */
+void nib_strip_taps(const nib_strip *strip, int64_t *taps);
+
+/* Fill it for the positions of a block, from the channels of one group of one image: floats as they
+ * are, codes as floats, or codes u + 128 of four channels a word, the missing ones 128. A strip
+ * that is the input is not filled; what is given back is where it begins. */
+const void *nib_strip_floats(const nib_strip *strip, const nib_place *at, const float *x,
+                             float *to);
+const void *nib_strip_codes(const nib_strip *strip, const nib_place *at, const int8_t *x,
+                            float *to);
+const void *nib_strip_fours(const nib_strip *strip, const nib_place *at, const int8_t *x,
+                            int64_t channels, uint32_t *to);
+
+/* Taps [k, k + kc) of all positions of the block: panels of [kc][16] words, `stride` words apart.
+ */
+void nib_strip_panels(const nib_kernels *kernels, const nib_strip *strip, const nib_place *at,
+                      const void *begin, int64_t k, int64_t kc, uint32_t *panels, int64_t stride);
+
+#endif
