@@ -1,6 +1,7 @@
 /* How close do the inner loops of products come to the units they use? Tiles of many rows by 8-bit
- * inputs, one function call over 4096 columns of two panels, and few rows by float inputs, all in
- * the first two caches; multiply-adds beside the peak of the same unit, one thread, in turns.
+ * inputs, one function call over 4096 columns of two panels, and few rows by float inputs, as
+ * floats or as digits of 8 bits, all in the first two caches; multiply-adds beside the peak of the
+ * same unit, one thread, in turns.
  *
  *     inner_loops           needs AVX-512 with VNNI, the kernels it looks into
  *
@@ -38,10 +39,9 @@ static const loop loops[] = {
     {"4 bits, groups of 64, tile 7 x 2", 4, false, 0, 16.0 / 17},
     {"the same with an offset", 4, true, 0, 16.0 / 18},
     {"2 bits, groups of 64, tile 7 x 2", 2, false, 0, 16.0 / 17},
-    {"4 bits, float inputs, 1 row", 4, true, 1, 1.0 / 2},
-    {"4 bits, float inputs, 4 rows", 4, true, 4, 4.0 / 5},
-    {"4 bits, float inputs, 8 rows", 4, true, 8, 8.0 / 9},
-    {"2 bits, float inputs, 1 row", 2, true, 1, 1.0 / 2},
+    {"4 bits, float inputs as digits, 1 row", 4, true, 1, 16.0 / 18},
+    {"4 bits, float inputs as digits, 4 rows", 4, true, 4, 16.0 / 18},
+    {"2 bits, float inputs as digits, 1 row", 2, true, 1, 16.0 / 18},
     {"8 bits, float inputs, 1 row", 8, false, 1, 1.0 / 2},
     {"8 bits, float inputs, 8 rows", 8, false, 8, 8.0 / 9},
 };
@@ -51,6 +51,7 @@ typedef struct room {
     uint8_t *codes, *scale;
     int8_t *q;
     float *x, *y;
+    int32_t *sums;
     nib_kernels kernels;
 } room;
 
@@ -63,10 +64,9 @@ static double rate_of(const loop *l, const room *m) {
     do {
         for (int turn = 0; turn < 8; turn++) {
             if (l->rows) {
-                const nib_lane lane = l->bits == 8   ? NIB_LANE_W8
-                                      : l->bits == 4 ? NIB_LANE_W4
-                                                     : NIB_LANE_W2;
-                const nib_lane_weight w = {.lane = lane,
+                const nib_lane_weight w = {.lane = l->bits == 8   ? NIB_LANE_W8
+                                                   : l->bits == 4 ? NIB_LANE_W4
+                                                                  : NIB_LANE_W2,
                                            .bits = l->bits,
                                            .mid = 1 << (l->bits - 1),
                                            .N = N,
@@ -80,7 +80,16 @@ static double rate_of(const loop *l, const room *m) {
                                            .scale_dtype = NIB_BF16,
                                            .offset_kind =
                                                l->offset ? NIB_OFFSET_ADD : NIB_OFFSET_NONE};
-                m->kernels.lane_rows[lane](m->y, N, m->x, K, l->rows, &w, 0, N / NIB_PANEL);
+                if (l->bits < 8) {
+                    const int rows = NIB_DIGITS * l->rows;
+                    const nib_rows_i8 digits = {
+                        .q = m->q, .ld = LD, .scale = m->x, .sums = m->sums};
+                    (l->bits == 4 ? lane_w4 : lane_w2)(m->y, N, &digits, rows, &w, 0, N / NIB_PANEL,
+                                                       m->scratch);
+                    work += 2.0 * rows * N * K;
+                    continue;
+                }
+                m->kernels.lane_rows[NIB_LANE_W8](m->y, N, m->x, K, l->rows, &w, 0, N / NIB_PANEL);
                 work += 2.0 * l->rows * N * K;
                 continue;
             }
@@ -116,12 +125,14 @@ int main(void) {
               .scale = filled((size_t)K / G * N * 2, 0x3c),
               .q = filled((size_t)ROWS * LD, 3),
               .x = filled(sizeof(float) * 8 * K, 0x3c),
-              .y = filled(sizeof(float) * 8 * N, 0)};
+              .y = filled(sizeof(float) * NIB_DIGITS * 8 * N, 0),
+              .sums = filled(sizeof(int32_t) * NIB_DIGITS * 8 * K / G, 0)};
     nib_kernels_fill(&m.kernels, NIB_CPU_AVX2 | NIB_CPU_AVX512 | NIB_CPU_AVX512VNNI);
     static double share[LOOPS][ROUNDS];
     for (int r = 0; r < ROUNDS; r++)
         for (int i = 0; i < LOOPS; i++) {
-            const nib_limit unit = loops[i].rows ? NIB_LIMIT_F32 : NIB_LIMIT_U8;
+            const nib_limit unit =
+                loops[i].rows && loops[i].bits == 8 ? NIB_LIMIT_F32 : NIB_LIMIT_U8;
             const double before = nib_limits_measure(limits, ctx, unit);
             const double rate = rate_of(&loops[i], &m);
             const double after = nib_limits_measure(limits, ctx, unit);

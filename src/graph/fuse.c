@@ -270,8 +270,7 @@ static int weights_of(const nib_node *n) {
 }
 
 static bool same_rows(const nib_rows_kind *a, const nib_rows_kind *b) {
-    return a->K == b->K && a->group == b->group && a->bits == b->bits && a->eps == b->eps &&
-           a->symmetric == b->symmetric;
+    return nib_rows_same(a, b) && a->group == b->group;
 }
 
 /* Does this node read `value` as nothing but the input of a product whose weights want one kind of

@@ -84,6 +84,7 @@ enum {
     NIB_LANE_MAX_GROUP = 65536, /* so that a sum of products of 8-bit codes fits 32 bits */
     NIB_LANE_ROWS = 8,          /* rows that lane_rows and dense_rows take at most */
     NIB_LANE_SCRATCH = 256 << 10,
+    NIB_DIGITS = 3, /* of fixed point: digits_row_i8 */
 };
 
 /* ---- a cache of keys and values ----
@@ -112,7 +113,8 @@ typedef struct nib_attention_rows {
     const int32_t *code_sum;
     const float *factor;
     const float *slope; /* [rows] of ALiBi, or NULL: slope * (t - own) joins the score of token t */
-    const int32_t *own; /* [rows], with slopes: the row's own token, counted from the part's first */
+    const int32_t
+        *own; /* [rows], with slopes: the row's own token, counted from the part's first */
 } nib_attention_rows;
 
 typedef struct nib_kernels {
@@ -160,11 +162,12 @@ typedef struct nib_kernels {
     /* ---- products with weights in lanes, for panels [panel, panel + panels) ----
      * y [M, N] rows ldy apart, y pointing at channel 0 of panel 0; only channels below N are
      * touched. docs/numerics.md "Products" fixes every step. */
-    /* Inputs in f32, x [M <= NIB_LANE_ROWS, K] rows ldx apart:
-     *     w = fma(scale, c, offset);  acc = fma(x[m, k], w, acc) over ascending k from +0 */
+    /* Inputs in f32, x [M <= NIB_LANE_ROWS, K] rows ldx apart, by W8 or F8; weights of fewer bits
+     * meet the digits of their inputs, by lane_i8: w = fma(scale, c, offset);  acc = fma(x[m, k],
+     * w, acc) over ascending k from +0 */
     void (*lane_rows[NIB_LANES])(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M,
                                  const nib_lane_weight *w, int64_t panel, int64_t panels);
-    /* The same weights for gemm_f32: columns [k, k + kc) of one panel, k a multiple of 32.
+    /* The same two for gemm_f32: columns [k, k + kc) of one panel, k a multiple of 32.
      *   ->  out [kc, 16], what pads the last panel as zeros */
     void (*lane_widen[NIB_LANES])(float *out, const nib_lane_weight *w, int64_t panel, int64_t k,
                                   int64_t kc);
@@ -229,6 +232,16 @@ typedef struct nib_kernels {
     void (*rms_norm_quantize_i8)(int8_t *q, float *scale, int32_t *zero, float *normed,
                                  const float *x, const float *weight, int64_t n, float epsilon,
                                  int bits, float eps);
+    /* A row as fixed point of three signed digits, the highest first, ld apart:
+     *     x[i] = scale[0] * q[i] + scale[1] * q[ld + i] + scale[2] * q[2 ld + i]
+     * but for rounding at the end of the last. With 2^e <= largest |x| < 2^(e + 1), e at least
+     * -105, scale[2] = 2^(e - 21), scale[1] = 256 scale[2], scale[0] = 256 scale[1] X = rne(x /
+     * scale[2]);  digits of X to the base 256, each in [-128, 127] A row that is not finite gets
+     * scales NaN and digits 0. */
+    void (*digits_row_i8)(int8_t *q, int64_t ld, float scale[NIB_DIGITS], const float *x,
+                          int64_t n);
+    /* y[i] = (t[i] + t[ld + i]) + t[2 ld + i]: a row of results from those of its digits */
+    void (*add_digits)(float *y, const float *t, int64_t ld, size_t n);
     /* sums[g] = sum of q[g, :], q [groups, G <= 2^24] contiguous */
     void (*sums_i8)(int32_t *sums, const int8_t *q, int64_t groups, int64_t G);
 
@@ -272,10 +285,11 @@ typedef struct nib_kernels {
      * Each row r attends to the tokens first[r] .. end[r] - 1 of the part, at least one, and what
      * it finds is folded into what parts before gave it:
      *   max [rows], sum [rows], out [rows, d]    which start as -inf, 0 and zeros
-     * by attention_merge_f32 with the largest score (with slopes, of fma(slope, t - own, score)), the sum of p_t and the sum of p_t v_t, p_t =
-     * exp(score_t - largest). After the last part the caller multiplies out by 1 / sum. Tokens that
-     * no row sees may hold anything. What follows a part's keys, values and scales in memory may be
-     * fetched, never read: it is most often the head's next part. */
+     * by attention_merge_f32 with the largest score (with slopes, of fma(slope, t - own, score)),
+     * the sum of p_t and the sum of p_t v_t, p_t = exp(score_t - largest). After the last part the
+     * caller multiplies out by 1 / sum. Tokens that no row sees may hold anything. What follows a
+     * part's keys, values and scales in memory may be fetched, never read: it is most often the
+     * head's next part. */
     void (*attention_f32)(float *out, float *max, float *sum, const nib_attention_rows *rows,
                           const nib_kv_part *part);
     void (*attention_f8)(float *out, float *max, float *sum, const nib_attention_rows *rows,

@@ -11,14 +11,15 @@
 #include "quant/layouts.h"
 #include "tensor/context.h"
 
-enum { EPSILON, BITS, LEAST, SYMMETRIC, GROUP, ATTRS };
+enum { EPSILON, BITS, LEAST, SYMMETRIC, GROUP, DIGITS, ATTRS };
 
 static nib_rows_kind kind_of(const nib_call_args *args) {
     return (nib_rows_kind){.K = args->in[1]->shape.dim[0],
                            .group = args->attr[GROUP].i,
                            .bits = (int)args->attr[BITS].i,
                            .symmetric = args->attr[SYMMETRIC].i != 0,
-                           .eps = (float)args->attr[LEAST].d};
+                           .eps = (float)args->attr[LEAST].d,
+                           .digits = args->attr[DIGITS].i != 0};
 }
 
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
@@ -34,7 +35,7 @@ const nib_op nib_op_rms_norm_quantize = {
     .nout = 1,
     .shape = shape,
     .schema = "nib::rms_norm_quantize(Tensor input, Tensor weight, float eps, int bits, "
-              "float least_scale, bool symmetric, int group) -> Tensor",
+              "float least_scale, bool symmetric, int group, bool digits) -> Tensor",
 };
 
 typedef struct norm {
@@ -51,13 +52,21 @@ static void rows(void *user, int64_t begin, int64_t end) {
     const int64_t K = n->kind.K, G = n->kind.group;
     int block;
     float *normed = nib_scratch_take(&n->scratch, &block);
-    for (int64_t m = begin; m < end; m++) {
+    for (int64_t i = begin; i < end; i++) {
+        const int64_t each = nib_rows_count(&n->kind, 1), m = i * each;
         int8_t *q = n->to.q + m * n->to.ld;
-        n->k->rms_norm_quantize_i8(q, &n->to.scale[m], n->to.zero ? &n->to.zero[m] : NULL, normed,
-                                   n->x + m * K, n->weight, K, n->epsilon, n->kind.bits,
-                                   n->kind.eps);
-        memset(q + K, 0, (size_t)(n->to.ld - K));
-        if (n->to.sums) n->k->sums_i8(n->to.sums + m * (K / G), q, K / G, G);
+        if (n->kind.digits) {
+            n->k->rms_norm_f32(normed, n->x + i * K, n->weight, (size_t)K, n->epsilon);
+            n->k->digits_row_i8(q, n->to.ld, &n->to.scale[m], normed, K);
+        } else {
+            n->k->rms_norm_quantize_i8(q, &n->to.scale[m], n->to.zero ? &n->to.zero[m] : NULL,
+                                       normed, n->x + i * K, n->weight, K, n->epsilon, n->kind.bits,
+                                       n->kind.eps);
+        }
+        for (int64_t d = 0; d < each; d++, q += n->to.ld) {
+            memset(q + K, 0, (size_t)(n->to.ld - K));
+            if (n->to.sums) n->k->sums_i8(n->to.sums + (m + d) * (K / G), q, K / G, G);
+        }
     }
     nib_scratch_give(&n->scratch, block);
 }
@@ -83,7 +92,7 @@ static nib_status run(const nib_call_args *args) {
     if (!memory) return nib_last_error()->status;
     n.weight = w->dtype == NIB_F32 ? nib_tensor_data(w) : (float *)(void *)memory;
     if (w->dtype != NIB_F32) nib_rows_to_f32(w, 0, 1, (float *)(void *)memory, NULL);
-    n.to = nib_rows_within(&n.kind, M, nib_tensor_data_mut(args->out[0]));
+    n.to = nib_rows_within(&n.kind, nib_rows_count(&n.kind, M), nib_tensor_data_mut(args->out[0]));
     nib_scratch_over(args->ctx->pool, M, row, memory + row, &n.scratch);
     nib_parallel_for(M > 1 ? args->ctx->pool : NULL, M, 4, rows, &n);
     return NIB_OK;
@@ -110,5 +119,6 @@ int nib_rms_norm_quantize_attrs(double eps, const nib_rows_kind *kind, nib_attr 
     attr[LEAST].d = kind->eps;
     attr[SYMMETRIC].i = kind->symmetric;
     attr[GROUP].i = kind->group;
+    attr[DIGITS].i = kind->digits;
     return ATTRS;
 }

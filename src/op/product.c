@@ -44,6 +44,7 @@ typedef struct job {
     target targets[NIB_MAX_PRODUCTS];
     int count;
     nib_scratch scratch;
+    int64_t span;        /* channels, at most, that are finished together */
     size_t at_up;        /* in a block of scratch */
     const int8_t *codes; /* inputs that came as codes, */
     float codes_scale;   /* and the scale of them all */
@@ -64,15 +65,7 @@ bool nib_product_takes_codes(const nib_tensor *x, const nib_tensor *w) {
 }
 
 bool nib_product_wants(const nib_tensor *w, nib_rows_kind *kind) {
-    if (!w->layout || w->act.when != NIB_ACT_DYNAMIC || !nib_qdesc_integer(&w->desc) ||
-        w->act.block.dim[0] == 0)
-        return false;
-    *kind = (nib_rows_kind){.K = w->desc.cols,
-                            .group = nib_group_columns(&w->desc),
-                            .bits = w->act.dtype == NIB_I7 ? 7 : 8,
-                            .symmetric = w->act.symmetric,
-                            .eps = w->act.eps};
-    return true;
+    return nib_operand_kind(w, kind) && !kind->all;
 }
 
 /* ---- what follows a product ---- */
@@ -81,11 +74,14 @@ static void add_bias(const nib_piece *s, const nib_tensor *bias, float *y, int64
     if (bias == NIB_NONE) return;
     float values[NIB_PIECE_WIDTH];
     const size_t width = (size_t)nib_dtype_bits(bias->dtype) / 8;
-    nib_to_f32(bias->dtype, values, (const char *)nib_tensor_data(bias) + (size_t)s->n * width,
-               (size_t)s->channels);
+    const char *from = (const char *)nib_tensor_data(bias) + (size_t)s->n * width;
     const int64_t M = s->in->M, channels = s->channels; /* what a store cannot change */
-    for (int64_t m = 0; m < M; m++)
-        for (int64_t c = 0; c < channels; c++) y[m * ldy + c] += values[c];
+    for (int64_t n = 0; n < channels; n += NIB_PIECE_WIDTH) {
+        const int64_t here = channels - n < NIB_PIECE_WIDTH ? channels - n : NIB_PIECE_WIDTH;
+        nib_to_f32(bias->dtype, values, from + (size_t)n * width, (size_t)here);
+        for (int64_t m = 0; m < M; m++)
+            for (int64_t c = 0; c < here; c++) y[m * ldy + n + c] += values[c];
+    }
 }
 
 static void activate(const nib_kernels *k, nib_activation activation, float *y, int64_t n) {
@@ -115,13 +111,13 @@ static void finish(const job *j, const nib_piece *s, const target *t, float *y, 
     if (p->up == NIB_NONE && p->activation == NIB_IDENTITY && !p->residual) return;
     if (p->up != NIB_NONE) {
         up = (float *)(void *)(s->scratch + j->at_up);
-        nib_piece_multiply(s, &t->up, up - s->n, NIB_PIECE_WIDTH);
-        add_bias(s, p->up_bias, up, NIB_PIECE_WIDTH);
+        nib_piece_multiply(s, &t->up, up - s->n, j->span);
+        add_bias(s, p->up_bias, up, j->span);
     }
     for (int64_t m = 0; m < s->in->M; m++) {
         float *y_m = y + m * ldy;
         if (up)
-            k->silu_mul_f32(y_m, y_m, up + m * NIB_PIECE_WIDTH, (size_t)s->channels);
+            k->silu_mul_f32(y_m, y_m, up + m * j->span, (size_t)s->channels);
         else
             activate(k, p->activation, y_m, s->channels);
         if (!p->residual) continue;
@@ -184,17 +180,14 @@ static bool goes_at_once(const job *j, const target *t) {
 /* The inputs from row m on, for an operand of which only they are wanted. */
 static nib_operand operand_from(const nib_operand *o, int64_t m) {
     nib_operand from = *o;
-    if (!m) return from;
-    from.rows.q += m * o->rows.ld;
-    from.rows.scale += m;
-    if (o->rows.zero) from.rows.zero += m;
-    if (o->rows.sums) from.rows.sums += m * (o->t->desc.cols / nib_group_columns(&o->t->desc));
+    if (m && o->kind.group)
+        from.rows = nib_rows_from(&o->rows, nib_rows_count(&o->kind, m), o->kind.K / o->kind.group);
     return from;
 }
 
-static void run_beside(const job *j, const target *t, int64_t index, char *scratch) {
+static void run_beside(const job *j, const target *t, int64_t index, int64_t count, char *scratch) {
     const int64_t most = rows_beside(j, t);
-    float *beside = (float *)(void *)(scratch + j->at_up) + most * NIB_PIECE_WIDTH;
+    float *beside = (float *)(void *)(scratch + j->at_up) + most * j->span;
     for (int64_t m = 0; m < j->in.M; m += most) {
         nib_inputs in = j->in;
         if (most < in.M) in.M = in.M - m < most ? in.M - m : most;
@@ -202,24 +195,32 @@ static void run_beside(const job *j, const target *t, int64_t index, char *scrat
         if (p.residual) p.residual += m * t->N;
         const target here = {
             .p = &p, .w = operand_from(&t->w, m), .up = operand_from(&t->up, m), .N = t->N};
-        nib_piece s = piece_at(j, t, index, 1, scratch);
+        nib_piece s = piece_at(j, t, index, count, scratch);
         s.in = &in;
-        nib_piece_multiply(&s, &here.w, beside - s.n, NIB_PIECE_WIDTH);
-        finish(j, &s, &here, beside, NIB_PIECE_WIDTH);
+        nib_piece_multiply(&s, &here.w, beside - s.n, j->span);
+        finish(j, &s, &here, beside, j->span);
         for (int64_t r = 0; r < in.M; r++)
-            put_row(in.k, &p, (m + r) * t->N + s.n, beside + r * NIB_PIECE_WIDTH,
-                    (size_t)s.channels);
+            put_row(in.k, &p, (m + r) * t->N + s.n, beside + r * j->span, (size_t)s.channels);
     }
 }
 
-static void run_piece(const job *j, const target *t, int64_t index, char *scratch) {
+/* Few rows are little beside their weights: what is multiplied in one call is finished in one. */
+static bool reads_where_it_lies(const nib_operand *o) {
+    return !o->t || o->how == NIB_OPERAND_LANES || o->how == NIB_OPERAND_DENSE;
+}
+static bool finishes_at_once(const job *j, const target *t) {
+    return j->in.M <= NIB_LANE_ROWS && reads_where_it_lies(&t->w) && reads_where_it_lies(&t->up);
+}
+
+static void run_some(const job *j, const target *t, int64_t index, int64_t count, bool multiplied,
+                     char *scratch) {
     if (goes_beside(t->p)) {
-        run_beside(j, t, index, scratch);
+        run_beside(j, t, index, count, scratch);
         return;
     }
-    const nib_piece s = piece_at(j, t, index, 1, scratch);
+    const nib_piece s = piece_at(j, t, index, count, scratch);
     float *y = t->p->y;
-    if (!goes_at_once(j, t)) nib_piece_multiply(&s, &t->w, y, t->N);
+    if (!multiplied) nib_piece_multiply(&s, &t->w, y, t->N);
     finish(j, &s, t, y + s.n, t->N);
 }
 
@@ -232,11 +233,14 @@ static void run_pieces(void *user, int64_t begin, int64_t end) {
         int64_t index = i;
         while (index >= t->pieces) index -= t++->pieces;
         const int64_t count = t->pieces - index < end - i ? t->pieces - index : end - i;
-        if (goes_at_once(j, t)) {
+        const int64_t step = finishes_at_once(j, t) ? count : 1;
+        const bool multiplied = step < count && goes_at_once(j, t);
+        if (multiplied) {
             const nib_piece s = piece_at(j, t, index, count, scratch);
             nib_piece_multiply(&s, &t->w, t->p->y, t->N);
         }
-        for (int64_t k = 0; k < count; k++) run_piece(j, t, index + k, scratch);
+        for (int64_t k = 0; k < count; k += step)
+            run_some(j, t, index + k, step, multiplied, scratch);
         i += count;
     }
     nib_scratch_give(&j->scratch, block);
@@ -259,19 +263,14 @@ static nib_status plan_scratch(job *j, size_t *size) {
     }
     size_t up = 0;
     *size = 0;
-    bad |= nib_mul_size((size_t)beside, 2 * NIB_PIECE_WIDTH * sizeof(float), &up);
+    bad |= nib_mul_size((size_t)beside, 2 * (size_t)j->span * sizeof(float), &up);
     bad |= nib_piece_place(&j->in, &sizes, size) || nib_place(size, up, &j->at_up);
     return bad ? NIB_RAISE(NIB_E_MEMORY, "linear: scratch for %lld rows of %lld columns overflows",
                            (long long)j->in.M, (long long)j->in.K)
                : NIB_OK;
 }
 
-static bool same_act(const nib_act *a, const nib_act *b) {
-    return a->dtype == b->dtype && a->symmetric == b->symmetric && a->eps == b->eps &&
-           a->block.dim[0] == b->block.dim[0];
-}
-
-/* Every nib_operand that wants codes gets them: made once for each way of making them. */
+/* Every operand that wants codes gets them: made once for each way of making them. */
 static void quantize_inputs(nib_ctx *ctx, job *j, char *memory, size_t rows_size) {
     const nib_operand *made[MAX_WEIGHTS];
     int n = 0;
@@ -279,11 +278,11 @@ static void quantize_inputs(nib_ctx *ctx, job *j, char *memory, size_t rows_size
         nib_operand *o = i % 2 ? &j->targets[i / 2].up : &j->targets[i / 2].w;
         if (!o->t || !o->integer) continue;
         int have = 0;
-        while (have < n && !j->codes && !same_act(&made[have]->t->act, &o->t->act)) have++;
-        const int64_t G = nib_group_columns(&o->t->desc);
+        while (have < n && !nib_rows_same(&made[have]->kind, &o->kind)) have++;
+        const int64_t G = o->kind.group, rows = nib_rows_count(&o->kind, j->in.M);
         if (have < n) {
             o->rows = made[have]->rows;
-            if (G == nib_group_columns(&made[have]->t->desc)) continue;
+            if (G == made[have]->kind.group) continue;
         }
         int32_t *sums = NULL; /* without them the reference sums for itself */
         char *codes = memory;
@@ -293,14 +292,14 @@ static void quantize_inputs(nib_ctx *ctx, job *j, char *memory, size_t rows_size
             nib_lay_rows(ctx, j->codes, j->codes_scale, j->in.M, j->in.K, G, sums, codes, &o->rows);
             made[n++] = o;
         } else if (have == n) {
-            nib_quantize_rows(ctx, j->in.x, j->in.M, j->in.K, &o->t->act, G, sums, codes, &o->rows);
+            nib_quantize_rows(ctx, j->in.x, j->in.M, &o->kind, sums, codes, &o->rows);
             made[n++] = o;
         } else if (sums) {
-            nib_sum_rows(ctx, &o->rows, j->in.M, j->in.K, G, sums);
+            nib_sum_rows(ctx, &o->rows, rows, j->in.K, G, sums);
         }
         o->rows.sums = sums;
         if (!sums) continue;
-        memory += ((size_t)(j->in.M * (j->in.K / G)) * sizeof *sums + NIB_MEM_ALIGN - 1) &
+        memory += ((size_t)(rows * (j->in.K / G)) * sizeof *sums + NIB_MEM_ALIGN - 1) &
                   ~(size_t)(NIB_MEM_ALIGN - 1);
     }
 }
@@ -314,29 +313,32 @@ static nib_status take_rows(job *j, const nib_tensor *x) {
         if (!nib_product_wants(o->t, &kind))
             return NIB_RAISE(NIB_E_UNSUPPORTED, "linear: a weight wants floats, not codes");
         void *memory = (void *)(uintptr_t)nib_tensor_data(x); /* only read */
-        const nib_rows_made made = nib_rows_within(&kind, j->in.M, memory);
+        const nib_rows_made made = nib_rows_within(&kind, nib_rows_count(&kind, j->in.M), memory);
         o->rows = nib_rows_read(&kind, &made);
     }
     return NIB_OK;
 }
 
-/* Bytes for all codes and sums of inputs; an upper bound. */
+/* Bytes for all codes and sums of inputs; an upper bound. rows_size: the most that one kind takes.
+ */
 static nib_status input_bytes(const job *j, size_t *rows_size, size_t *size) {
+    bool bad = false;
     *size = 0;
     *rows_size = 0;
     for (int i = 0; i < 2 * j->count; i++) {
         const nib_operand *o = i % 2 ? &j->targets[i / 2].up : &j->targets[i / 2].w;
         if (!o->t || !o->integer) continue;
-        size_t sums;
-        *rows_size = nib_quantize_rows_size(j->in.M, j->in.K);
-        if (!*rows_size || nib_align_size(*rows_size, NIB_MEM_ALIGN, rows_size) ||
-            nib_mul_size((size_t)j->in.M,
-                         (size_t)(j->in.K / nib_group_columns(&o->t->desc) + 1) * 4, &sums) ||
-            nib_add_size(*size, *rows_size, size) || nib_add_size(*size, sums + 64, size))
-            return NIB_RAISE(NIB_E_MEMORY, "linear: codes of %lld rows of %lld columns overflow",
-                             (long long)j->in.M, (long long)j->in.K);
+        size_t rows = nib_quantize_rows_size(&o->kind, j->in.M), sums;
+        bad |= !rows || nib_align_size(rows, NIB_MEM_ALIGN, &rows) ||
+               nib_mul_size((size_t)nib_rows_count(&o->kind, j->in.M),
+                            (size_t)(j->in.K / o->kind.group + 1) * 4, &sums) ||
+               nib_add_size(*size, sums + NIB_MEM_ALIGN, size);
+        if (rows > *rows_size) *rows_size = rows;
     }
-    return NIB_OK;
+    for (int i = 0; i < 2 * j->count; i++) bad |= nib_add_size(*size, *rows_size, size);
+    return bad ? NIB_RAISE(NIB_E_MEMORY, "linear: codes of %lld rows of %lld columns overflow",
+                           (long long)j->in.M, (long long)j->in.K)
+               : NIB_OK;
 }
 
 /* Are there many rows that meet a weight as floats? */
@@ -392,10 +394,14 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
         pieces += t->pieces;
         NIB_TRY(nib_operand_open(&t->w, t->p->weight));
         if (t->p->up != NIB_NONE) NIB_TRY(nib_operand_open(&t->up, t->p->up));
-        if (j.codes) t->w.integer = t->up.integer = true;
+        if (!j.codes) continue;
+        nib_operand_take_codes(&t->w);
+        if (t->up.t) nib_operand_take_codes(&t->up);
     }
     if (!M || !pieces) return NIB_OK;
     size_t block, rows_size = 0, inputs = 0, blocks, whole, packed = 0;
+    const int64_t grain = grain_of(&j, c, pieces, nib_pool_threads(ctx->pool));
+    j.span = NIB_PIECE_WIDTH * (M <= NIB_LANE_ROWS ? grain : 1);
     NIB_TRY(plan_scratch(&j, &block));
     if (coded)
         NIB_TRY(take_rows(&j, x));
@@ -417,8 +423,7 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
         if (K) nib_parallel_for(ctx->pool, M, NIB_ROW_BLOCK, pack_rows, &p);
         j.in.rows = p.rows;
     }
-    nib_parallel_for(ctx->pool, pieces, grain_of(&j, c, pieces, nib_pool_threads(ctx->pool)),
-                     run_pieces, &j);
+    nib_parallel_for(ctx->pool, pieces, grain, run_pieces, &j);
     return NIB_OK;
 }
 

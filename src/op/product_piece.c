@@ -5,14 +5,24 @@
 #include "quant/codes.h"
 #include "tensor/dtype.h"
 
+/* Weights of 8 bits are read from memory more slowly than floats multiply them. */
+bool nib_operand_kind(const nib_tensor *w, nib_rows_kind *kind) {
+    if (!w->layout || !nib_qdesc_integer(&w->desc)) return false;
+    if (w->act.when == NIB_ACT_NONE &&
+        (nib_qdesc_bits(&w->desc) >= 8 || !(w->layout->kernel || nib_layout_of_kernel(&w->desc))))
+        return false;
+    *kind = nib_rows_kind_of(w);
+    return true;
+}
+
 nib_status nib_operand_open(nib_operand *o, const nib_tensor *t) {
     *o = (nib_operand){.t = t};
     if (!t->layout) {
         o->how = NIB_OPERAND_DENSE;
         return NIB_OK;
     }
-    o->integer = t->act.when != NIB_ACT_NONE;
-    if (t->act.when == NIB_ACT_STATIC || (o->integer && !nib_qdesc_integer(&t->desc)))
+    const bool integer = nib_qdesc_integer(&t->desc);
+    if (t->act.when == NIB_ACT_STATIC || (t->act.when != NIB_ACT_NONE && !integer))
         return NIB_RAISE(NIB_E_UNSUPPORTED, "linear: %s weights do not meet %s inputs",
                          nib_dtype_name(t->desc.code),
                          t->act.when == NIB_ACT_STATIC ? "statically quantized" : "8-bit");
@@ -20,6 +30,7 @@ nib_status nib_operand_open(nib_operand *o, const nib_tensor *t) {
     o->how = t->layout->kernel ? NIB_OPERAND_LANES
              : o->layout       ? NIB_OPERAND_LIFTED
                                : NIB_OPERAND_CODES;
+    o->integer = nib_operand_kind(t, &o->kind);
     if (o->how != NIB_OPERAND_LANES) return NIB_OK;
     const void *part[NIB_MAX_PARTS] = {0};
     for (int i = 0; i < t->nparts; i++) part[i] = nib_tensor_part(t, i);
@@ -27,8 +38,12 @@ nib_status nib_operand_open(nib_operand *o, const nib_tensor *t) {
     return NIB_OK;
 }
 
-int64_t nib_group_columns(const nib_qdesc *d) {
-    return d->block_cols < d->cols ? d->block_cols : d->cols;
+void nib_operand_take_codes(nib_operand *o) {
+    o->integer = true;
+    o->kind = nib_rows_kind_of(o->t);
+    o->kind.digits = o->kind.all = false;
+    o->kind.symmetric = true;
+    o->kind.bits = 8;
 }
 
 /* The codes of a piece in lanes, so that a kernel sees a weight of just these channels. */
@@ -63,10 +78,45 @@ static void multiply_panels(const nib_inputs *in, const float *panels, int64_t k
     in->k->gemm_rows_f32(y, ldy, in->rows, in->M, in->K, k, kc, panels, kc * NIB_PANEL, channels);
 }
 
+/* Results of so many rows of digits and panels lie beside before they are added: what L2 keeps, and
+ * no more panels than make the start of a call small. */
+enum { DIGIT_ROWS = 160, DIGIT_PANELS = 64, DIGIT_FLOATS = 128 << 10 };
+
+static int64_t digit_rows(int64_t M) { return M < DIGIT_ROWS ? M : DIGIT_ROWS; }
+static int64_t digit_panels(int64_t M) {
+    const int64_t most = DIGIT_FLOATS / (NIB_DIGITS * NIB_PANEL * digit_rows(M));
+    return most < DIGIT_PANELS ? most : DIGIT_PANELS;
+}
+
+static void digits_of_lanes(const nib_piece *s, const nib_operand *o, const nib_lane_weight *w,
+                            int64_t panel, float *y, int64_t ldy) {
+    const nib_inputs *in = s->in;
+    float *beside = (float *)(void *)(s->scratch + in->at_digits);
+    const int64_t rows = digit_rows(in->M), width = digit_panels(in->M) * NIB_PANEL;
+    y += panel * NIB_PANEL;
+    for (int64_t m = 0; m < in->M; m += rows)
+        for (int64_t c = 0; c < s->channels; c += width) {
+            const int64_t here = s->channels - c < width ? s->channels - c : width;
+            const int64_t ld = (here + NIB_PANEL - 1) / NIB_PANEL * NIB_PANEL;
+            const int64_t first = panel + c / NIB_PANEL,
+                          count = in->M - m < rows ? in->M - m : rows;
+            const nib_rows_i8 digits = nib_rows_from(&o->rows, NIB_DIGITS * m, w->groups);
+            in->k->lane_i8[w->lane](beside - first * NIB_PANEL, ld, &digits, NIB_DIGITS * count, w,
+                                    first, ld / NIB_PANEL, s->scratch + in->at_lane);
+            for (int64_t i = 0; i < count; i++)
+                in->k->add_digits(y + (m + i) * ldy + c, beside + NIB_DIGITS * i * ld, ld,
+                                  (size_t)here);
+        }
+}
+
 static void piece_of_lanes(const nib_piece *s, const nib_operand *o, const nib_lane_weight *w,
                            int64_t panel, float *y, int64_t ldy) {
     const nib_inputs *in = s->in;
     const int64_t panels = (s->channels + NIB_PANEL - 1) / NIB_PANEL;
+    if (o->integer && o->kind.digits) {
+        digits_of_lanes(s, o, w, panel, y, ldy);
+        return;
+    }
     if (o->integer) {
         in->k->lane_i8[w->lane](y, ldy, &o->rows, in->M, w, panel, panels,
                                 s->scratch + in->at_lane);
@@ -129,7 +179,7 @@ static void codes_by_codes(const nib_piece *s, const nib_operand *o, int64_t n, 
                            float *y, int64_t ldy) {
     const nib_codes c = nib_rows_codes(o->t, n, channels, s->scratch + s->in->at_codes);
     const nib_qdesc *d = &c.desc;
-    const int64_t G = nib_group_columns(d), blocks = nib_qdesc_block_cols(d);
+    const int64_t G = o->kind.group, blocks = nib_qdesc_block_cols(d);
     const int64_t first = n / d->block_rows;
     const int mid = d->zero_kind == NIB_ZERO_MID ? nib_qdesc_mid(d) : 0;
     for (int64_t m = 0; m < s->in->M; m++)
@@ -202,6 +252,11 @@ static void larger(size_t *most, size_t size) {
 
 void nib_piece_want(nib_piece_sizes *z, const nib_inputs *in, const nib_operand *o) {
     if (o->integer) z->lane = NIB_LANE_SCRATCH;
+    if (o->integer && o->kind.digits) /* a piece may be of fewer rows: room for any */
+        larger(&z->digits,
+               sizeof(float) * (in->M > NIB_LANE_ROWS
+                                    ? (size_t)DIGIT_FLOATS
+                                    : (size_t)(NIB_DIGITS * in->M * DIGIT_PANELS) * NIB_PANEL));
     if (o->how == NIB_OPERAND_CODES) {
         const size_t panel = (size_t)in->K * NIB_PANEL * sizeof(float);
         larger(&z->codes, nib_rows_scratch_size(o->t, NIB_PANEL));
@@ -224,6 +279,7 @@ bool nib_piece_place(nib_inputs *in, const nib_piece_sizes *z, size_t *whole) {
     bool bad = nib_place(whole, z->lane, &in->at_lane) |
                nib_place(whole, z->panels, &in->at_panels) |
                nib_place(whole, z->rows, &in->at_rows) | nib_place(whole, z->codes, &in->at_codes);
+    bad |= nib_place(whole, z->digits, &in->at_digits);
     for (int i = 0; i < NIB_MAX_PARTS; i++) bad |= nib_place(whole, z->lift[i], &in->at_lift[i]);
     return bad;
 }

@@ -27,7 +27,8 @@ typedef struct nib_operand {
     nib_operand_how how;
     const nib_layout *layout; /* LIFTED: which lanes */
     nib_lane_weight lane;     /* LANES */
-    bool integer;             /* inputs are codes */
+    bool integer;             /* inputs are codes, */
+    nib_rows_kind kind;       /* of this kind */
     nib_rows_i8 rows;
 } nib_operand;
 
@@ -38,7 +39,7 @@ typedef struct nib_inputs {
     const float *rows; /* x as gemm_rows_f32 reads it; where M > NIB_LANE_ROWS meets float inputs */
     int64_t M, K, kc;  /* kc: columns that are widened at once */
     /* Where things lie in a block of scratch. */
-    size_t at_lane, at_panels, at_rows, at_codes, at_lift[NIB_MAX_PARTS];
+    size_t at_lane, at_panels, at_rows, at_codes, at_digits, at_lift[NIB_MAX_PARTS];
 } nib_inputs;
 
 typedef struct nib_piece {
@@ -47,8 +48,15 @@ typedef struct nib_piece {
     int64_t n, channels; /* the first one, and how many */
 } nib_piece;
 
+/* Does a weight meet codes, and of which kind? Those below 8 bits that stand in lanes do in any
+ * case: what was not asked to be quantized are digits. */
+bool nib_operand_kind(const nib_tensor *w, nib_rows_kind *kind);
+
 /* Fails: NIB_E_UNSUPPORTED for a weight whose inputs nobody makes. */
 nib_status nib_operand_open(nib_operand *o, const nib_tensor *t);
+
+/* Inputs are codes of one scale already, whatever the weight asks for by itself. */
+void nib_operand_take_codes(nib_operand *o);
 
 /* y = x W^T, no more. y points at channel 0 of the weight, rows ldy apart. */
 void nib_piece_multiply(const nib_piece *s, const nib_operand *o, float *y, int64_t ldy);
@@ -57,7 +65,7 @@ void nib_piece_multiply(const nib_piece *s, const nib_operand *o, float *y, int6
  * want; nib_piece_place then says where each thing lies, and how large the whole block is; true:
  * overflow. */
 typedef struct nib_piece_sizes {
-    size_t lane, panels, rows, codes, lift[NIB_MAX_PARTS];
+    size_t lane, panels, rows, codes, digits, lift[NIB_MAX_PARTS];
 } nib_piece_sizes;
 void nib_piece_want(nib_piece_sizes *sizes, const nib_inputs *in, const nib_operand *o);
 bool nib_piece_place(nib_inputs *in, const nib_piece_sizes *sizes, size_t *whole);
@@ -67,7 +75,4 @@ static inline bool nib_place(size_t *whole, size_t size, size_t *at) {
     *at = *whole;
     return nib_align_size(size, NIB_MEM_ALIGN, &size) || nib_add_size(*whole, size, whole);
 }
-
-/* Columns that share a scale. */
-int64_t nib_group_columns(const nib_qdesc *desc);
 #endif

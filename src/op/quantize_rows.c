@@ -5,6 +5,7 @@
 #include "base/checked.h"
 #include "base/parallel.h"
 #include "tensor/context.h"
+#include "tensor/tensor.h"
 
 enum { LINE = 64, SET = 512, SOME = 16384 /* floats */ };
 
@@ -21,10 +22,27 @@ static int64_t groups_of(const nib_rows_kind *kind) {
     return kind->group && kind->K % kind->group == 0 ? kind->K / kind->group : 0;
 }
 
+nib_rows_kind nib_rows_kind_of(const nib_tensor *w) {
+    nib_rows_kind kind = {.K = w->desc.cols, .group = w->desc.block_cols};
+    if (kind.group > kind.K) kind.group = kind.K;
+    kind.digits = w->act.when == NIB_ACT_NONE;
+    kind.symmetric = kind.digits || w->act.symmetric;
+    if (kind.digits) return kind;
+    kind.bits = w->act.dtype == NIB_I7 ? 7 : 8;
+    kind.eps = w->act.eps;
+    kind.all = w->act.block.dim[0] == 0;
+    return kind;
+}
+
+bool nib_rows_same(const nib_rows_kind *a, const nib_rows_kind *b) {
+    return a->K == b->K && a->bits == b->bits && a->symmetric == b->symmetric && a->eps == b->eps &&
+           a->all == b->all && a->digits == b->digits;
+}
+
 /* A row's own share and, for scale and zero, a line each: so any number of rows has room. */
 int64_t nib_rows_width(const nib_rows_kind *kind) {
     const int64_t sums = groups_of(kind) * (int64_t)sizeof(int32_t);
-    return row_bytes(kind->K) + 2 * LINE + lines(sums);
+    return nib_rows_count(kind, row_bytes(kind->K) + 2 * LINE + lines(sums));
 }
 
 nib_rows_made nib_rows_within(const nib_rows_kind *kind, int64_t M, void *memory) {
@@ -48,10 +66,11 @@ nib_rows_i8 nib_rows_read(const nib_rows_kind *kind, const nib_rows_made *made) 
                          .seven_bits = kind->bits == 7};
 }
 
-size_t nib_quantize_rows_size(int64_t M, int64_t K) {
+size_t nib_quantize_rows_size(const nib_rows_kind *kind, int64_t M) {
     size_t codes, whole;
-    if (nib_mul_size((size_t)M, (size_t)row_bytes(K), &codes) ||
-        nib_add_size(codes, 2 * ((size_t)M * sizeof(float) + LINE), &whole))
+    const size_t rows = (size_t)nib_rows_count(kind, M);
+    if (nib_mul_size(rows, (size_t)row_bytes(kind->K), &codes) ||
+        nib_add_size(codes, 2 * (rows * sizeof(float) + LINE), &whole))
         return 0;
     return whole;
 }
@@ -72,6 +91,17 @@ static void sum_rows(const rows_job *j, int64_t begin, int64_t end) {
     const int64_t groups = groups_of(&j->kind);
     for (int64_t m = begin; j->to.sums && m < end; m++)
         j->k->sums_i8(j->to.sums + m * groups, j->to.q + m * j->to.ld, groups, j->kind.group);
+}
+
+static void digits_of_some(void *user, int64_t begin, int64_t end) {
+    const rows_job *j = user;
+    for (int64_t m = begin; m < end; m++) {
+        int8_t *q = j->to.q + NIB_DIGITS * m * j->to.ld;
+        j->k->digits_row_i8(q, j->to.ld, j->to.scale + NIB_DIGITS * m, j->x + m * j->kind.K,
+                            j->kind.K);
+        for (int i = 0; i < NIB_DIGITS; i++) end_row(j, q + i * j->to.ld);
+    }
+    sum_rows(j, NIB_DIGITS * begin, NIB_DIGITS * end);
 }
 
 static void quantize_some(void *user, int64_t begin, int64_t end) {
@@ -113,22 +143,18 @@ static void quantize_given(void *user, int64_t begin, int64_t end) {
 /* Rows that a thread takes at once: enough work beside the price of a claim. */
 static int64_t grain_of(int64_t K) { return K < SOME ? SOME / (K + 1) + 1 : 1; }
 
-void nib_quantize_rows(nib_ctx *ctx, const float *x, int64_t M, int64_t K, const nib_act *act,
-                       int64_t G, int32_t *sums, void *memory, nib_rows_i8 *rows) {
-    rows_job job = {.k = &ctx->kernels,
-                    .x = x,
-                    .kind = {.K = K,
-                             .bits = act->dtype == NIB_I7 ? 7 : 8,
-                             .symmetric = act->symmetric,
-                             .eps = act->eps}};
-    job.to = nib_rows_within(&job.kind, M, memory);
-    job.kind.group = G;
+void nib_quantize_rows(nib_ctx *ctx, const float *x, int64_t M, const nib_rows_kind *kind,
+                       int32_t *sums, void *memory, nib_rows_i8 *rows) {
+    rows_job job = {.k = &ctx->kernels, .x = x, .kind = *kind};
+    job.to = nib_rows_within(kind, nib_rows_count(kind, M), memory);
     job.to.sums = sums;
-    const bool all = act->block.dim[0] == 0;
-    if (all && M) choose_for_all(&job, M);
-    nib_parallel_for(M > 1 ? ctx->pool : NULL, M, grain_of(K), all ? quantize_given : quantize_some,
+    if (kind->all && M) choose_for_all(&job, M);
+    nib_parallel_for(M > 1 ? ctx->pool : NULL, M, grain_of(kind->K),
+                     kind->digits ? digits_of_some
+                     : kind->all  ? quantize_given
+                                  : quantize_some,
                      &job);
-    *rows = nib_rows_read(&job.kind, &job.to);
+    *rows = nib_rows_read(kind, &job.to);
 }
 
 typedef struct laying {

@@ -12,9 +12,32 @@ typedef struct nib_rows_kind {
     int bits;       /* of a code: 8 or 7 */
     bool symmetric; /* no zeros */
     float eps;      /* the smallest scale */
+    bool all;       /* all rows share a scale */
+    bool digits;    /* a row is three rows of codes, the digits of fixed point: what follows it here
+                       but K and group does not count */
 } nib_rows_kind;
 
-/* Rows that are to be made: nib_rows_i8 with places to write to. */
+/* What the weight w, of integer codes, wants: as its inputs are to be quantized or, where they are
+ * not, digits. */
+nib_rows_kind nib_rows_kind_of(const nib_tensor *w);
+bool nib_rows_same(const nib_rows_kind *a, const nib_rows_kind *b); /* but for the group */
+
+/* Rows of codes for M rows of inputs, digits and all. */
+static inline int64_t nib_rows_count(const nib_rows_kind *kind, int64_t M) {
+    return kind->digits ? NIB_DIGITS * M : M;
+}
+
+/* Rows from row m of the codes on. */
+static inline nib_rows_i8 nib_rows_from(const nib_rows_i8 *rows, int64_t m, int64_t groups) {
+    nib_rows_i8 from = *rows;
+    from.q += m * rows->ld;
+    from.scale += m;
+    if (rows->sums) from.sums += m * groups;
+    if (rows->zero) from.zero += m;
+    return from;
+}
+
+/* Rows that are to be made: nib_rows_i8 with places to write to. M counts rows of codes. */
 typedef struct nib_rows_made {
     int8_t *q; /* [M] rows of ld bytes */
     int64_t ld;
@@ -28,22 +51,22 @@ int64_t nib_rows_width(const nib_rows_kind *kind);
 nib_rows_made nib_rows_within(const nib_rows_kind *kind, int64_t M, void *memory);
 nib_rows_i8 nib_rows_read(const nib_rows_kind *kind, const nib_rows_made *made);
 
-/* Bytes that the codes, scales and zeros of M rows of K take; 0: overflow. 64-byte aligned parts.
- */
-size_t nib_quantize_rows_size(int64_t M, int64_t K);
+/* Bytes that the codes, scales and zeros of M rows of inputs take; 0: overflow. 64-byte aligned
+ * parts. */
+size_t nib_quantize_rows_size(const nib_rows_kind *kind, int64_t M);
 
-/* x [M, K] contiguous -> codes, scales and, unless act->symmetric, zeros in `memory`, and in sums
- * [M, K / G] those of the codes of each group; sums NULL: none. On all threads of the context. Rows
- * are padded with zeros to rows->ld. */
-void nib_quantize_rows(nib_ctx *ctx, const float *x, int64_t M, int64_t K, const nib_act *act,
-                       int64_t G, int32_t *sums, void *memory, nib_rows_i8 *rows);
+/* x [M, K] contiguous -> codes, scales and, unless symmetric, zeros in `memory`, and in sums
+ * [nib_rows_count, K / group] those of the codes of each group; sums NULL: none. On all threads of
+ * the context. Rows are padded with zeros to rows->ld. */
+void nib_quantize_rows(nib_ctx *ctx, const float *x, int64_t M, const nib_rows_kind *kind,
+                       int32_t *sums, void *memory, nib_rows_i8 *rows);
 
 /* The same of codes q [M, K] that are there already, all with one scale. They are read where they
  * are if a kernel can, else copied. */
 void nib_lay_rows(nib_ctx *ctx, const int8_t *q, float scale, int64_t M, int64_t K, int64_t G,
                   int32_t *sums, void *memory, nib_rows_i8 *rows);
 
-/* The sums alone. */
+/* The sums alone, of M rows of codes. */
 void nib_sum_rows(nib_ctx *ctx, const nib_rows_i8 *rows, int64_t M, int64_t K, int64_t G,
                   int32_t *sums);
 #endif

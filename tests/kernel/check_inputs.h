@@ -64,6 +64,71 @@ static void check_input_rows(void **state_) {
         }
 }
 
+static void one_digits_row(void **state_, const float *x, size_t n, int kind) {
+    enum { GAP = 5 };
+    static int8_t want[NIB_DIGITS * (MOST + GAP)];
+    const int64_t ld = (int64_t)n + GAP;
+    const size_t size = (size_t)(2 * ld) + n;
+    float want_scale[NIB_DIGITS], *scale = guarded_at_end(in3, sizeof want_scale, 0);
+    int8_t *q = n % 2 ? guarded_at_start(out1, size, 0) : guarded_at_end(out1, size, 0);
+    memset(want, 99, size); /* between the rows nothing changes */
+    memset(q, 99, size);
+    ref.digits_row_i8(want, ld, want_scale, x, (int64_t)n);
+    got.digits_row_i8(q, ld, scale, x, (int64_t)n);
+    same_floats(state_, "a digit's scale", scale, want_scale, NIB_DIGITS, kind);
+    for (size_t i = 0; i < size; i++)
+        if (q[i] != want[i])
+            DIFFERS(digits_row_i8, "n %zu, kind %d: byte %zu is %d, want %d", n, kind, i, q[i],
+                    want[i]);
+    CHECK(!guarded_spilled(in3, scale, sizeof want_scale));
+    CHECK(!guarded_spilled(out1, q, size));
+}
+
+/* What digits say of a row, against the row itself. */
+static void digits_hold_the_row(void **state_, const float *x, size_t n, int kind) {
+    int8_t q[NIB_DIGITS * MOST];
+    float scale[NIB_DIGITS];
+    float most = 0;
+    ref.digits_row_i8(q, (int64_t)n, scale, x, (int64_t)n);
+    for (size_t i = 0; i < n; i++)
+        if (fabsf(x[i]) > most) most = fabsf(x[i]);
+    for (size_t i = 0; i < n && isfinite(scale[0]); i++) {
+        const double value = (double)scale[0] * q[i] + (double)scale[1] * q[n + i] +
+                             (double)scale[2] * q[2 * n + i];
+        if (!(fabs(value - (double)x[i]) <= fmax((double)most * 0x1p-22, 0x1p-127)))
+            FAIL_AT("digits_row_i8: n %zu, kind %d: digits of %.9g are %.17g", n, kind,
+                    (double)x[i], value);
+    }
+}
+
+static void check_digits(void **state_) {
+    for (int kind = 0; kind < UGLY_KINDS; kind++) FOR_SIZES(n) for (int how = 0; how < 6; how++) {
+            float x[MOST];
+            static const float factors[] = {1, 0x1p-100f, 0x1p-20f, 0x1.fffffep20f, 0x1p-126f, 3};
+            ugly_fill(x, n, kind, &seed);
+            for (size_t i = 0; i < n; i++) x[i] *= factors[how];
+            one_digits_row(state_, place(in1, x, n * 4, 0), n, kind);
+            digits_hold_the_row(state_, x, n, kind);
+        }
+}
+
+static void check_add_digits(void **state_) {
+    FOR_SIZES(n) for (int kind = 0; kind < UGLY_KINDS; kind++) {
+        const int64_t ld = (int64_t)n + kind;
+        const size_t size = (size_t)(2 * ld) + n;
+        static float t[NIB_DIGITS * (MOST + UGLY_KINDS)], want[MOST];
+        ugly_fill(t, n, kind, &seed);
+        ugly_fill(t + ld, n, kind, &seed);
+        ugly_fill(t + 2 * ld, n, kind, &seed);
+        const float *from = place(in1, t, size * 4, 0);
+        float *y = guarded_at_end(out1, n * 4, 0);
+        ref.add_digits(want, from, ld, n);
+        got.add_digits(y, from, ld, n);
+        same_floats(state_, "add_digits", y, want, n, kind);
+        CHECK(!guarded_spilled(out1, y, n * 4));
+    }
+}
+
 static void check_input_sums(void **state_) {
     for (int round = 0; round < 1200; round++) {
         const int64_t groups = (int64_t)(test_random(&seed) % 5);
@@ -93,6 +158,8 @@ static void check_input_sums(void **state_) {
 
 static void check_inputs(void **state_) {
     if (CHANGED(quantize_row_i8)) check_input_rows(state_);
+    if (CHANGED(digits_row_i8)) check_digits(state_);
+    if (CHANGED(add_digits)) check_add_digits(state_);
     if (CHANGED(sums_i8)) check_input_sums(state_);
 }
 #endif

@@ -422,13 +422,24 @@ static void check_norms(void **state_) {
 #include "kernel/check_lanes.h"
 #include "kernel/check_limits.h"
 
+/* Slot i: of float inputs by weights below 8 bits, which meet digits instead. */
+static bool takes_no_floats(size_t i) {
+    enum { SLOT = sizeof(void (*)(void)) };
+    const size_t rows = offsetof(nib_kernels, lane_rows) / SLOT,
+                 widen = offsetof(nib_kernels, lane_widen) / SLOT;
+    const size_t lane = i >= widen ? i - widen : i - rows;
+    return i >= rows && lane < NIB_LANES && lane != NIB_LANE_W8 && lane != NIB_LANE_F8;
+}
+
 TEST(every_slot_has_a_judge) {
     nib_kernels_fill(&ref, 0);
     void (*slot[sizeof(nib_kernels) / sizeof(void (*)(void))])(void);
     _Static_assert(sizeof(slot) == sizeof(nib_kernels), "slots are function pointers only");
     memcpy(slot, &ref, sizeof(ref));
-    for (size_t i = 0; i < sizeof(slot) / sizeof(slot[0]); i++)
+    for (size_t i = 0; i < sizeof(slot) / sizeof(slot[0]); i++) {
+        if (!slot[i] && takes_no_floats(i)) continue;
         if (!slot[i]) FAIL_AT("slot %zu of nib_kernels is filled by no ref set", i);
+    }
 }
 
 /* Every check, on the slots that set `now` fills. */

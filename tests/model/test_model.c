@@ -366,7 +366,8 @@ static double resident_share(void **state_, const char *folder) {
     CHECK_OK(nib_session_feed(s, (int32_t[]){0, 296, 259}, 3));
     int32_t id;
     for (int i = 0; i < 5; i++) CHECK_OK(nib_session_next(s, &id));
-    const size_t own = nib_mem_used(&ctx->mem) - before;
+    CHECK(ctx->workspace_size <= (size_t)2 << 20); /* of 2 threads, whatever the model's size */
+    const size_t own = nib_mem_used(&ctx->mem) - ctx->workspace_size - before;
     const size_t cache = LAYERS * 2 * KV_HEADS * STEP * HEAD * sizeof(float);
     size_t mapped = 0, tied = 0;
     CHECK_OK(nib_module_walk_parameters(model->root, add_mapped, &mapped));

@@ -1,6 +1,7 @@
-/* Linears whose inputs are quantized as they come: against torchao's own outputs, and against the
- * same arithmetic in float64; for any number of rows, threads, instruction sets and layouts the
- * same bits. tests/golden/torchao/make_inputs.py made the goldens. */
+/* Linears whose inputs become codes, quantized as they come or as digits of fixed point: against
+ * torchao's own outputs, and against the same arithmetic in float64; for any number of rows,
+ * threads, instruction sets and layouts the same bits. tests/golden/torchao/make_inputs.py made the
+ * goldens. */
 #include <math.h>
 #include <nibble/nn.h>
 
@@ -69,7 +70,12 @@ static const char *const schemes[] = {
     "8da4w",
     "8da4w:group_size=64,mapping=asymmetric",
     "8da4w:granularity=row,scale_dtype=bf16",
-    "8da4w:group_size=16", /* which no layout of the kernels holds */
+    "8da4w:group_size=16",            /* which no layout of the kernels holds */
+    "int4_weight_only:group_size=64", /* and those whose inputs are floats */
+    "qint4",
+    "qint2",
+    "intx_weight_only:bits=3,granularity=group,group_size=32",
+    "intx_weight_only:bits=7,granularity=group,group_size=96,mapping=asymmetric",
 };
 enum { SCHEMES = sizeof schemes / sizeof *schemes, MOST_M = 19, N = 37, K = 192 };
 
@@ -81,6 +87,36 @@ static nib_tensor *random_matrix(void **state_, nib_ctx *ctx, int64_t rows, int6
     for (int64_t i = 0; i < rows * cols; i++)
         data[i] = test_uniform(seed) + (i % 97 == 0 ? 4 * test_uniform(seed) : 0);
     return t;
+}
+
+/* The same of floats, and what they lose as fixed point: half of 2^-21 of the power of two below
+ * the largest. */
+static void exact_floats(void **state_, const nib_tensor *w, const float *x, int64_t M, double *y,
+                         double *magnitude, double *lost) {
+    nib_codes c;
+    CHECK_OK(nib_unpack_rows(w, 0, N, &c));
+    const int64_t G = c.desc.block_cols, blocks = nib_qdesc_block_cols(&c.desc);
+    const int mid = c.desc.zero_kind == NIB_ZERO_MID ? nib_qdesc_mid(&c.desc) : 0;
+    for (int64_t m = 0; m < M; m++) {
+        double largest = 0;
+        for (int64_t i = 0; i < K; i++) largest = fmax(largest, fabs((double)x[m * K + i]));
+        for (int64_t n = 0; n < N; n++) {
+            double sum = 0, most = 0, weights = 0;
+            for (int64_t i = 0; i < K; i++) {
+                const int64_t b = n / c.desc.block_rows * blocks + i / G;
+                const double code = (double)nib_code_value(&c, n * K + i) - mid;
+                const double scaled = (double)c.scale[b] * code,
+                             offset = (double)nib_codes_offset(&c, b), input = (double)x[m * K + i];
+                sum += input * (scaled + offset);
+                most += fabs(input) * (fabs(scaled) + fabs(offset));
+                weights += fabs(scaled + offset);
+            }
+            y[m * N + n] = sum;
+            magnitude[m * N + n] = most;
+            lost[m * N + n] = 0x1p-22 * largest * weights;
+        }
+    }
+    nib_codes_free(nib_ctx_mem(w->ctx), &c);
 }
 
 /* What docs/numerics.md says of quantized inputs, in float64 from codes and scales, and the sum of
@@ -133,21 +169,27 @@ TEST(outputs_are_the_float64_sums_within_a_rounding_for_each_step) {
             nib_module *layer = nib_linear_new(ctx, w, NIB_NONE);
             CHECK_MADE(layer);
             CHECK_OK(nib_quantize(layer, config, NULL));
-            static double want[MOST_M * N], most[MOST_M * N];
-            exact(state_, nib_module_parameter(layer, "weight"), nib_tensor_data(x), MOST_M, want,
-                  most);
+            static double want[MOST_M * N], most[MOST_M * N], lost[MOST_M * N];
+            const nib_tensor *coded = nib_module_parameter(layer, "weight");
+            const bool floats = coded->act.when == NIB_ACT_NONE;
+            memset(lost, 0, sizeof lost);
+            if (floats)
+                exact_floats(state_, coded, nib_tensor_data(x), MOST_M, want, most, lost);
+            else
+                exact(state_, coded, nib_tensor_data(x), MOST_M, want, most);
             if (prepare) CHECK_OK(nib_prepare(layer));
             const size_t mark = nib_scope_begin(ctx);
             nib_tensor *y = nib_module_forward(layer, x);
             CHECK_MADE(y);
             const float *got = nib_tensor_data(y);
             const nib_qdesc *d = &nib_module_parameter(layer, "weight")->desc;
-            const double steps = 4.0 * (double)(K / d->block_cols) + 4;
-            for (int i = 0; i < MOST_M * N; i++)
-                if (!(fabs((double)got[i] - want[i]) <= most[i] * steps * 0x1p-24))
+            const double steps = 4.0 * (double)(K / d->block_cols) + (floats ? 6 : 4);
+            for (int i = 0; i < MOST_M * N; i++) {
+                const double bound = most[i] * steps * 0x1p-24 + lost[i];
+                if (!(fabs((double)got[i] - want[i]) <= bound))
                     FAIL_AT("%s: output %d is %.9g, want %.9g, off by %.3g of %.3g", schemes[s], i,
-                            (double)got[i], want[i], fabs((double)got[i] - want[i]),
-                            most[i] * steps * 0x1p-24);
+                            (double)got[i], want[i], fabs((double)got[i] - want[i]), bound);
+            }
             nib_scope_end(ctx, mark);
             nib_tensor_free(x);
             nib_module_free(layer);
@@ -202,6 +244,70 @@ TEST(rows_threads_instruction_sets_and_layouts_do_not_show_in_the_bits) {
     }
 }
 
-TESTS(RUNS(outputs_are_torchaos_within_rounding),
+TEST(many_rows_of_digits_are_each_what_it_is_alone) {
+    enum { M = 333 };
+    nib_config *config = nib_config_parse("int4_weight_only:group_size=64");
+    if (!config) return;
+    uint64_t seed = test_seed();
+    nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+    nib_tensor *x = random_matrix(state_, ctx, M, K, &seed);
+    nib_module *layer = nib_linear_new(ctx, random_matrix(state_, ctx, 1500, K, &seed), NIB_NONE);
+    CHECK_OK(nib_quantize(layer, config, NULL));
+    CHECK_OK(nib_prepare(layer));
+    const size_t mark = nib_scope_begin(ctx);
+    const nib_tensor *all = nib_module_forward(layer, x);
+    CHECK_MADE(all);
+    for (int64_t m = 0; m < M; m += 7) {
+        nib_tensor *row = nib_tensor_slice(x, 0, m, 1);
+        const nib_tensor *y = nib_module_forward(layer, row);
+        CHECK_MADE(y);
+        CHECK_BYTES(nib_tensor_data(y), (const float *)nib_tensor_data(all) + m * 1500,
+                    1500 * sizeof(float));
+        nib_tensor_free(row);
+    }
+    nib_scope_end(ctx, mark);
+    nib_tensor_free(x);
+    nib_module_free(layer);
+    nib_config_free(config);
+    nib_ctx_free(ctx);
+}
+
+TEST(a_row_that_is_not_finite_is_nan_and_no_other_is) {
+    enum { ROWS = 6 };
+    nib_config *config = nib_config_parse("int4_weight_only:group_size=64");
+    if (!config) return;
+    uint64_t seed = test_seed();
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    nib_tensor *x = random_matrix(state_, ctx, ROWS, K, &seed);
+    float *data = nib_tensor_data_mut(x);
+    data[0 * K + 5] = NAN;
+    data[1 * K + 6] = -INFINITY;
+    for (int i = 0; i < K; i++) {
+        data[2 * K + i] = 0;
+        data[3 * K + i] *= 0x1p-130f; /* denormal */
+        data[4 * K + i] *= 0x1p100f;
+    }
+    nib_module *layer = nib_linear_new(ctx, random_matrix(state_, ctx, N, K, &seed), NIB_NONE);
+    CHECK_OK(nib_quantize(layer, config, NULL));
+    const size_t mark = nib_scope_begin(ctx);
+    const nib_tensor *y = nib_module_forward(layer, x);
+    CHECK_MADE(y);
+    const float *got = nib_tensor_data(y);
+    for (int n = 0; n < N; n++) {
+        CHECK(isnan(got[n]) && isnan(got[N + n]));
+        CHECK(got[2 * N + n] == 0);
+        CHECK(fabsf(got[3 * N + n]) < 0x1p-115f);
+        for (int m = 2; m < ROWS; m++) CHECK(isfinite(got[m * N + n]));
+    }
+    nib_scope_end(ctx, mark);
+    nib_tensor_free(x);
+    nib_module_free(layer);
+    nib_config_free(config);
+    nib_ctx_free(ctx);
+}
+
+TESTS(RUNS(many_rows_of_digits_are_each_what_it_is_alone),
+      RUNS(a_row_that_is_not_finite_is_nan_and_no_other_is),
+      RUNS(outputs_are_torchaos_within_rounding),
       RUNS(outputs_are_the_float64_sums_within_a_rounding_for_each_step),
       RUNS(rows_threads_instruction_sets_and_layouts_do_not_show_in_the_bits))

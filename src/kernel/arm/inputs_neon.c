@@ -1,6 +1,7 @@
 /* inputs_neon.c: a row is read twice: once for its range, once to make codes of it, when it lies in
  * the first-level cache. */
 #include "kernel/arm/float_neon.h"
+#include "kernel/fixed_point.h"
 #include "kernel/kernel.h"
 
 /* Least and greatest, 0 among them, and the largest magnitude as bits, which a NaN puts above those
@@ -73,6 +74,34 @@ static void rms_norm_quantize_i8(int8_t *q, float *scale, int32_t *zero, float *
     codes_by(q, scale, zero, normed, n, &r, bits, eps);
 }
 
+/* Adding 128 to a digit before it is cut off carries what the next is to have, and turns its
+ * topmost bit. */
+static void digits_row_i8(int8_t *q, int64_t ld, float scale[NIB_DIGITS], const float *x,
+                          int64_t n) {
+    range r = range_none();
+    for (int64_t i = 0; i < n; i += 4) range_add(&r, neon_load_first(x + i, (size_t)(n - i)));
+    const fixed_point to = fixed_point_of(vmaxvq_u32(r.most), scale);
+    const uint32x4_t half = vdupq_n_u32(0x8080);
+    for (int64_t i = 0; i < n; i += 4) {
+        const size_t rest = (size_t)(n - i), here = rest < 4 ? rest : 4;
+        const float32x4_t d = vmulq_n_f32(neon_load_first(x + i, rest), to.inverse);
+        uint32x4_t c = vdupq_n_u32(0);
+        if (to.finite) c = vreinterpretq_u32_s32(vcvtnq_s32_f32(d));
+        c = veorq_u32(vaddq_u32(c, half), half);
+        uint8_t bytes[16];
+        vst1q_u8(bytes, neon_low_bytes(vshrq_n_u32(c, 16), vshrq_n_u32(c, 8), c, c));
+        for (int k = 0; k < NIB_DIGITS; k++) memcpy(q + k * ld + i, bytes + 4 * k, here);
+    }
+}
+
+static void add_digits(float *y, const float *t, int64_t ld, size_t n) {
+    for (size_t i = 0; i < n; i += 4, t += 4) {
+        const size_t rest = n - i;
+        const float32x4_t v = vaddq_f32(neon_load_first(t, rest), neon_load_first(t + ld, rest));
+        neon_store_first(y + i, rest, vaddq_f32(v, neon_load_first(t + 2 * ld, rest)));
+    }
+}
+
 static void sums_i8(int32_t *sums, const int8_t *q, int64_t groups, int64_t G) {
     for (int64_t g = 0; g < groups; g++, q += G) {
         int32x4_t wide = vdupq_n_s32(0);
@@ -87,6 +116,8 @@ static void sums_i8(int32_t *sums, const int8_t *q, int64_t groups, int64_t G) {
 static void install(nib_kernels *k) {
     k->quantize_row_i8 = quantize_row_i8;
     k->rms_norm_quantize_i8 = rms_norm_quantize_i8;
+    k->digits_row_i8 = digits_row_i8;
+    k->add_digits = add_digits;
     k->sums_i8 = sums_i8;
 }
 const nib_kernel_set nib_kernels_inputs_neon = {

@@ -1,6 +1,6 @@
-/* lane_rows_neon.c: float inputs with weights in lanes, or dense ones where they lie. 32 columns of
- * a panel are widened to f32 in the first-level cache, [32][16], and meet all rows from there: four
- * rows at a time, whose sums fill 16 registers. */
+/* lane_rows_neon.c: float inputs with weights of 8 bits in lanes, or dense ones where they lie. 32
+ * columns of a panel are widened to f32 in the first-level cache, [32][16], and meet all rows from
+ * there: four rows at a time, whose sums fill 16 registers. */
 #include "kernel/arm/float_neon.h"
 #include "kernel/kernel.h"
 
@@ -54,46 +54,14 @@ static void add_block(sums *s, const float *x, int64_t ldx, int64_t M, const flo
     }
 }
 
-/* Codes of `bits` bits of up to 32 columns from a plane, above `shift` bits that are there. Loading
- * a cell in fours puts the 16 channels of one column side by side. */
-INLINE void add_plane(uint8x16_t code[BLOCK], const uint8_t *plane, const int bits, const int shift,
-                      int64_t k, int64_t kc) {
-    const int columns = 32 / bits; /* of a cell */
-    const uint8x16_t mask = vdupq_n_u8((uint8_t)((1u << bits) - 1));
-    const uint8_t *cell = plane + k / columns * 64;
-    for (int64_t i = 0; i < kc; i += columns, cell += 64) {
+/* Bytes of up to 32 columns. Loading a cell in fours puts the 16 channels of one column side by
+ * side. */
+static void integer_codes(uint8x16_t code[BLOCK], const uint8_t *panel, int64_t k, int64_t kc) {
+    const uint8_t *cell = panel + k * NIB_PANEL;
+    for (int64_t i = 0; i < kc; i += 4, cell += 64) {
         const uint8x16x4_t four = vld4q_u8(cell);
-        for (int part = 0; part < columns / 4; part++) {
-            const int8x16_t down = vdupq_n_s8((int8_t)(-part * bits));
-            for (int j = 0; j < 4; j++) {
-                const uint8x16_t c = vandq_u8(vshlq_u8(four.val[j], down), mask);
-                uint8x16_t *out = &code[i + 4 * part + j];
-                *out = shift ? vorrq_u8(*out, vshlq_u8(c, vdupq_n_s8((int8_t)shift))) : c;
-            }
-        }
+        for (int j = 0; j < 4; j++) code[i + j] = four.val[j];
     }
-}
-
-static void integer_codes(uint8x16_t code[BLOCK], const nib_lane_weight *w, const uint8_t *panel,
-                          int64_t k, int64_t kc) {
-    switch (w->lane) {
-    case NIB_LANE_W8:
-        add_plane(code, panel, 8, 0, k, kc);
-        return;
-    case NIB_LANE_W4:
-        add_plane(code, panel, 4, 0, k, kc);
-        return;
-    case NIB_LANE_W2:
-        add_plane(code, panel, 2, 0, k, kc);
-        return;
-    default:
-        break;
-    }
-    const int64_t Kp = (w->K + 31) / 32 * 32;
-    int shift = 0;
-    if (w->bits & 4) add_plane(code, panel, 4, 0, k, kc), panel += Kp * 8, shift = 4;
-    if (w->bits & 2) add_plane(code, panel, 2, shift, k, kc), panel += Kp * 4, shift += 2;
-    if (w->bits & 1) add_plane(code, panel, 1, shift, k, kc);
 }
 
 /* Four narrow floats, one a lane, whose magnitude is 7 bits. Put where an f32 has its exponent and
@@ -160,7 +128,7 @@ static void widen_block(float *out, const nib_lane_weight *w, int64_t panel, int
     if (w->lane == NIB_LANE_F8)
         for (int64_t i = 0; i < kc; i++) code[i] = vld1q_u8(codes + (k + i) * NIB_PANEL);
     else
-        integer_codes(code, w, codes, k, kc);
+        integer_codes(code, codes, k, kc);
     for (int64_t i = 0; i < kc; i++, out += NIB_PANEL) {
         const uint16x8_t low = vmovl_u8(vget_low_u8(code[i]));
         const uint16x8_t high = vmovl_u8(vget_high_u8(code[i]));
@@ -275,10 +243,8 @@ static void dense_rows(float *y, int64_t ldy, const float *x, int64_t ldx, int64
 
 static void install(nib_kernels *k) {
     k->dense_rows = dense_rows;
-    for (int lane = 0; lane < NIB_LANES; lane++) {
-        k->lane_rows[lane] = lane_rows;
-        k->lane_widen[lane] = lane_widen;
-    }
+    k->lane_rows[NIB_LANE_W8] = k->lane_rows[NIB_LANE_F8] = lane_rows;
+    k->lane_widen[NIB_LANE_W8] = k->lane_widen[NIB_LANE_F8] = lane_widen;
 }
 const nib_kernel_set nib_kernels_lane_rows_neon = {
     .name = "lane_rows_neon", .needs = NIB_CPU_NEON, .install = install};

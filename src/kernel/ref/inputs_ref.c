@@ -43,6 +43,30 @@ static void rms_norm_quantize_i8(int8_t *q, float *scale, int32_t *zero, float *
     quantize_row_i8(q, scale, zero, normed, n, bits, eps);
 }
 
+static void digits_row_i8(int8_t *q, int64_t ld, float scale[NIB_DIGITS], const float *x,
+                          int64_t n) {
+    float most = 0;
+    for (int64_t i = 0; i < n; i++)
+        if (!(fabsf(x[i]) <= most)) most = isnan(x[i]) ? INFINITY : fabsf(x[i]);
+    const bool finite = most < INFINITY;
+    int e = -105;
+    if (finite && most >= 0x1p-105f) e = ilogbf(most);
+    for (int d = 0; d < NIB_DIGITS; d++) scale[d] = finite ? ldexpf(1, e - 5 - 8 * d) : NAN;
+    const float inverse = ldexpf(1, 21 - e);
+    for (int64_t i = 0; i < n; i++) {
+        int32_t rest = finite ? (int32_t)rintf(x[i] * inverse) : 0;
+        for (int d = NIB_DIGITS - 1; d >= 0; d--) {
+            const int32_t low = (rest + 128) & 255;
+            q[d * ld + i] = (int8_t)(low - 128);
+            rest = (rest - (low - 128)) / 256;
+        }
+    }
+}
+
+static void add_digits(float *y, const float *t, int64_t ld, size_t n) {
+    for (size_t i = 0; i < n; i++, t++) y[i] = (t[0] + t[ld]) + t[2 * ld];
+}
+
 static void sums_i8(int32_t *sums, const int8_t *q, int64_t groups, int64_t G) {
     for (int64_t g = 0; g < groups; g++) {
         sums[g] = 0;
@@ -53,6 +77,8 @@ static void sums_i8(int32_t *sums, const int8_t *q, int64_t groups, int64_t G) {
 static void install(nib_kernels *k) {
     k->quantize_row_i8 = quantize_row_i8;
     k->rms_norm_quantize_i8 = rms_norm_quantize_i8;
+    k->digits_row_i8 = digits_row_i8;
+    k->add_digits = add_digits;
     k->sums_i8 = sums_i8;
 }
 const nib_kernel_set nib_kernels_inputs_ref = {.name = "inputs_ref", .install = install};

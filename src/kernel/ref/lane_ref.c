@@ -143,10 +143,8 @@ static void dense_rows(float *y, int64_t ldy, const float *x, int64_t ldx, int64
 }
 
 static void install(nib_kernels *k) {
-    for (int lane = 0; lane < NIB_LANES; lane++) {
-        k->lane_rows[lane] = lane_rows;
-        k->lane_widen[lane] = lane_widen;
-    }
+    k->lane_rows[NIB_LANE_W8] = k->lane_rows[NIB_LANE_F8] = lane_rows;
+    k->lane_widen[NIB_LANE_W8] = k->lane_widen[NIB_LANE_F8] = lane_widen;
     for (int lane = 0; lane < NIB_INTEGER_LANES; lane++) k->lane_i8[lane] = lane_i8;
     k->dense_rows = dense_rows;
 }

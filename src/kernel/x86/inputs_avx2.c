@@ -2,6 +2,7 @@
  * in the first-level cache. */
 #include <string.h>
 
+#include "kernel/fixed_point.h"
 #include "kernel/kernel.h"
 #include "kernel/x86/float_avx2.h"
 
@@ -175,6 +176,42 @@ static void rms_norm_quantize_i8(int8_t *q, float *scale, int32_t *zero, float *
     codes_by(q, scale, zero, normed, n, &u);
 }
 
+/* Adding 128 to a digit before it is cut off carries what the next is to have, and turns its
+ * topmost bit. Then the bytes of four numbers at a time change places: 0, 1 and 2 of each. */
+INLINE __m256i digits_of(__m256 x, const fixed_point *to) {
+    const __m256i half = _mm256_set1_epi32(0x8080);
+    const __m256i order = _mm256_setr_epi8(2, 6, 10, 14, 1, 5, 9, 13, 0, 4, 8, 12, -1, -1, -1, -1,
+                                           2, 6, 10, 14, 1, 5, 9, 13, 0, 4, 8, 12, -1, -1, -1, -1);
+    __m256i c = _mm256_setzero_si256();
+    if (to->finite) c = _mm256_cvtps_epi32(_mm256_mul_ps(x, _mm256_set1_ps(to->inverse)));
+    c = _mm256_shuffle_epi8(_mm256_xor_si256(_mm256_add_epi32(c, half), half), order);
+    return _mm256_permutevar8x32_epi32(c, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+static void digits_row_i8(int8_t *q, int64_t ld, float scale[NIB_DIGITS], const float *x,
+                          int64_t n) {
+    const range r = range_of(x, n, false);
+    const float most = magnitude_of(r.most);
+    uint32_t bits;
+    memcpy(&bits, &most, sizeof bits);
+    const fixed_point to = fixed_point_of(bits, scale);
+    for (int64_t i = 0; i < n; i += 8) {
+        const int64_t here = n - i < 8 ? n - i : 8;
+        int8_t digits[32];
+        _mm256_storeu_si256((void *)digits,
+                            digits_of(avx2_load_first(x + i, (size_t)(n - i)), &to));
+        for (int d = 0; d < NIB_DIGITS; d++) memcpy(q + d * ld + i, digits + 8 * d, (size_t)here);
+    }
+}
+
+static void add_digits(float *y, const float *t, int64_t ld, size_t n) {
+    for (size_t i = 0; i < n; i += 8, t += 8) {
+        const size_t rest = n - i;
+        const __m256 v = _mm256_add_ps(avx2_load_first(t, rest), avx2_load_first(t + ld, rest));
+        avx2_store_first(y + i, rest, _mm256_add_ps(v, avx2_load_first(t + 2 * ld, rest)));
+    }
+}
+
 static int32_t sum_of(__m256i v) {
     __m128i four = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
     four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
@@ -202,6 +239,8 @@ static void sums_i8(int32_t *sums, const int8_t *q, int64_t groups, int64_t G) {
 static void install(nib_kernels *k) {
     k->quantize_row_i8 = quantize_row_i8;
     k->rms_norm_quantize_i8 = rms_norm_quantize_i8;
+    k->digits_row_i8 = digits_row_i8;
+    k->add_digits = add_digits;
     k->sums_i8 = sums_i8;
 }
 const nib_kernel_set nib_kernels_inputs_avx2 = {

@@ -1,6 +1,7 @@
 /* inputs_avx512.c: a row is read twice: once for its range, once to make codes of it, when it lies
  * in the first-level cache. Conversions to 8 bits saturate, so only a reduced range is left to be
  * cut. */
+#include "kernel/fixed_point.h"
 #include "kernel/kernel.h"
 #include "kernel/x86/float_avx512.h"
 
@@ -143,6 +144,44 @@ static int64_t sum_of(__m256i v) {
     return _mm_cvtsi128_si64(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two)));
 }
 
+/* Adding 128 to a digit before it is cut off carries what the next is to have, and turns its
+ * topmost bit. */
+static void digits_row_i8(int8_t *q, int64_t ld, float scale[NIB_DIGITS], const float *x,
+                          int64_t n) {
+    range r = range_none();
+    for (int64_t i = 0; i < n; i += 16)
+        range_add(&r, _mm512_maskz_loadu_ps(avx512_first((size_t)(n - i)), x + i), false);
+    const fixed_point to = fixed_point_of((uint32_t)_mm512_reduce_max_epi32(r.most), scale);
+    const __m512i half = _mm512_set1_epi32(0x8080);
+    for (int64_t i = 0; i < n; i += 16) {
+        const __mmask16 here = avx512_first((size_t)(n - i));
+        const __m512 v = _mm512_maskz_loadu_ps(here, x + i);
+        __m512i c = _mm512_setzero_si512();
+        if (to.finite) c = _mm512_cvtps_epi32(_mm512_mul_ps(v, _mm512_set1_ps(to.inverse)));
+        c = _mm512_xor_si512(_mm512_add_epi32(c, half), half);
+        const __m128i digit[NIB_DIGITS] = {_mm512_cvtepi32_epi8(_mm512_srli_epi32(c, 16)),
+                                           _mm512_cvtepi32_epi8(_mm512_srli_epi32(c, 8)),
+                                           _mm512_cvtepi32_epi8(c)};
+#pragma GCC unroll 3
+        for (int k = 0; k < NIB_DIGITS; k++) {
+            if (n - i >= 16)
+                _mm_storeu_si128((void *)(q + k * ld + i), digit[k]);
+            else
+                _mm_mask_storeu_epi8(q + k * ld + i, here, digit[k]);
+        }
+    }
+}
+
+static void add_digits(float *y, const float *t, int64_t ld, size_t n) {
+    for (size_t i = 0; i < n; i += 16, t += 16) {
+        const __mmask16 here = avx512_first(n - i);
+        const __m512 v =
+            _mm512_add_ps(_mm512_maskz_loadu_ps(here, t), _mm512_maskz_loadu_ps(here, t + ld));
+        _mm512_mask_storeu_ps(y + i, here,
+                              _mm512_add_ps(v, _mm512_maskz_loadu_ps(here, t + 2 * ld)));
+    }
+}
+
 static void sums_i8(int32_t *sums, const int8_t *q, int64_t groups, int64_t G) {
     const __m512i from = _mm512_set1_epi8(-128), none = _mm512_setzero_si512();
     const __m256i from_half = _mm256_set1_epi8(-128), no_half = _mm256_setzero_si256();
@@ -168,6 +207,8 @@ static void sums_i8(int32_t *sums, const int8_t *q, int64_t groups, int64_t G) {
 static void install(nib_kernels *k) {
     k->quantize_row_i8 = quantize_row_i8;
     k->rms_norm_quantize_i8 = rms_norm_quantize_i8;
+    k->digits_row_i8 = digits_row_i8;
+    k->add_digits = add_digits;
     k->sums_i8 = sums_i8;
 }
 const nib_kernel_set nib_kernels_inputs_avx512 = {

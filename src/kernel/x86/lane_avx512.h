@@ -39,14 +39,12 @@ INLINE __mmask16 lane_mask(const nib_lane_weight *w, int64_t panel) {
 /* ---- cells of 64 bytes ---- */
 
 /* What a cell holds, always a constant. */
-typedef enum lane_kind { INT8, INT4, INT2, FLOAT8 } lane_kind;
+typedef enum lane_kind { INT8, FLOAT8 } lane_kind;
 
-INLINE int lane_columns(const lane_kind kind) { return kind == INT4 ? 8 : kind == INT2 ? 16 : 4; }
+enum { LANE_COLUMNS = 4 }; /* of a cell */
 
-/* Constants that turn a code into c = u - mid. Four bits and fewer are looked up: a permutation
- * reads the low four bits of each dword and ignores the rest, so a shift is all it needs, and two
- * tables serve the two crumbs of a nibble. Bytes are put under the exponent of 2^23 or 2^15.
- * A narrow float is read as f16 with its bits in the upper places, which is exact for denormals
+/* Constants that turn a code into c = u - mid. Bytes are put under the exponent of 2^23 or 2^15. A
+ * narrow float is read as f16 with its bits in the upper places, which is exact for denormals
  * too, but off by a power of two, `factor`; where that makes a number of a NaN, lane_see finds it.
  */
 typedef struct lane_codec {
@@ -71,15 +69,6 @@ INLINE lane_codec lane_codec_of(const lane_kind kind, const nib_lane_weight *w) 
         d.table[0] = d.table[1] = _mm512_setzero_ps();
         return d;
     }
-    if (kind == INT4 || kind == INT2) {
-        const __m512i i = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-        const __m512i low = kind == INT4 ? i : _mm512_and_si512(i, _mm512_set1_epi32(3));
-        const __m512i high = _mm512_srli_epi32(i, 2), zero = _mm512_set1_epi32(mid);
-        d.table[0] = _mm512_cvtepi32_ps(_mm512_sub_epi32(low, zero));
-        d.table[1] = _mm512_cvtepi32_ps(_mm512_sub_epi32(high, zero));
-        d.mask[0] = d.mask[1] = d.magic[0] = d.magic[1] = i;
-        return d;
-    }
     d.mask[0] = _mm512_set1_epi32(0xff);
     d.mask[1] = _mm512_set1_epi32(0xff00);
     d.magic[0] = _mm512_set1_epi32((127 + 23) << 23);
@@ -89,7 +78,7 @@ INLINE lane_codec lane_codec_of(const lane_kind kind, const nib_lane_weight *w) 
     return d;
 }
 
-/* Column i of a cell, i a constant. Of integers its byte is i mod 4, its place there i / 4. */
+/* Column i of a cell, i a constant. */
 INLINE __m512 lane_column(const lane_kind kind, const lane_codec *d, const uint8_t *cell,
                           const int i) {
     if (kind == FLOAT8) {
@@ -101,15 +90,10 @@ INLINE __m512 lane_column(const lane_kind kind, const lane_codec *d, const uint8
                                      : _mm512_castsi512_si256(half));
     }
     const __m512i codes = _mm512_loadu_si512(cell);
-    if (kind == INT8) {
-        const __m512i pair = i < 2 ? codes : _mm512_srli_epi32(codes, 16);
-        const __m512i number =
-            _mm512_ternarylogic_epi32(pair, d->mask[i % 2], d->magic[i % 2], 0xea); /* a & b | c */
-        return _mm512_sub_ps(_mm512_castsi512_ps(number), d->table[i % 2]);
-    }
-    const int at = i % 4 * 8 + (kind == INT4 ? i / 4 * 4 : i / 8 * 4);
-    const __m512i code = at ? _mm512_srli_epi32(codes, (unsigned)at) : codes;
-    return _mm512_permutexvar_ps(code, d->table[kind == INT2 && i / 4 % 2]);
+    const __m512i pair = i < 2 ? codes : _mm512_srli_epi32(codes, 16);
+    const __m512i number =
+        _mm512_ternarylogic_epi32(pair, d->mask[i % 2], d->magic[i % 2], 0xea); /* a & b | c */
+    return _mm512_sub_ps(_mm512_castsi512_ps(number), d->table[i % 2]);
 }
 
 /* Is there a NaN that lane_column makes a number in one of the cells that `seen` was shown? */

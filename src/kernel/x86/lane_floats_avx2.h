@@ -16,27 +16,10 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* What a cell holds, always a constant: the bits of its codes, of which 1, 3, 5, 6 and 7 stand in
- * planes; 8 with and without a mid; narrow floats. */
-typedef enum lane_kind {
-    BITS1 = 1,
-    BITS2,
-    BITS3,
-    BITS4,
-    BITS5,
-    BITS6,
-    BITS7,
-    INT8,
-    UINT8,
-    FLOAT8
-} lane_kind;
+/* What a cell holds, always a constant: integers with and without a mid; narrow floats. */
+typedef enum lane_kind { INT8, UINT8, FLOAT8 } lane_kind;
 
-/* Columns that are met together: of a cell, or of a cell of each plane. */
-INLINE int lane_columns(const lane_kind kind) {
-    return kind >= INT8 ? 4 : kind == BITS4 ? 8 : kind == BITS2 ? 16 : 32;
-}
-
-INLINE int lane_bits(const lane_kind kind) { return kind >= INT8 ? 8 : (int)kind; }
+enum { LANE_COLUMNS = 4 }; /* of a cell */
 
 /* ---- groups ---- */
 
@@ -90,20 +73,11 @@ INLINE __m256 lane_narrow(nib_dtype format, const uint8_t *codes) {
 
 /* Column k of an eight as integers c = u - mid. */
 INLINE __m256 lane_integers(const nib_lane_weight *w, int64_t eight, int64_t k) {
-    const uint8_t *plane = w->codes + eight / 2 * w->panel_bytes + eight % 2 * 32;
-    __m256i u = _mm256_set1_epi32(-w->mid);
-    int up = 0;
-    for (int bits = 8; bits; bits /= 2) {
-        if (!(w->bits & bits)) continue;
-        const int columns = 32 / bits, at = (int)(k % 4) * 8 + (int)(k % columns) / 4 * bits;
-        const __m256i cell = _mm256_loadu_si256((const void *)(plane + k / columns * 64));
-        const __m256i code = _mm256_and_si256(_mm256_srl_epi32(cell, _mm_cvtsi32_si128(at)),
-                                              _mm256_set1_epi32((1 << bits) - 1));
-        u = _mm256_add_epi32(u, _mm256_sll_epi32(code, _mm_cvtsi32_si128(up)));
-        plane += (w->K + 31) / 32 * 32 * bits * NIB_PANEL / 8;
-        up += bits;
-    }
-    return _mm256_cvtepi32_ps(u);
+    const uint8_t *codes = w->codes + eight / 2 * w->panel_bytes + eight % 2 * 32;
+    const __m256i cell = _mm256_loadu_si256((const void *)(codes + k / LANE_COLUMNS * 64));
+    const __m128i at = _mm_cvtsi32_si128((int)(k % LANE_COLUMNS) * 8);
+    const __m256i u = _mm256_and_si256(_mm256_srl_epi32(cell, at), _mm256_set1_epi32(0xff));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(u, _mm256_set1_epi32(w->mid)));
 }
 
 /* Weights of columns [k, k + kc) of an eight, rows of `out` `step` floats apart. */
@@ -126,14 +100,13 @@ __attribute__((noinline)) static void lane_exact(float *out, int64_t step, const
 typedef struct lane_codec {
     __m256i place[4]; /* how vpshufb moves the byte of column i; 3: a mask of the top byte */
     __m256i flip, mask, mid, shift;
-    __m256 table;
     float factor;
     uint8_t odd; /* narrow floats: what lane_see gives from here on are no numbers */
 } lane_codec;
 
 INLINE lane_codec lane_codec_of(const lane_kind kind, const nib_lane_weight *w) {
     const __m256i zero = _mm256_setzero_si256(), none = _mm256_set1_epi8(-1);
-    lane_codec d = {{zero, zero, zero, zero}, zero, zero, zero, zero, _mm256_setzero_ps(), 1, 0};
+    lane_codec d = {{zero, zero, zero, zero}, zero, zero, zero, zero, 1, 0};
     if (kind == FLOAT8) {
         const bool five = w->code == NIB_F8_E5M2 || w->code == NIB_F8_E5M2FNUZ;
         const bool fnuz = w->code == NIB_F8_E4M3FNUZ || w->code == NIB_F8_E5M2FNUZ;
@@ -145,12 +118,6 @@ INLINE lane_codec lane_codec_of(const lane_kind kind, const nib_lane_weight *w) 
         d.odd = five && !fnuz ? 0xfc : 0xff; /* an infinity is no number either */
         return d;
     }
-    if (kind == BITS2) { /* vpermps reads three bits of a dword and ignores the rest */
-        const __m256i codes = _mm256_setr_epi32(0, 1, 2, 3, 0, 1, 2, 3);
-        d.table = _mm256_cvtepi32_ps(_mm256_sub_epi32(codes, _mm256_set1_epi32(w->mid)));
-        return d;
-    }
-    d.mask = _mm256_set1_epi8(0x0f);
     d.mid = _mm256_set1_epi8((char)w->mid);
     d.factor = kind == UINT8 ? 0x1p-16f : 0x1p-24f;
     for (int i = 0; i < 4; i++) {
@@ -168,7 +135,6 @@ INLINE lane_codec lane_codec_of(const lane_kind kind, const nib_lane_weight *w) 
 /* The scale with the factor; not zero in lanes where that is not exact. */
 INLINE __m256i lane_rescale(const lane_kind kind, const lane_codec *d, __m256 *scale) {
     const __m256 magnitude = avx2_abs(*scale), zero = _mm256_setzero_ps();
-    if (kind == BITS2) return _mm256_setzero_si256();
     *scale = _mm256_mul_ps(*scale, _mm256_set1_ps(d->factor));
     if (kind == FLOAT8)
         return _mm256_castps_si256(_mm256_cmp_ps(magnitude, _mm256_set1_ps(0x1p7f), _CMP_GT_OQ));
@@ -177,91 +143,31 @@ INLINE __m256i lane_rescale(const lane_kind kind, const lane_codec *d, __m256 *s
                       _mm256_cmp_ps(magnitude, zero, _CMP_GT_OQ)));
 }
 
-/* Where the codes of a panel stand; of planes, that of four, two and one bits. */
-typedef struct lane_place {
-    const uint8_t *cell, *two, *one;
-} lane_place;
-
-INLINE lane_place lane_place_of(const lane_kind kind, const nib_lane_weight *w, int64_t panel,
-                                int64_t k) {
-    const uint8_t *codes = w->codes + panel * w->panel_bytes;
-    const int64_t Kp = (w->K + 31) / 32 * 32;
-    if (kind >= INT8) return (lane_place){codes + k * 16, NULL, NULL};
-    const uint8_t *two = codes + (kind & 4 ? Kp * 8 : 0), *one = two + (kind & 2 ? Kp * 4 : 0);
-    return (lane_place){codes + k * 8, two + k * 4, one + k * 2};
-}
-INLINE void lane_advance(const lane_kind kind, lane_place *at) {
-    const int columns = lane_columns(kind);
-    if (kind >= INT8) at->cell += 64;
-    if (kind >= INT8) return;
-    if (kind & 4) at->cell += columns * 8;
-    if (kind & 2) at->two += columns * 4;
-    if (kind & 1) at->one += columns * 2;
-}
-
 /* Asks for what will be needed soon; an address outside the weights does nothing. */
-INLINE void lane_fetch_line(const uint8_t *codes, int64_t ahead) {
-    _mm_prefetch((const char *)((uintptr_t)codes + (uintptr_t)ahead), _MM_HINT_T0);
-}
-INLINE void lane_fetch(const lane_kind kind, const lane_place *at, int64_t ahead) {
-    if (kind >= INT8 || kind == BITS4) lane_fetch_line(at->cell, ahead);
-    if (kind == BITS2) lane_fetch_line(at->two, ahead);
-    if (lane_columns(kind) < 32) return;
-    for (int i = 0; i < 4 && kind & 4; i++) lane_fetch_line(at->cell + 64 * i, ahead);
-    for (int i = 0; i < 2 && kind & 2; i++) lane_fetch_line(at->two + 64 * i, ahead / 2);
-    if (kind & 1) lane_fetch_line(at->one, ahead / 4);
+INLINE void lane_fetch(const uint8_t *cell, int64_t ahead) {
+    _mm_prefetch((const char *)((uintptr_t)cell + (uintptr_t)ahead), _MM_HINT_T0);
 }
 
-/* Bits [0, count) of the codes at bit `from` of every byte, moved to bit `to`. */
-INLINE __m256i lane_some_bits(const uint8_t *at, const int from, const int count, const int to) {
-    const __m256i mask = _mm256_set1_epi8((char)(((1 << count) - 1) << to));
-    const __m256i v = _mm256_loadu_si256((const void *)at);
-    return _mm256_and_si256(from > to   ? _mm256_srli_epi16(v, from - to)
-                            : from < to ? _mm256_slli_epi16(v, to - from)
-                                        : v,
-                            mask);
+/* A cell of eight channels, a byte c each, `offset` bytes into it. */
+INLINE __m256i lane_four_columns(const lane_kind kind, const lane_codec *d, const uint8_t *cell,
+                                 int64_t offset) {
+    if (kind == FLOAT8) return d->mask; /* lane_column reads them itself */
+    const __m256i u = _mm256_loadu_si256((const void *)(cell + offset));
+    return kind == UINT8 ? u : _mm256_xor_si256(u, d->mid);
 }
 
-/* Columns [4 j, 4 j + 4) of eight channels, a byte c each, `offset` bytes into their cells. */
-INLINE __m256i lane_four_columns(const lane_kind kind, const lane_codec *d, const lane_place *at,
-                                 int64_t offset, const int j) {
-    if (kind == FLOAT8 || kind == BITS2) return d->mask; /* lane_column reads them itself */
-    if (kind >= INT8) {
-        const __m256i u = _mm256_loadu_si256((const void *)(at->cell + offset));
-        return kind == UINT8 ? u : _mm256_xor_si256(u, d->mid);
-    }
-    if (kind == BITS4) {
-        const __m256i v = _mm256_loadu_si256((const void *)(at->cell + j / 2 * 64 + offset));
-        return _mm256_sub_epi8(_mm256_and_si256(j % 2 ? _mm256_srli_epi16(v, 4) : v, d->mask),
-                               d->mid);
-    }
-    __m256i u = _mm256_setzero_si256();
-    if (kind & 4) u = lane_some_bits(at->cell + j / 2 * 64 + offset, j % 2 * 4, 4, 0);
-    if (kind & 2)
-        u = _mm256_or_si256(u,
-                            lane_some_bits(at->two + j / 4 * 64 + offset, j % 4 * 2, 2, kind & 4));
-    if (kind & 1) u = _mm256_or_si256(u, lane_some_bits(at->one + offset, j, 1, kind & 6));
-    return _mm256_sub_epi8(u, d->mid);
-}
-
-/* Column i of a cell, i a constant, `four` what lane_four_columns gave for i / 4. */
-INLINE __m256 lane_column(const lane_kind kind, const lane_codec *d, const lane_place *at,
+/* Column i of a cell, i a constant, `four` what lane_four_columns gave. */
+INLINE __m256 lane_column(const lane_kind kind, const lane_codec *d, const uint8_t *cell,
                           int64_t offset, __m256i four, const int i) {
     if (kind == FLOAT8) {
-        const uint8_t *codes = at->cell + i * NIB_PANEL + offset;
+        const uint8_t *codes = cell + i * NIB_PANEL + offset;
         const __m256i q = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)codes));
         return _mm256_castsi256_ps(_mm256_and_si256(_mm256_sllv_epi32(q, d->shift), d->mask));
     }
-    if (kind == BITS2) {
-        const int bit = i % 4 * 8 + i / 4 * 2;
-        __m256i codes = _mm256_loadu_si256((const void *)(at->two + offset));
-        if (bit) codes = _mm256_srli_epi32(codes, bit);
-        return _mm256_permutevar8x32_ps(d->table, codes);
-    }
     /* a shift and a mask where they do, because vpshufb competes with fma for a unit */
-    if (kind != UINT8 && i % 4 == 0) return _mm256_cvtepi32_ps(_mm256_slli_epi32(four, 24));
-    if (kind != UINT8 && i % 4 == 3) return _mm256_cvtepi32_ps(_mm256_and_si256(four, d->place[3]));
-    return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(four, d->place[i % 4]));
+    if (kind != UINT8 && i == 0) return _mm256_cvtepi32_ps(_mm256_slli_epi32(four, 24));
+    if (kind != UINT8 && i == 3) return _mm256_cvtepi32_ps(_mm256_and_si256(four, d->place[3]));
+    return _mm256_cvtepi32_ps(_mm256_shuffle_epi8(four, d->place[i]));
 }
 
 /* Bytes of an eight within its panel's cells. */

@@ -1,12 +1,13 @@
 /* lane_i8_avx512vnni.c: integer weights in lanes times 8-bit inputs: one row to eight here, which
- * memory limits, so that weights are read once and opened in registers; more by tiles. */
+ * memory limits, so that weights are read once and opened in registers; more by tiles. Digits of
+ * float inputs come three rows at a time: of four such, too. */
 #include <string.h>
 
 #include "kernel/x86/lane_avx512vnni.h"
 #include "kernel/x86/lane_tile_avx512vnni.h"
 
 enum {
-    FEW = NIB_LANE_ROWS,
+    FEW = 12,
     AHEAD = 8192, /* bytes: codes are one stream, which is asked for further ahead than the
                      machine does by itself */
     AHEAD_OF_VALUES = 1024, /* of scales and offsets, where there are both: three streams */
@@ -125,12 +126,15 @@ static void rows_of(few_function *const of[], float *y, int64_t ldy, const nib_r
     FEW_OF(name, bits, 6)                                                                          \
     FEW_OF(name, bits, 7)                                                                          \
     FEW_OF(name, bits, 8)                                                                          \
+    FEW_OF(name, bits, 9)                                                                          \
+    FEW_OF(name, bits, 12)                                                                         \
     static void lane_##name(float *y, int64_t ldy, const nib_rows_i8 *x, int64_t M,                \
                             const nib_lane_weight *w, int64_t panel, int64_t panels,               \
                             void *scratch) {                                                       \
-        static few_function *const of[] = {few_##name##_1, few_##name##_2, few_##name##_3,         \
-                                           few_##name##_4, few_##name##_5, few_##name##_6,         \
-                                           few_##name##_7, few_##name##_8};                        \
+        static few_function *const of[FEW] = {few_##name##_1, few_##name##_2, few_##name##_3,      \
+                                              few_##name##_4, few_##name##_5, few_##name##_6,      \
+                                              few_##name##_7, few_##name##_8, few_##name##_9,      \
+                                              NULL,           NULL,           few_##name##_12};    \
         rows_of(of, y, ldy, x, M, w, panel, panels, scratch);                                      \
     }
 FEW_OF_LANE(w8, 8)
@@ -142,12 +146,19 @@ FEW_OF(wx3, 3, 1)
 FEW_OF(wx5, 5, 1)
 FEW_OF(wx6, 6, 1)
 FEW_OF(wx7, 7, 1)
+FEW_OF(wx1, 1, 3)
+FEW_OF(wx3, 3, 3)
+FEW_OF(wx5, 5, 3)
+FEW_OF(wx6, 6, 3)
+FEW_OF(wx7, 7, 3)
 
 static void lane_wx(float *y, int64_t ldy, const nib_rows_i8 *x, int64_t M,
                     const nib_lane_weight *w, int64_t panel, int64_t panels, void *scratch) {
     static few_function *const one[] = {NULL, few_wx1_1, NULL,      few_wx3_1,
                                         NULL, few_wx5_1, few_wx6_1, few_wx7_1};
-    few_function *const of[FEW] = {one[w->bits]};
+    static few_function *const three[] = {NULL, few_wx1_3, NULL,      few_wx3_3,
+                                          NULL, few_wx5_3, few_wx6_3, few_wx7_3};
+    few_function *const of[FEW] = {one[w->bits], NULL, three[w->bits]};
     rows_of(of, y, ldy, x, M, w, panel, panels, scratch);
 }
 

@@ -1,15 +1,10 @@
-/* lane_rows_avx512.c: float inputs and weights in lanes, M <= 8.
+/* lane_rows_avx512.c: float inputs and weights of 8 bits in lanes, M <= 8.
  *
- * A result is one chain of fma over k, so what hides its latency is several panels at a time. Two
- * fma are paid for sixteen weights and one row, and as many shifts and permutations, which other
- * units do: 64 bytes of 4-bit weights take 8 cycles of a machine with two units for each. */
+ * A result is one chain of fma over k, so what hides its latency is several panels at a time. */
 #include "kernel/x86/lane_avx512.h"
 
-enum { MOST = 4 }; /* panels at a time */
-/* What is asked for before it is needed: of short panels of 4 bits those after these, in one stream
- * from first to last, which memory answers best, to wait in L2; otherwise bytes ahead. Other widths
- * gain nothing from that (1 thread, 4096 x 4096: 4 bits 8 %, 2 bits -12 %). */
-enum { NEXT = 288 << 10, AHEAD = 2048 };
+enum { MOST = 4 };     /* panels at a time */
+enum { AHEAD = 2048 }; /* bytes that are asked for before they are needed */
 
 /* One panel of narrow floats, one by one: where lane_column does not do. */
 static void odd_panel(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M,
@@ -33,14 +28,13 @@ static void odd_panel(float *y, int64_t ldy, const float *x, int64_t ldx, int64_
 INLINE void block(const lane_kind kind, const int rows, const int panels, float *y, int64_t ldy,
                   const float *x, int64_t ldx, int64_t M, const nib_lane_weight *w, int64_t panel,
                   int64_t last) {
-    const int columns = lane_columns(kind);
+    enum { columns = LANE_COLUMNS };
     const lane_codec d = lane_codec_of(kind, w);
     const float *x_m[NIB_LANE_ROWS];
     for (int m = 0; m < rows; m++) x_m[m] = x + (m < M ? m : M - 1) * ldx;
     const uint8_t *codes[MOST];
     __m512 acc[NIB_LANE_ROWS][MOST];
     __m512i seen = _mm512_setzero_si512(); /* of narrow floats */
-    const bool in_turn = kind == INT4 && panels * w->panel_bytes <= NEXT;
     bool odd = false;
     for (int p = 0; p < panels; p++) {
         codes[p] = w->codes + (panel + p < last ? panel + p : last) * w->panel_bytes;
@@ -65,15 +59,12 @@ INLINE void block(const lane_kind kind, const int rows, const int panels, float 
 #pragma GCC unroll 4
             for (int p = 0; p < panels; p++) {
                 cell[p] = codes[p] + here;
-                const uintptr_t next =
-                    (uintptr_t)codes[0] + (uintptr_t)(panels * (w->panel_bytes + here) + p * 64);
                 if (rows <= 4) /* more are bound by arithmetic */
-                    _mm_prefetch(
-                        (const char *)(in_turn ? next : (uintptr_t)cell[p] + (uintptr_t)ahead),
-                        _MM_HINT_T0);
+                    _mm_prefetch((const char *)((uintptr_t)cell[p] + (uintptr_t)ahead),
+                                 _MM_HINT_T0);
                 if (kind == FLOAT8) seen = lane_see(&d, seen, cell[p]);
             }
-#pragma GCC unroll 16
+#pragma GCC unroll 4
             for (int i = 0; i < columns; i++)
 #pragma GCC unroll 4
                 for (int p = 0; p < panels; p++) {
@@ -86,9 +77,9 @@ INLINE void block(const lane_kind kind, const int rows, const int panels, float 
         }
         for (int p = 0; k < end && p < panels; p++) { /* part of a last cell */
             const uint8_t *cell = codes[p] + k / columns * 64;
-            float rest[16][NIB_PANEL];
+            float rest[LANE_COLUMNS][NIB_PANEL];
             if (kind == FLOAT8) seen = lane_see(&d, seen, cell);
-#pragma GCC unroll 16
+#pragma GCC unroll 4
             for (int i = 0; i < columns; i++)
                 _mm512_storeu_ps(rest[i], lane_column(kind, &d, cell, i));
             for (int i = 0; i < end - k; i++) {
@@ -133,8 +124,6 @@ INLINE void block(const lane_kind kind, const int rows, const int panels, float 
             name##_8(y, ldy, x, ldx, M, w, panel, panel + panels);                                 \
     }
 LANE(w8, INT8)
-LANE(w4, INT4)
-LANE(w2, INT2)
 LANE(narrow, FLOAT8)
 
 static void f8(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M,
@@ -147,8 +136,6 @@ static void f8(float *y, int64_t ldy, const float *x, int64_t ldx, int64_t M,
 
 static void install(nib_kernels *k) {
     k->lane_rows[NIB_LANE_W8] = w8;
-    k->lane_rows[NIB_LANE_W4] = w4;
-    k->lane_rows[NIB_LANE_W2] = w2;
     k->lane_rows[NIB_LANE_F8] = f8;
 }
 const nib_kernel_set nib_kernels_lane_rows_avx512 = {

@@ -1,4 +1,4 @@
-/* lane_widen_avx512.c: weights in lanes to f32, for products with many rows. */
+/* lane_widen_avx512.c: weights of 8 bits in lanes to f32, for products with many rows. */
 #include "kernel/x86/lane_avx512.h"
 
 /* Columns that do not fill a cell, and narrow floats that lane_column does not take. */
@@ -14,7 +14,7 @@ static void one_by_one(float *out, const nib_lane_weight *w, int64_t panel, int6
 
 INLINE void widen(const lane_kind kind, float *out, const nib_lane_weight *w, int64_t panel,
                   int64_t k, int64_t kc) {
-    const int columns = lane_columns(kind);
+    enum { columns = LANE_COLUMNS };
     const lane_codec d = lane_codec_of(kind, w);
     const uint8_t *codes = w->codes + panel * w->panel_bytes;
     const __mmask16 channels = lane_mask(w, panel);
@@ -35,7 +35,7 @@ INLINE void widen(const lane_kind kind, float *out, const nib_lane_weight *w, in
                 out += columns * NIB_PANEL;
                 continue;
             }
-#pragma GCC unroll 16
+#pragma GCC unroll 4
             for (int i = 0; i < columns; i++) {
                 if (i >= left) break;
                 const __m512 v =
@@ -51,12 +51,6 @@ INLINE void widen(const lane_kind kind, float *out, const nib_lane_weight *w, in
 static void w8(float *out, const nib_lane_weight *w, int64_t panel, int64_t k, int64_t kc) {
     widen(INT8, out, w, panel, k, kc);
 }
-static void w4(float *out, const nib_lane_weight *w, int64_t panel, int64_t k, int64_t kc) {
-    widen(INT4, out, w, panel, k, kc);
-}
-static void w2(float *out, const nib_lane_weight *w, int64_t panel, int64_t k, int64_t kc) {
-    widen(INT2, out, w, panel, k, kc);
-}
 static void f8(float *out, const nib_lane_weight *w, int64_t panel, int64_t k, int64_t kc) {
     if (w->code != NIB_F8_E5M2FNUZ)
         widen(FLOAT8, out, w, panel, k, kc);
@@ -66,8 +60,6 @@ static void f8(float *out, const nib_lane_weight *w, int64_t panel, int64_t k, i
 
 static void install(nib_kernels *k) {
     k->lane_widen[NIB_LANE_W8] = w8;
-    k->lane_widen[NIB_LANE_W4] = w4;
-    k->lane_widen[NIB_LANE_W2] = w2;
     k->lane_widen[NIB_LANE_F8] = f8;
 }
 const nib_kernel_set nib_kernels_lane_widen_avx512 = {
