@@ -144,7 +144,9 @@ nib_status nib_time_end(nib_ctx *ctx, nib_module *root,
                         void *user);
 
 /* Put the quantized weight of every Linear in the form that this machine's kernels read; results stay
- * the same to the bit, and the form it came from is let go. Models do this at their first session; a
+ * the same to the bit, and the form it came from is let go. Filters of convolutions stay, and what their
+ * loops read stands beside (4 bytes a number; of int8 filters that meet int8 codes, 1): do not write to
+ * them afterwards through a pointer that you got before. Models do this at their first session; a
  * tree made by hand runs without it, slower. On failure some weights are prepared, all work. */
 nib_status nib_prepare(nib_module *root);
 

@@ -11,6 +11,9 @@
 #include "base/parallel.h"
 #include "base/scratch.h"
 #include "kernel/kernel.h"
+#include "nn/quantized.h"
+#include "op/conv.h"
+#include "op/conv_filters.h"
 #include "quant/codes.h"
 #include "quant/layouts.h"
 #include "quant/scheme.h"
@@ -159,9 +162,24 @@ static nib_status replace(void *user, const char *dotted, nib_module *owner, con
     return nib_module_set(owner, name, nib_tensor_retain(r->with)); /* is there: cannot fail */
 }
 
+/* The filters of a convolution stay what they are: what its loops read of them stands beside. Not
+ * those that are quantized anew at each forward. */
+static nib_status keep_filters(preparing *p, nib_module *module, int64_t groups) {
+    nib_tensor *weight = nib_module_parameter(module, "weight");
+    const nib_quantized *q = nib_module_quantized(module);
+    if (q && q->weight && !weight->layout) return NIB_OK;
+    const bool codes = q && q->input == NIB_I8 && nib_filters_have_codes(weight);
+    return nib_conv_keep(p->ctx, weight, groups, codes);
+}
+
 static nib_status visit(void *user, const char *dotted, nib_module *module) {
     preparing *p = user;
     const nib_layout *layout;
+    const int64_t groups = nib_conv_module_groups(module);
+    if (groups) {
+        const nib_status status = keep_filters(p, module, groups);
+        return status >= NIB_OK ? NIB_OK : nib_error_at(NULL, dotted, -1);
+    }
     const nib_tensor *weight = weight_of(module, &layout);
     if (!weight) return NIB_OK;
     nib_tensor *made = prepared(p, weight, layout);

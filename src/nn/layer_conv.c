@@ -21,6 +21,10 @@ static nib_tensor *forward(nib_module *m, nib_tensor *x) {
     const conv *c = nib_module_self(m);
     const nib_tensor *weight = nib_module_weight(m), *bias = nib_layer_parameter(m, "bias");
     if (c->padded) x = nib_pad(x, c->pad, c->mode, 0.0);
+    if (nib_quantized_makes_codes(m, x))
+        return nib_conv_codes(x, weight, bias, &c->window, c->groups,
+                              nib_module_buffer(m, "output_scale"),
+                              nib_module_quantized(m)->output);
     return c->dims == 1 ? nib_conv1d(x, weight, bias, &c->window, c->groups)
                         : nib_conv2d(x, weight, bias, &c->window, c->groups);
 }
@@ -52,6 +56,13 @@ static void describe(const nib_module *m, char *text, size_t room) {
         snprintf(text + strlen(text), room - strlen(text), ", bias=False");
     if (strcmp(c->mode, "constant") != 0)
         snprintf(text + strlen(text), room - strlen(text), ", padding_mode=%s", c->mode);
+}
+
+int64_t nib_conv_module_groups(const nib_module *m) {
+    const nib_module_kind *kind = nib_module_kind_of(m);
+    return kind == &nib_kind_conv1d || kind == &nib_kind_conv2d
+               ? ((const conv *)nib_module_self(m))->groups
+               : 0;
 }
 
 static void release(nib_module *m) { nib_layer_free(m, sizeof(conv)); }

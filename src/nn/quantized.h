@@ -55,6 +55,9 @@ void nib_quantized_free(nib_mem *mem, nib_quantized *quantized); /* NULL is fine
  * of floats? Not while a mode may want to see these. */
 bool nib_quantized_makes_codes(const nib_module *module, const nib_tensor *x);
 
+/* Groups of a Conv1d or Conv2d; 0: the module is another. */
+int64_t nib_conv_module_groups(const nib_module *module);
+
 /* What nib_module_forward does between the modes and the kind's own forward. */
 nib_status nib_quantized_enter(nib_module *module, nib_tensor **x);
 nib_status nib_quantized_leave(nib_module *module, nib_tensor **y);

@@ -56,6 +56,10 @@ nib_tensor *nib_conv2d(const nib_tensor *x, const nib_tensor *weight, const nib_
                        const nib_window *window, int64_t groups);
 nib_tensor *nib_conv1d(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
                        const nib_window *window, int64_t groups);
+/* Either, by the weight's dimensions, and nib_quantize_activation of it. */
+nib_tensor *nib_conv_codes(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
+                           const nib_window *window, int64_t groups, const nib_tensor *scale,
+                           nib_dtype code);
 
 /* Numbers around the last two dimensions: left, right, top, bottom. Modes "constant" (value),
  * "reflect", "replicate", "circular". f32. */

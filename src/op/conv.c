@@ -294,6 +294,10 @@ static void choose_way(job *j, int64_t size) {
     if (j->coded && (j->C * size > EXACT || (j->M > 1 && channels > 2))) j->way = FOURS;
 }
 
+static bool reads_as_it_is(const job *j, const nib_tensor *weight) {
+    return j->way == ROWS && !weight->layout && weight->dtype == NIB_F32;
+}
+
 static void cut_work(job *j, int64_t images, int threads) {
     nib_strip *s = &j->strip;
     int64_t most = ROW_P;
@@ -378,7 +382,7 @@ nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
 
     nib_filters_plan plan;
     NIB_TRY(nib_filters_plan_for(&plan, weight, conv->groups, (nib_filters_form)j.way, j.coded));
-    const bool dense = j.way == ROWS && !weight->layout && weight->dtype == NIB_F32;
+    const bool dense = reads_as_it_is(&j, weight);
     const bool have = dense || nib_filters_kept(&plan, j.k, weight, &j.filters);
     if (dense) j.filters.floats = nib_tensor_data(weight);
 
@@ -423,16 +427,19 @@ nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
     return NIB_OK;
 }
 
-nib_status nib_conv_on_codes(nib_call_args *args, const nib_conv *conv) {
-    const nib_tensor *x = args->in[0], *weight = args->in[1];
-    if (!nib_act8_is(x) || x->desc.code != NIB_I8 || nib_act8_is(weight) ||
-        !nib_filters_have_codes(weight) || !nib_conv_accepts(args))
-        return NIB_END;
-    nib_shape shape;
-    NIB_TRY(nib_conv_shape(args->op, conv, x, weight, args->in[2], &shape));
-    nib_tensor *y = nib_tensor_new(args->ctx, NIB_F32, shape);
-    args->nout = 1;
-    args->out[0] = nib_scope_own(args->ctx, y);
-    if (!args->out[0]) return nib_last_error()->status;
-    return nib_conv_run(args->ctx, conv, x, weight, args->in[2], args->out[0]);
+bool nib_conv_takes_codes(const nib_tensor *x, const nib_tensor *weight) {
+    return nib_act8_is(x) && x->desc.code == NIB_I8 && !nib_act8_is(weight) &&
+           nib_filters_have_codes(weight);
+}
+
+nib_status nib_conv_keep(nib_ctx *ctx, nib_tensor *weight, int64_t groups, bool codes) {
+    const nib_shape *s = &weight->shape;
+    job j = {.coded = codes, .C = s->dim[1], .M = s->dim[0] / groups};
+    int64_t size = 1;
+    for (int i = 2; i < s->ndim; i++) size *= s->dim[i];
+    choose_way(&j, size);
+    if (reads_as_it_is(&j, weight)) return NIB_OK;
+    nib_filters_plan plan;
+    NIB_TRY(nib_filters_plan_for(&plan, weight, groups, (nib_filters_form)j.way, codes));
+    return nib_filters_keep(ctx, weight, &plan);
 }

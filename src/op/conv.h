@@ -27,15 +27,18 @@ typedef struct nib_conv {
 nib_status nib_conv_shape(const nib_op *op, const nib_conv *conv, const nib_tensor *x,
                           const nib_tensor *weight, const nib_tensor *bias, nib_shape *out);
 bool nib_conv_accepts(const nib_call_args *args); /* any weight, dense bias */
-/* x and y are f32, or act8. Codes in want a weight that nib_filters_have_codes. Memory: the
- * workspace of the context. */
+/* x is f32, or codes that nib_conv_takes_codes; y f32, or codes of layout act8 that
+ * quantize_activation would make of these. Memory: the workspace of the context. */
 nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
                         const nib_tensor *weight, const nib_tensor *bias, nib_tensor *y);
 nib_status nib_conv_backward(nib_backward_args *args, const nib_conv *conv);
 
-/* Rows of the table of on_codes.c: int8 codes by filters of integers with one scale each meet in
- * exact sums and give floats; NIB_END for all others. */
-nib_status nib_conv1d_on_codes(nib_call_args *args);
-nib_status nib_conv2d_on_codes(nib_call_args *args);
-nib_status nib_conv_on_codes(nib_call_args *args, const nib_conv *conv); /* what both do */
+/* Do int8 codes x meet integer filters of one scale each here, in exact sums? Else they want
+ * floats. */
+bool nib_conv_takes_codes(const nib_tensor *x, const nib_tensor *weight);
+
+/* Keep beside a weight [Cout, C / groups, size ...] the form that a convolution of floats, or of
+ * `codes`, reads; nothing where it reads the weight as it is. While it is kept, the weight is not
+ * to be written to through a pointer that was got before. */
+nib_status nib_conv_keep(nib_ctx *ctx, nib_tensor *weight, int64_t groups, bool codes);
 #endif

@@ -18,7 +18,6 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "op/calls.h"
-#include "op/conv.h"
 #include "op/product.h"
 #include "quant/act8.h"
 #include "quant/codes.h"
@@ -270,8 +269,6 @@ static const struct row {
     nib_status (*run)(nib_call_args *args);
 } table[] = {
     {"cat", cat},
-    {"conv1d", nib_conv1d_on_codes},
-    {"conv2d", nib_conv2d_on_codes},
     {"dequantize", dequantize},
     {"div", divide},
     {"linear", linear},

@@ -27,8 +27,13 @@ static nib_status backward(nib_backward_args *args) {
     return nib_conv_backward(args, &conv);
 }
 
+static bool codes(const nib_call_args *args) {
+    return nib_conv_takes_codes(args->in[0], args->in[1]);
+}
+
 const nib_op nib_op_conv1d = {
     .name = "conv1d",
+    .codes = codes,
     .nout = 1,
     .shape = shape,
     .backward = backward,
@@ -44,15 +49,10 @@ static nib_status run(const nib_call_args *args) {
 
 const nib_impl nib_impl_conv1d_any = {.op = &nib_op_conv1d,
                                       .device = "cpu",
-                                      .layouts = "input:dense f32, weight:any, bias:dense",
+                                      .layouts =
+                                          "input:dense f32 or int8 codes, weight:any, bias:dense",
                                       .accepts = nib_conv_accepts,
                                       .run = run};
-
-nib_status nib_conv1d_on_codes(nib_call_args *args) {
-    if (args->in[1]->shape.ndim != 3) return NIB_END;
-    const nib_conv conv = conv_of(args);
-    return nib_conv_on_codes(args, &conv);
-}
 
 nib_tensor *nib_conv1d(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
                        const nib_window *w, int64_t groups) {

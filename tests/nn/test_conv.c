@@ -202,6 +202,63 @@ TEST(codes_by_codes_are_exact_sums_on_every_machine_and_thread) {
                 CHECK_NEAR(got[i], near[i], 0x1p-23 * (double)(K * K + 4));
             }
             nib_codes_free(nib_ctx_mem(ctx), &codes);
+            /* straight to codes: those of the floats */
+            const nib_dtype types[] = {NIB_I8, NIB_F8_E4M3FN};
+            *(float *)nib_tensor_data_mut(scale) = 1.0f / 50;
+            for (int t = 0; t < 2; t++) {
+                const nib_tensor *q = nib_conv_codes(x, w, bias, &of->window, of->groups, scale,
+                                                     types[t]),
+                                 *want_q = nib_quantize_activation(y, scale, types[t]);
+                CHECK_MADE(q);
+                CHECK(nib_act8_scale(q) == nib_act8_scale(want_q));
+                CHECK_BYTES(nib_act8_data(q), nib_act8_data(want_q), (size_t)nib_tensor_count(y));
+            }
+            nib_ctx_free(ctx);
+        }
+}
+
+static nib_module *module_of(nib_ctx *ctx, const struct convolution *of, nib_tensor *w) {
+    const nib_window *win = &of->window;
+    const nib_conv_options options = {.stride = {win->stride[0], win->stride[1]},
+                                      .padding = {win->padding[0], win->padding[1]},
+                                      .dilation = {win->dilation[0], win->dilation[1]},
+                                      .groups = of->groups};
+    return nib_conv2d_new(ctx, nib_tensor_retain(w), NIB_NONE, &options);
+}
+
+TEST(a_prepared_convolution_gives_the_same_bits_and_sees_what_is_written_later) {
+    static const char *const weights[] = {NULL, "qint8", "qint4"};
+    for (size_t c = 0; c < CASES; c++)
+        for (int i = 0; i < 3; i++) {
+            if (i && !test_has_scheme("qint8")) continue;
+            uint64_t seed = test_seed() + c;
+            const struct convolution *of = &cases[c];
+            nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1 + (int)c % 3});
+            nib_tensor *x = random_tensor(ctx, &seed,
+                                          SHAPE4(of->x[0], of->x[1], of->x[2], of->x[3])),
+                       *w = random_tensor(ctx, &seed,
+                                          SHAPE4(of->w[0], of->w[1], of->w[2], of->w[3]));
+            if (i) w = nib_quantize_tensor(w, NIB_QUANTO(.weights = weights[i]));
+            CHECK_MADE(w);
+            nib_module *m = module_of(ctx, of, w);
+            const nib_tensor *before = nib_module_forward(m, x);
+            CHECK_MADE(before);
+            for (int again = 0; again < 2; again++) {
+                CHECK_OK(nib_prepare(m));
+                const nib_tensor *after = nib_module_forward(m, x);
+                CHECK_MADE(after);
+                CHECK_BYTES(nib_tensor_data(after), nib_tensor_data(before),
+                            nib_tensor_bytes(before));
+            }
+            if (!i) {
+                float *data = nib_tensor_data_mut(w);
+                for (int64_t k = 0; k < nib_tensor_count(w); k++) data[k] = -data[k];
+                const float *now = nib_tensor_data(nib_module_forward(m, x)),
+                            *was = nib_tensor_data(before);
+                for (int64_t k = 0; k < nib_tensor_count(before); k++)
+                    CHECK_NEAR(now[k], -was[k], 0);
+            }
+            nib_module_free(m);
             nib_ctx_free(ctx);
         }
 }
@@ -246,5 +303,6 @@ TESTS(RUNS(convolutions_are_torchs_with_every_switch),
       RUNS(a_convolution_is_one_chain_for_each_output_on_every_machine_and_thread),
       RUNS(a_quantized_filter_convolves_as_its_floats_do),
       RUNS(codes_by_codes_are_exact_sums_on_every_machine_and_thread),
+      RUNS(a_prepared_convolution_gives_the_same_bits_and_sees_what_is_written_later),
       RUNS(shapes_and_options_that_contradict_are_refused_by_name),
       RUNS(a_convolution_prints_its_options_as_torch_does))

@@ -1,0 +1,80 @@
+/* op_conv_codes.c: a convolution with what follows it where the next op takes codes: those that
+ * quantize_activation makes of its floats, of which no tensor is made. Over one dimension or two,
+ * as the weight has. */
+#include "op/calls.h"
+#include "op/conv.h"
+#include "op/scale_input.h"
+#include "tensor/context.h"
+
+enum { INPUT, WEIGHT, BIAS, SCALE, INPUTS };
+enum { STRIDE, PADDING = 2, DILATION = 4, GROUPS = 6, CODE, ATTRS };
+
+/* Pairs, of which one dimension has the second. */
+static nib_conv conv_of(const nib_call_args *args) {
+    const nib_shape *w = &args->in[WEIGHT]->shape;
+    const nib_attr *a = args->attr;
+    nib_conv conv = {.dims = w->ndim == 3 ? 1 : 2, .groups = a[GROUPS].i};
+    for (int i = 0; i < 2; i++) {
+        conv.window.size[i] = conv.dims == 2 ? w->dim[2 + i] : i ? w->dim[2] : 1;
+        conv.window.stride[i] = a[STRIDE + i].i;
+        conv.window.padding[i] = a[PADDING + i].i;
+        conv.window.dilation[i] = a[DILATION + i].i;
+    }
+    return conv;
+}
+
+static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
+    *dtype = NIB_F32;
+    const nib_conv conv = conv_of(args);
+    NIB_TRY(
+        nib_conv_shape(args->op, &conv, args->in[INPUT], args->in[WEIGHT], args->in[BIAS], out));
+    return nib_scale_check(args->op, args->in[SCALE], (nib_dtype)args->attr[CODE].i);
+}
+
+static nib_tensor *output(const nib_call_args *args, int index, nib_dtype dtype, nib_shape shape) {
+    (void)index;
+    return nib_act8_new(args->ctx, (nib_dtype)args->attr[CODE].i, dtype, shape,
+                        nib_scale_value(args->in[SCALE], dtype));
+}
+
+static bool codes(const nib_call_args *args) {
+    return nib_conv_takes_codes(args->in[INPUT], args->in[WEIGHT]);
+}
+
+const nib_op nib_op_conv_codes = {
+    .name = "conv_codes",
+    .nout = 1,
+    .shape = shape,
+    .output = output,
+    .codes = codes,
+    .schema = "nib::conv_codes(Tensor input, Tensor weight, Tensor? bias, Tensor scale, "
+              "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, SymInt groups, "
+              "ScalarType dtype) -> Tensor",
+};
+
+static nib_status run(const nib_call_args *args) {
+    const nib_conv conv = conv_of(args);
+    return nib_conv_run(args->ctx, &conv, args->in[INPUT], args->in[WEIGHT], args->in[BIAS],
+                        args->out[0]);
+}
+
+const nib_impl nib_impl_conv_codes_any = {.op = &nib_op_conv_codes,
+                                          .device = "cpu",
+                                          .layouts = "input:dense f32 or int8 codes, weight:any, "
+                                                     "bias, scale:dense",
+                                          .accepts = nib_conv_accepts,
+                                          .run = run};
+
+nib_tensor *nib_conv_codes(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
+                           const nib_window *w, int64_t groups, const nib_tensor *scale,
+                           nib_dtype code) {
+    if (!x || !weight || !bias || !scale) return NULL;
+    nib_attr attr[ATTRS] = {[GROUPS].i = groups, [CODE].i = code};
+    for (int i = 0; i < 2; i++) {
+        attr[STRIDE + i].i = w->stride[i];
+        attr[PADDING + i].i = w->padding[i];
+        attr[DILATION + i].i = w->dilation[i];
+    }
+    return nib_call_one(x->ctx, &nib_op_conv_codes, INPUTS,
+                        (const nib_tensor *[]){x, weight, bias, scale}, ATTRS, attr);
+}
