@@ -201,6 +201,9 @@ typedef struct nib_quanto {
     const char *calibration;           /* "nibble" (also NULL), or "upstream": its momentum of inputs
                                           (0.9), first scale of 1 and streamlining, as they are */
     bool        unfrozen;              /* keep float weights until nib_freeze */
+    const char *inputs;                /* "linear" (also NULL): what comes into linears is quantized, as
+                                          upstream has it; "all": into convolutions too, so that they
+                                          multiply codes by codes wherever their inputs come from */
 } nib_quanto;
 extern const nib_scheme nib_scheme_quanto;
 #define NIB_QUANTO(...) \

@@ -126,6 +126,11 @@ static nib_status add_entry(void *user, const char *dotted, nib_module *module) 
         json_decref(row);
         row = NULL;
     }
+    const bool convolves = nib_conv_module_groups(module) > 0;
+    if (row && q && convolves && q->input && json_object_set_new(row, "inputs", json_true()) != 0) {
+        json_decref(row);
+        row = NULL;
+    }
     return json_object_set_new(map, dotted, row) == 0
                ? NIB_OK
                : NIB_RAISE(NIB_E_MEMORY, "no memory for the map of quantized modules");

@@ -159,6 +159,9 @@ typedef struct nib_kernels {
     void (*taps_f32)(float *y, int64_t n, const float *x, const int64_t *taps, const float *w,
                      int64_t K);
 
+    /* x[i] = (x[i] * a) * b + c: what follows the sums of a row; a and b 1, c -0 change no bit. */
+    void (*scale_add_f32)(float *x, size_t n, float a, float b, float c);
+
     /* ---- products with weights in lanes, for panels [panel, panel + panels) ----
      * y [M, N] rows ldy apart, y pointing at channel 0 of panel 0; only channels below N are
      * touched. docs/numerics.md "Products" fixes every step. */

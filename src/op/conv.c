@@ -134,7 +134,7 @@ static const void *lay_out(const job *j, int64_t image, const nib_place *at, voi
     if (!j->coded) return nib_strip_floats(&j->strip, at, (const float *)j->x + begin, room);
     const int8_t *x = (const int8_t *)j->x + begin;
     if (j->way == FOURS) return nib_strip_fours(&j->strip, at, x, j->C, room);
-    return nib_strip_codes(&j->strip, at, x, room);
+    return nib_strip_codes(j->k, &j->strip, at, x, room);
 }
 
 /* ---- what follows the sums ---- */
@@ -143,16 +143,9 @@ static const void *lay_out(const job *j, int64_t image, const nib_place *at, voi
 static void finish_rows(const job *j, float *y, int64_t ldy, int64_t filter, int64_t M,
                         int64_t count) {
     if (!j->coded && !j->bias) return;
-    for (int64_t m = 0; m < M; m++) {
-        float *row = y + m * ldy;
-        const float bias = j->bias ? j->bias[filter + m] : 0;
-        if (j->coded) {
-            const float scale = j->filters.scale[filter + m], of_x = j->x_scale;
-            for (int64_t i = 0; i < count; i++) row[i] = row[i] * scale * of_x;
-        }
-        if (!j->bias) continue;
-        for (int64_t i = 0; i < count; i++) row[i] += bias;
-    }
+    for (int64_t m = 0; m < M; m++)
+        j->k->scale_add_f32(y + m * ldy, (size_t)count, j->coded ? j->filters.scale[filter + m] : 1,
+                            j->coded ? j->x_scale : 1, j->bias ? j->bias[filter + m] : -0.0f);
 }
 
 /* To codes, from rows that lie in the scratch to where their floats would lie. */

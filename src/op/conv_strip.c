@@ -63,6 +63,23 @@ typedef struct span { /* columns [begin, end) of a row lie in the input; from co
     int64_t begin, end, count, first, stride;
 } span;
 
+/* Columns [begin, end) of a span, `at_x` the one of the input: with strides that compilers know how
+ * to load. */
+#define EVERY(statement, r)                                                                        \
+    {                                                                                              \
+        if ((r).stride == 1)                                                                       \
+            EVERY_OF(1, statement, r)                                                              \
+        else if ((r).stride == 2)                                                                  \
+            EVERY_OF(2, statement, r)                                                              \
+        else                                                                                       \
+            EVERY_OF((r).stride, statement, r)                                                     \
+    }
+#define EVERY_OF(step, statement, r)                                                               \
+    for (int64_t i = (r).begin; i < (r).end; i++) {                                                \
+        const int64_t at_x = (r).first + i * (step);                                               \
+        statement;                                                                                 \
+    }
+
 static span span_of(const nib_strip *s, int64_t first, bool inside) {
     const int64_t stride = s->w->stride[1], count = s->columns;
     span r = {.begin = first < 0 ? (-first + stride - 1) / stride : 0,
@@ -113,14 +130,16 @@ const void *nib_strip_floats(const nib_strip *s, const nib_place *at, const floa
             memcpy(out + r.begin, from + r.first + r.begin,
                    (size_t)(r.end - r.begin) * sizeof *out);
         else
-            for (int64_t i = r.begin; i < r.end; i++) out[i] = from[r.first + i * r.stride];
+            EVERY(out[i] = from[at_x], r)
         for (int64_t i = r.end; i < r.count; i++) out[i] = 0;
         out += r.count;
     } while (next(&w));
     return to;
 }
 
-const void *nib_strip_codes(const nib_strip *s, const nib_place *at, const int8_t *x, float *to) {
+const void *nib_strip_codes(const nib_kernels *k, const nib_strip *s, const nib_place *at,
+                            const int8_t *x, float *to) {
+    const float one = 1;
     walk w = begin(s, at);
     float *out = to;
     do {
@@ -128,10 +147,11 @@ const void *nib_strip_codes(const nib_strip *s, const nib_place *at, const int8_
         const span r = span_of(s, w.left + w.phase, row >= 0);
         const int8_t *from = x + (w.c * s->H + (row < 0 ? 0 : row)) * s->W;
         for (int64_t i = 0; i < r.begin; i++) out[i] = 0;
-        if (r.stride == 1)
-            for (int64_t i = r.begin; i < r.end; i++) out[i] = from[r.first + i];
+        if (r.stride == 1 && r.end > r.begin)
+            k->dequantize_scaled(out + r.begin, (const uint8_t *)from + r.first + r.begin, 1,
+                                 r.end - r.begin, true, &one, NULL, NIB_F32);
         else
-            for (int64_t i = r.begin; i < r.end; i++) out[i] = from[r.first + i * r.stride];
+            EVERY(out[i] = from[at_x], r)
         for (int64_t i = r.end; i < r.count; i++) out[i] = 0;
         out += r.count;
     } while (next(&w));
@@ -143,20 +163,10 @@ static void put_fours(uint32_t *out, const span *r, const uint8_t *const row[4])
     const uint32_t middle = 0x80808080u;
     const uint8_t *a = row[0], *b = row[1], *c = row[2], *d = row[3];
     for (int64_t i = 0; i < r->begin; i++) out[i] = middle;
-    if (r->stride == 1)
-        for (int64_t i = r->begin; i < r->end; i++) {
-            const int64_t at = r->first + i;
-            out[i] = ((uint32_t)a[at] | (uint32_t)b[at] << 8 | (uint32_t)c[at] << 16 |
-                      (uint32_t)d[at] << 24) ^
-                     middle;
-        }
-    else
-        for (int64_t i = r->begin; i < r->end; i++) {
-            const int64_t at = r->first + i * r->stride;
-            out[i] = ((uint32_t)a[at] | (uint32_t)b[at] << 8 | (uint32_t)c[at] << 16 |
-                      (uint32_t)d[at] << 24) ^
-                     middle;
-        }
+    EVERY(out[i] = ((uint32_t)a[at_x] | (uint32_t)b[at_x] << 8 | (uint32_t)c[at_x] << 16 |
+                    (uint32_t)d[at_x] << 24) ^
+                   middle,
+          *r)
     for (int64_t i = r->end; i < r->count; i++) out[i] = middle;
 }
 

@@ -44,8 +44,8 @@ void nib_strip_taps(const nib_strip *strip, int64_t *taps);
  * that is the input is not filled; what is given back is where it begins. */
 const void *nib_strip_floats(const nib_strip *strip, const nib_place *at, const float *x,
                              float *to);
-const void *nib_strip_codes(const nib_strip *strip, const nib_place *at, const int8_t *x,
-                            float *to);
+const void *nib_strip_codes(const nib_kernels *kernels, const nib_strip *strip, const nib_place *at,
+                            const int8_t *x, float *to);
 const void *nib_strip_fours(const nib_strip *strip, const nib_place *at, const int8_t *x,
                             int64_t channels, uint32_t *to);
 

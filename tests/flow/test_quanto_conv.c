@@ -86,4 +86,74 @@ TEST(a_convolution_is_quantized_calibrated_and_saved_as_upstreams) {
     nib_ctx_free(ctx);
 }
 
-TESTS(RUNS(a_convolution_is_quantized_calibrated_and_saved_as_upstreams))
+typedef struct saved {
+    nib_named_tensor tensors[8];
+    char names[8][64];
+    size_t count;
+} saved;
+static nib_status save(void *user, const char *dotted, nib_module *owner, const char *name,
+                       nib_tensor *t) {
+    saved *s = user;
+    (void)owner;
+    (void)name;
+    snprintf(s->names[s->count], sizeof s->names[0], "%s", dotted);
+    s->tensors[s->count] = (nib_named_tensor){s->names[s->count], nib_tensor_retain(t)};
+    s->count++;
+    return NIB_OK;
+}
+
+static nib_module *network(void) {
+    nib_module *root = nib_sequential_new(ctx);
+    nib_module_append(root, conv());
+    return root;
+}
+
+TEST(a_convolution_asked_to_quantizes_its_input_and_the_map_remembers) {
+    NEEDS_SCHEME("qint8");
+    ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+    file = nib_safetensors_open(NULL, "tests/golden/quanto/conv.safetensors");
+    CHECK_MADE(file);
+    nib_module *root = network(), *again = network(), *m = nib_module_child(root, "0");
+    nib_tensor *x = golden_tensor(ctx, file, "batch");
+    CHECK_OK(nib_calibrate_begin(
+        root, NIB_QUANTO(.activations = "qint8", .streamline = "off", .inputs = "all"), NULL));
+    CHECK_MADE(nib_module_forward(root, x));
+    CHECK_OK(nib_calibrate_end(root, NULL));
+    CHECK_OK(nib_freeze(root));
+    const nib_window window = {.stride = {1, 1}, .padding = {1, 1}, .dilation = {1, 1}};
+    const nib_tensor *codes =
+        nib_quantize_activation(x, nib_module_buffer(m, "input_scale"), NIB_I8);
+    const nib_tensor *want =
+        nib_conv_codes(codes, nib_module_parameter(m, "weight"), nib_module_parameter(m, "bias"),
+                       &window, 1, nib_module_buffer(m, "output_scale"), NIB_I8);
+    const nib_tensor *y = nib_module_forward(root, x);
+    CHECK_MADE(want);
+    CHECK_MADE(y);
+    CHECK(nib_act8_is(y));
+    const size_t size = (size_t)nib_tensor_count(want);
+    CHECK_BYTES(nib_act8_data(y), nib_act8_data(want), size);
+
+    saved s = {.count = 0};
+    CHECK_OK(nib_module_walk_saved(root, save, &s));
+    char *map = nib_quantization_map(root);
+    CHECK_MADE(map);
+    CHECK(strstr(map, "\"inputs\": true"));
+    CHECK_OK(nib_requantize(again, s.tensors, s.count, map, NULL));
+    const nib_tensor *z = nib_module_forward(again, x);
+    CHECK_MADE(z);
+    CHECK_BYTES(nib_act8_data(z), nib_act8_data(want), size);
+    CHECK_OK(nib_prepare(again));
+    z = nib_module_forward(again, x);
+    CHECK_MADE(z);
+    CHECK_BYTES(nib_act8_data(z), nib_act8_data(want), size);
+    for (size_t i = 0; i < s.count; i++) nib_tensor_free(s.tensors[i].tensor);
+    nib_text_release(map);
+    nib_tensor_free(x);
+    nib_module_free(root);
+    nib_module_free(again);
+    nib_safetensors_close(file);
+    nib_ctx_free(ctx);
+}
+
+TESTS(RUNS(a_convolution_is_quantized_calibrated_and_saved_as_upstreams),
+      RUNS(a_convolution_asked_to_quantizes_its_input_and_the_map_remembers))

@@ -201,6 +201,8 @@ static inline void bench_taps(const bench *b) {
     BENCH("taps_f32, 64 rows of 56 by 9 taps", C * N * 8, 2.0 * C * N * 9,
           for (int c = 0; c < C; c++)
               b->k->taps_f32(b->y + c * N, N, b->x + c * ROWS * LINE, taps, b->w, 9));
+    BENCH("scale_add_f32, 1 Mi", 8.0 * BENCH_N, 3.0 * BENCH_N,
+          b->k->scale_add_f32(b->y, BENCH_N, 1, 1, -0.0f));
 }
 
 static inline void bench_slots(const bench *b, const nib_kernels *ref) {

@@ -59,8 +59,25 @@ static void check_taps(void **state_) {
     }
 }
 
+static void check_scale_add(void **state_) {
+    if (!CHANGED(scale_add_f32)) return;
+    for (int kind = 0; kind < UGLY_KINDS; kind++) FOR_SIZES(n) {
+            float want[MOST], factor[3];
+            for (int i = 0; i < 3; i++) factor[i] = n % 5 ? test_uniform(&seed) : i < 2 ? 1 : -0.0f;
+            const float *x = ugly(in1, n, kind);
+            float *y = place(out1, x, n * 4, 0);
+            if (n) memcpy(want, x, n * 4);
+            ref.scale_add_f32(want, n, factor[0], factor[1], factor[2]);
+            got.scale_add_f32(y, n, factor[0], factor[1], factor[2]);
+            same_floats(state_, "scale_add_f32", y, want, n, kind);
+            if (n && n % 5 == 0) same_floats(state_, "scale_add_f32 of ones", y, x, n, kind);
+            CHECK(!guarded_spilled(out1, y, n * 4));
+        }
+}
+
 static void check_conv(void **state_) {
     check_words(state_);
     check_taps(state_);
+    check_scale_add(state_);
 }
 #endif

@@ -23,8 +23,13 @@ static void taps_f32(float *y, int64_t n, const float *x, const int64_t *taps, c
     }
 }
 
+static void scale_add_f32(float *x, size_t n, float a, float b, float c) {
+    for (size_t i = 0; i < n; i++) x[i] = x[i] * a * b + c;
+}
+
 static void install(nib_kernels *k) {
     k->words_by_taps = words_by_taps;
     k->taps_f32 = taps_f32;
+    k->scale_add_f32 = scale_add_f32;
 }
 const nib_kernel_set nib_kernels_conv_ref = {.name = "conv_ref", .install = install};

@@ -97,9 +97,20 @@ static void taps_f32(float *y, int64_t n, const float *x, const int64_t *taps, c
         vectors(1, y, x, taps, w, K, last);
 }
 
+static void scale_add_f32(float *x, size_t n, float a, float b, float c) {
+    const __m256 va = _mm256_set1_ps(a), vb = _mm256_set1_ps(b), vc = _mm256_set1_ps(c);
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8) {
+        const __m256 v = _mm256_mul_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i), va), vb);
+        _mm256_storeu_ps(x + i, _mm256_add_ps(v, vc));
+    }
+    for (; i < n; i++) x[i] = x[i] * a * b + c;
+}
+
 static void install(nib_kernels *k) {
     k->words_by_taps = words_by_taps;
     k->taps_f32 = taps_f32;
+    k->scale_add_f32 = scale_add_f32;
 }
 const nib_kernel_set nib_kernels_conv_avx2 = {
     .name = "conv_avx2", .needs = NIB_CPU_AVX2, .install = install};

@@ -82,9 +82,19 @@ static void taps_f32(float *y, int64_t n, const float *x, const int64_t *taps, c
         vectors(1, y, x, taps, w, K, last);
 }
 
+static void scale_add_f32(float *x, size_t n, float a, float b, float c) {
+    const __m512 va = _mm512_set1_ps(a), vb = _mm512_set1_ps(b), vc = _mm512_set1_ps(c);
+    for (size_t i = 0; i < n; i += 16) {
+        const __mmask16 some = (__mmask16)(n - i < 16 ? (1u << (n - i)) - 1 : 0xffff);
+        const __m512 v = _mm512_mul_ps(_mm512_maskz_loadu_ps(some, x + i), va);
+        _mm512_mask_storeu_ps(x + i, some, _mm512_add_ps(_mm512_mul_ps(v, vb), vc));
+    }
+}
+
 static void install(nib_kernels *k) {
     k->words_by_taps = words_by_taps;
     k->taps_f32 = taps_f32;
+    k->scale_add_f32 = scale_add_f32;
 }
 const nib_kernel_set nib_kernels_conv_avx512 = {
     .name = "conv_avx512", .needs = NIB_CPU_AVX512, .install = install};

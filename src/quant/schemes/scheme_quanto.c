@@ -59,6 +59,7 @@ static const char *const aliases[] = {
 static const char *const activation_names[] = {
     "none", "qint8", "qfloat8_e4m3fn", "qfloat8_e5m2", "qfloat8_e4m3fnuz", NULL};
 static const char *const on_off[] = {"on", "off", NULL};
+static const char *const whose_inputs[] = {"linear", "all", NULL};
 static const char *const calibrations[] = {"nibble", "upstream", NULL};
 
 static const nib_field fields[] = {
@@ -77,6 +78,8 @@ static const nib_field fields[] = {
               .doc = "whose arithmetic of scales: upstream's has its known defects"),
     NIB_FIELD(nib_quanto, unfrozen, .type = NIB_FIELD_BOOL,
               .doc = "keep float weights until nib_freeze"),
+    NIB_FIELD(nib_quanto, inputs, .type = NIB_FIELD_NAME, .names = whose_inputs,
+              .doc = "modules whose inputs are quantized: linear as upstream, all: conv2d too"),
 };
 
 /* NULL: activations stay float. */
@@ -113,7 +116,8 @@ static bool whole(const nib_config *config) {
     return algo == NIB_ALGO_HQQ || algo == NIB_ALGO_MSE || algo == NIB_ALGO_GPTQ;
 }
 
-/* Linears quantize what comes in and what goes out, convolutions and norms what goes out. */
+/* Linears quantize what comes in and what goes out, convolutions and norms what goes out; if asked,
+ * convolutions what comes in. */
 static bool module(const nib_config *config, const char *kind, bool *weight, nib_act *in,
                    nib_act *out) {
     const weight_type *type = activation_type((const nib_quanto *)config);
@@ -121,7 +125,9 @@ static bool module(const nib_config *config, const char *kind, bool *weight, nib
                          .dtype = type ? type->code : (nib_dtype)0,
                          .symmetric = type != NULL};
     *weight = strcmp(kind, "layer_norm") != 0;
-    *in = strcmp(kind, "linear") == 0 ? act : (nib_act){0};
+    const char *inputs = ((const nib_quanto *)config)->inputs;
+    const bool all = inputs && strcmp(inputs, "all") == 0;
+    *in = strcmp(kind, "linear") == 0 || (all && *weight) ? act : (nib_act){0};
     *out = act;
     return *weight || type;
 }
