@@ -72,6 +72,7 @@ static nib_model *through_the_workflow(void **state_, nib_ctx *ctx, const char *
 }
 
 TEST(as_many_drawn_digits_are_told_right_as_by_torch_and_by_quanto) {
+    NEEDS_SCHEME("qint8");
     nib_ctx *ctx = nib_ctx_new(NULL);
     TEST_FOLDER(folder);
     for (int n = 0; n < 2; n++) {
@@ -104,6 +105,7 @@ TEST(as_many_drawn_digits_are_told_right_as_by_torch_and_by_quanto) {
 
 /* The test set of MNIST, where it is at hand: at most 0.2 points lost. */
 TEST(networks_of_mnist_lose_at_most_two_in_a_thousand_at_8_and_4_bits) {
+    NEEDS_SCHEME("qint8");
     static const char *const weights[] = {"qint8", "qint4,algo=mse"};
     char images[1024], labels[1024], train[1024];
     if (!test_data("mnist/t10k-images-idx3-ubyte.gz", images) ||
