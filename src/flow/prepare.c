@@ -8,6 +8,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "base/parallel.h"
 #include "base/scratch.h"
 #include "kernel/kernel.h"
@@ -115,6 +116,18 @@ static void pack_rows(void *user, int64_t begin, int64_t end) {
     nib_scratch_give(&p->scratch, block);
 }
 
+/* A file that is not in memory yet is read in long runs, ahead of the threads that pack it. */
+static void ask_for(const nib_tensor *from) {
+    nib_part parts[NIB_MAX_PARTS];
+    const int count = from->layout->parts(&from->desc, parts);
+    for (int i = 0; i < count; i++) {
+        const nib_storage *s = from->part[i];
+        if (s->mapped)
+            nib_map_advise(&(nib_map){s->data, s->size}, from->part_offset[i],
+                           nib_part_bytes(&parts[i]), NIB_MAP_WILL_NEED);
+    }
+}
+
 /* The weight in lanes; caller owns. */
 static nib_tensor *prepared(preparing *to, const nib_tensor *from, const nib_layout *layout) {
     nib_ctx *ctx = to->ctx;
@@ -127,6 +140,7 @@ static nib_tensor *prepared(preparing *to, const nib_tensor *from, const nib_lay
     nib_storage *room = room_for(to, nib_ctx_mem(from->ctx), size, &begin);
     if (!room) return NULL;
     p.count = layout->parts(&from->desc, p.parts);
+    ask_for(from);
     for (int i = 0; i < p.count; i++) {
         at[i] += begin;
         storage[i] = room;

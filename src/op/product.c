@@ -15,6 +15,7 @@
 
 enum {
     MAX_WEIGHTS = 2 * NIB_MAX_PRODUCTS,
+    OPENED = 1 << 14,                /* codes that are opened at once */
     LARGE_ROWS = 4 << 20,            /* floats of inputs that do not stay in a cache */
     BESIDE_ROWS = 2 * NIB_ROW_BLOCK, /* of integer products that are made beside: they stay in L1 */
 };
@@ -60,8 +61,11 @@ bool nib_product_takes(const nib_tensor *w) {
 }
 
 bool nib_product_takes_codes(const nib_tensor *x, const nib_tensor *w) {
-    return nib_act8_is(x) && x->desc.code == NIB_I8 && w->shape.ndim == 2 && w->layout &&
-           !nib_act8_is(w) && nib_qdesc_integer(&w->desc);
+    return nib_act8_is(x) && x->desc.math == NIB_F32 && !nib_act8_is(w);
+}
+
+static bool meets_codes(const nib_tensor *x, const nib_tensor *w) {
+    return x->desc.code == NIB_I8 && w->layout && nib_qdesc_integer(&w->desc);
 }
 
 bool nib_product_wants(const nib_tensor *w, nib_rows_kind *kind) {
@@ -350,6 +354,17 @@ static bool wants_rows(const job *j) {
     return false;
 }
 
+/* Codes that some weight meets as floats. */
+typedef struct opening {
+    const nib_tensor *x;
+    float *out;
+} opening;
+
+static void open_some(void *user, int64_t begin, int64_t end) {
+    const opening *o = user;
+    nib_act8_to_f32(o->x, begin, end - begin, o->out + begin);
+}
+
 typedef struct packing {
     const job *j;
     float *rows;
@@ -378,10 +393,12 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
     const bool coded = x->dtype == NIB_I8;
     const cut *c = &cuts[ctx->variant];
     job j = {.in = {.k = &ctx->kernels, .M = M, .K = K, .kc = c->kc}, .count = count};
-    if (nib_act8_is(x)) {
+    const bool codes = nib_act8_is(x);
+    bool opens = false;
+    if (codes && x->desc.code == NIB_I8) {
         j.codes = nib_act8_data(x);
         j.codes_scale = nib_act8_scale(x);
-    } else if (!coded) {
+    } else if (!codes && !coded) {
         j.in.x = nib_tensor_data(x);
     }
     int64_t pieces = 0;
@@ -394,12 +411,13 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
         pieces += t->pieces;
         NIB_TRY(nib_operand_open(&t->w, t->p->weight));
         if (t->p->up != NIB_NONE) NIB_TRY(nib_operand_open(&t->up, t->p->up));
-        if (!j.codes) continue;
-        nib_operand_take_codes(&t->w);
-        if (t->up.t) nib_operand_take_codes(&t->up);
+        if (!codes) continue;
+        if (meets_codes(x, t->w.t)) nib_operand_take_codes(&t->w);
+        if (t->up.t && meets_codes(x, t->up.t)) nib_operand_take_codes(&t->up);
+        opens |= !meets_codes(x, t->w.t) || (t->up.t && !meets_codes(x, t->up.t));
     }
     if (!M || !pieces) return NIB_OK;
-    size_t block, rows_size = 0, inputs = 0, blocks, whole, packed = 0;
+    size_t block, rows_size = 0, inputs = 0, blocks, whole, packed = 0, opened = 0;
     const int64_t grain = grain_of(&j, c, pieces, nib_pool_threads(ctx->pool));
     j.span = NIB_PIECE_WIDTH * (M <= NIB_LANE_ROWS ? grain : 1);
     NIB_TRY(plan_scratch(&j, &block));
@@ -410,12 +428,18 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
     blocks = nib_scratch_room(ctx->pool, pieces, block);
     if ((block && !blocks) || nib_align_size(inputs, NIB_MEM_ALIGN, &inputs) ||
         (wants_rows(&j) && nib_mul_size((size_t)M, (size_t)K * sizeof *j.in.x, &packed)) ||
+        (opens && nib_mul_size((size_t)M, (size_t)K * sizeof *j.in.x, &opened)) ||
         nib_align_size(packed, NIB_MEM_ALIGN, &packed) || nib_add_size(inputs, blocks, &whole) ||
-        nib_add_size(whole, packed, &whole))
+        nib_add_size(whole, packed, &whole) || nib_add_size(whole, opened, &whole))
         return NIB_RAISE(NIB_E_MEMORY, "linear: scratch for %lld rows of %lld columns overflows",
                          (long long)M, (long long)K);
     char *memory = nib_ctx_workspace(ctx, whole);
     if (!memory) return nib_last_error()->status;
+    if (opens) {
+        opening o = {.x = x, .out = (float *)(void *)(memory + inputs + blocks + packed)};
+        nib_parallel_for(ctx->pool, M * K, OPENED, open_some, &o);
+        j.in.x = o.out;
+    }
     if (!coded) quantize_inputs(ctx, &j, memory, rows_size);
     nib_scratch_over(ctx->pool, pieces, block, memory + inputs, &j.scratch);
     if (wants_rows(&j)) {

@@ -35,15 +35,16 @@ enum { NIB_MAX_PRODUCTS = 4 };
 
 /* All products of x [..., K] dense f32, contiguous, in one parallel loop; inputs are quantized once
  * for all weights that want them so. Or x are rows that were quantized before, I8 as in
- * quantize_rows.h, of the one kind that all the weights want; or int8 codes of one scale
- * (quant/act8.h), where nib_product_takes_codes says so of all weights. Memory: the workspace of
- * the context. */
+ * quantize_rows.h, of the one kind that all the weights want; or codes of one
+ * scale (quant/act8.h), where nib_product_takes_codes says so of all weights. Memory: the workspace
+ * of the context. */
 nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *products, int count);
 
 /* The rows that a weight wants; false: it wants floats, or one scale for all rows. */
 bool nib_product_wants(const nib_tensor *weight, nib_rows_kind *kind);
 
-/* Is x int8 codes of one scale, and does this weight take them, whatever it asks for by itself? */
+/* Is x codes of one scale that stand for f32 floats, and the weight none? Int8 codes meet integer
+ * weights in integers, whatever these ask for by themselves; others are opened in the workspace. */
 bool nib_product_takes_codes(const nib_tensor *x, const nib_tensor *weight);
 
 /* The checks and the shape that ops made of products share: y of x [..., K], or rows for K columns

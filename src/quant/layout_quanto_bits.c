@@ -16,6 +16,8 @@
  * Rows far apart share bytes. Where v divides the rows, row n of each v-th of the matrix does,
  * and those can be packed by themselves: v bands. Otherwise a plane ends inside a v-th, and all
  * rows are needed at once. */
+#include <string.h>
+
 #include "quant/codes.h"
 #include "quant/layout_part.h"
 #include "quant/quanto.h"
@@ -82,6 +84,19 @@ static void pack(void *const part[], const nib_codes *codes) {
     nib_part_store(desc->zero_dtype, part[2], 0, codes->zero, nib_qdesc_blocks(desc));
 }
 
+/* Codes of one plane: n bytes, eight at a time. */
+static void open_plane(uint8_t *q, const uint8_t *bytes, int64_t n, int shift, uint8_t mask) {
+    const uint64_t all = 0x0101010101010101u * mask;
+    int64_t j = 0;
+    for (; j + 8 <= n; j += 8) {
+        uint64_t w;
+        memcpy(&w, bytes + j, 8);
+        w = w >> shift & all;
+        memcpy(q + j, &w, 8);
+    }
+    for (; j < n; j++) q[j] = (uint8_t)(bytes[j] >> shift & mask);
+}
+
 static void unpack(nib_codes *codes, const void *const part[], const nib_qdesc *desc, int64_t row) {
     const planes p = planes_of(desc);
     const uint8_t *bytes = part[0];
@@ -90,8 +105,7 @@ static void unpack(nib_codes *codes, const void *const part[], const nib_qdesc *
     for (int64_t done = 0; done < count;) { /* one plane after the other */
         const int64_t plane = (first + done) / p.span, at = (first + done) % p.span;
         const int64_t n = count - done < p.span - at ? count - done : p.span - at;
-        const int shift = (int)plane * p.bits;
-        for (int64_t j = 0; j < n; j++) q[done + j] = (uint8_t)(bytes[at + j] >> shift & p.mask);
+        open_plane(q + done, bytes + at, n, (int)plane * p.bits, p.mask);
         done += n;
     }
     const int64_t per_row = nib_qdesc_block_cols(desc);
