@@ -4,6 +4,7 @@
 #include "base/parallel.h"
 #include "kernel/kernel.h"
 #include "op/calls.h"
+#include "op/gradient.h"
 #include "tensor/context.h"
 
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
@@ -13,8 +14,50 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+/* Slopes by x, and by the op's numbers a and b. */
+typedef struct numbers {
+    const nib_kernels *k;
+    float a, b, c;
+} numbers;
+#define GRADIENT(id, slope)                                                                        \
+    static void id##_gradient(float *dx, const float *g, const float *v, int64_t n,                \
+                              const void *user) {                                                  \
+        const float a = ((const numbers *)user)->a, b = ((const numbers *)user)->b;                \
+        (void)a, (void)b;                                                                          \
+        for (int64_t i = 0; i < n; i++) {                                                          \
+            const float x = v[i];                                                                  \
+            dx[i] = g[i] * (slope);                                                                \
+        }                                                                                          \
+    }
+GRADIENT(leaky_relu, x > 0 ? 1.0f : a)
+GRADIENT(hardtanh, x <= a || x >= b ? 0.0f : 1.0f)
+GRADIENT(hardsigmoid, x > -3.0f && x < 3.0f ? 1.0f / 6.0f : 0.0f)
+GRADIENT(hardswish, x < -3.0f ? 0.0f : x <= 3.0f ? x / 3.0f + 0.5f : 1.0f)
+
+static void elu_gradient(float *dx, const float *g, const float *x, int64_t n, const void *user) {
+    const numbers *e = user;
+    for (int64_t i = 0; i < n; i++) dx[i] = x[i] * e->c;
+    e->k->exp_f32(dx, dx, (size_t)n);
+    for (int64_t i = 0; i < n; i++) dx[i] = g[i] * (x[i] > 0 ? e->b : dx[i] * (e->a * e->b * e->c));
+}
+
+static nib_status by_slope(nib_backward_args *args, nib_gradient_run *run) {
+    const nib_attr *a = args->call->attr;
+    const numbers by = {&args->call->ctx->kernels, (float)a[0].d, (float)a[1].d, (float)a[2].d};
+    args->in[0] = nib_gradient_each(args->out[0], args->call->in[0], run, &by);
+    return nib_gradient_made(args->in[0]);
+}
+
 #define OP(id, text)                                                                               \
-    const nib_op nib_op_##id = {.name = #id, .nout = 1, .shape = shape, .schema = text}
+    static nib_status id##_backward(nib_backward_args *args) {                                     \
+        return by_slope(args, id##_gradient);                                                      \
+    }                                                                                              \
+    const nib_op nib_op_##id = {.name = #id,                                                       \
+                                .nout = 1,                                                         \
+                                .shape = shape,                                                    \
+                                .backward = id##_backward,                                         \
+                                .saves = NIB_SAVES_IN(0),                                          \
+                                .schema = text}
 OP(leaky_relu, "aten::leaky_relu(Tensor self, Scalar negative_slope=0.01) -> Tensor");
 OP(hardtanh, "aten::hardtanh(Tensor self, Scalar min_val=-1, Scalar max_val=1) -> Tensor");
 OP(elu, "aten::elu(Tensor self, Scalar alpha=1, Scalar scale=1, Scalar input_scale=1) -> Tensor");

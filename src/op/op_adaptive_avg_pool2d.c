@@ -27,10 +27,25 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+static void share(const nib_pool_job *j, const float *x, float *dx, int64_t oy, int64_t ox,
+                  float g) {
+    const int64_t top = oy * j->H / j->OH, bottom = ((oy + 1) * j->H + j->OH - 1) / j->OH,
+                  left = ox * j->W / j->OW, right = ((ox + 1) * j->W + j->OW - 1) / j->OW;
+    (void)x;
+    for (int64_t r = top; r < bottom; r++)
+        for (int64_t c = left; c < right; c++)
+            dx[r * j->W + c] += g / (float)((bottom - top) * (right - left));
+}
+
+static nib_status backward(nib_backward_args *args) {
+    return nib_pool_backward(args, (nib_pool_job){0}, false, share);
+}
+
 const nib_op nib_op_adaptive_avg_pool2d = {
     .name = "adaptive_avg_pool2d",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
     .schema = "aten::adaptive_avg_pool2d(Tensor self, SymInt[2] output_size) -> Tensor",
 };
 

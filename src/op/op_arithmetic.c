@@ -2,29 +2,75 @@
 #include "base/error.h"
 #include "op/broadcast.h"
 #include "op/calls.h"
+#include "op/gradient.h"
+
+/* What an input gets, where it was repeated added up. */
+static nib_status give(nib_backward_args *args, int i, const nib_tensor *g) {
+    if (!args->wants[i]) return NIB_OK;
+    args->in[i] = nib_gradient_unbroadcast(g, &args->call->in[i]->shape);
+    return nib_gradient_made(args->in[i]);
+}
+static void negated(float *dx, const float *g, const float *v, int64_t n, const void *user) {
+    (void)v;
+    (void)user;
+    for (int64_t i = 0; i < n; i++) dx[i] = -g[i];
+}
+static const nib_tensor *minus(const nib_tensor *g) {
+    return g ? nib_gradient_each(g, g, negated, NULL) : NULL;
+}
+
+static nib_status add_backward(nib_backward_args *args) {
+    NIB_TRY(give(args, 0, args->out[0]));
+    return give(args, 1, args->out[0]);
+}
+static nib_status sub_backward(nib_backward_args *args) {
+    NIB_TRY(give(args, 0, args->out[0]));
+    return args->wants[1] ? give(args, 1, minus(args->out[0])) : NIB_OK;
+}
+static nib_status mul_backward(nib_backward_args *args) {
+    for (int i = 0; i < 2; i++)
+        if (args->wants[i])
+            NIB_TRY(
+                give(args, i, nib_mul(args->out[0], nib_gradient_floats(args->call->in[1 - i]))));
+    return NIB_OK;
+}
+/* g / b, and -(g ((a / b) / b)) */
+static nib_status div_backward(nib_backward_args *args) {
+    const nib_tensor *a = nib_gradient_floats(args->call->in[0]),
+                     *b = nib_gradient_floats(args->call->in[1]), *g = args->out[0];
+    if (args->wants[0]) NIB_TRY(give(args, 0, nib_div(g, b)));
+    if (!args->wants[1]) return NIB_OK;
+    return give(args, 1, minus(nib_mul(g, nib_div(nib_div(a, b), b))));
+}
 
 const nib_op nib_op_add = {
     .name = "add",
     .nout = 1,
     .shape = nib_broadcast_shape,
+    .backward = add_backward,
     .schema = "aten::add.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor",
 };
 const nib_op nib_op_sub = {
     .name = "sub",
     .nout = 1,
     .shape = nib_broadcast_shape,
+    .backward = sub_backward,
     .schema = "aten::sub.Tensor(Tensor self, Tensor other, *, Scalar alpha=1) -> Tensor",
 };
 const nib_op nib_op_mul = {
     .name = "mul",
     .nout = 1,
     .shape = nib_broadcast_shape,
+    .backward = mul_backward,
+    .saves = NIB_SAVES_IN(0) | NIB_SAVES_IN(1),
     .schema = "aten::mul.Tensor(Tensor self, Tensor other) -> Tensor",
 };
 const nib_op nib_op_div = {
     .name = "div",
     .nout = 1,
     .shape = nib_broadcast_shape,
+    .backward = div_backward,
+    .saves = NIB_SAVES_IN(0) | NIB_SAVES_IN(1),
     .schema = "aten::div.Tensor(Tensor self, Tensor other) -> Tensor",
 };
 

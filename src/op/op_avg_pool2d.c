@@ -16,16 +16,6 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return nib_pool_shape(args, &w, args->attr[6].i != 0, out);
 }
 
-const nib_op nib_op_avg_pool2d = {
-    .name = "avg_pool2d",
-    .nout = 1,
-    .shape = shape,
-    .schema =
-        "aten::avg_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, "
-        "bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> "
-        "Tensor",
-};
-
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
@@ -44,6 +34,38 @@ static int64_t divisor(const nib_pool_job *j, int64_t oy, int64_t ox) {
     if (!inside) return 0;
     return j->divisor ? j->divisor : j->padding_counts ? (bottom - top) * (right - left) : inside;
 }
+
+static void share(const nib_pool_job *j, const float *x, float *dx, int64_t oy, int64_t ox,
+                  float g) {
+    const nib_window *w = &j->w;
+    const int64_t by = divisor(j, oy, ox), top = oy * w->stride[0] - w->padding[0],
+                  left = ox * w->stride[1] - w->padding[1];
+    (void)x;
+    for (int64_t y = most(top, 0); by && y < least(top + w->size[0], j->H); y++)
+        for (int64_t c = most(left, 0); c < least(left + w->size[1], j->W); c++)
+            dx[y * j->W + c] += g / (float)by;
+}
+
+static nib_pool_job job_of(const nib_call_args *args) {
+    return (nib_pool_job){.w = nib_pool_window(args, false),
+                          .padding_counts = args->attr[7].i != 0,
+                          .divisor = args->attr[8].i};
+}
+
+static nib_status backward(nib_backward_args *args) {
+    return nib_pool_backward(args, job_of(args->call), false, share);
+}
+
+const nib_op nib_op_avg_pool2d = {
+    .name = "avg_pool2d",
+    .nout = 1,
+    .shape = shape,
+    .backward = backward,
+    .schema =
+        "aten::avg_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, "
+        "bool ceil_mode=False, bool count_include_pad=True, int? divisor_override=None) -> "
+        "Tensor",
+};
 
 static void planes(void *user, int64_t begin, int64_t end) {
     const nib_pool_job *j = user;

@@ -8,6 +8,7 @@
 #include "base/parallel.h"
 #include "kernel/kernel.h"
 #include "op/calls.h"
+#include "op/norm_backward.h"
 #include "op/op_parameter.h"
 
 enum { INPUT, WEIGHT, BIAS, MEAN, VARIANCE }; /* attributes: training, momentum, eps, cudnn */
@@ -48,10 +49,53 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+/* Channels as rows [C, N, ...], and back: the other way round is the same. */
+static nib_tensor *swapped(const nib_tensor *t) { return nib_transpose(t, 0, 1); }
+
+/* By the running statistics, which do not move: dx = g weight f. */
+static nib_tensor *by_running(const nib_backward_args *args, const nib_tensor *t,
+                              const nib_shape *each, nib_tensor **hat) {
+    const nib_call_args *call = args->call;
+    const nib_tensor *mean = nib_gradient_floats(call->in[MEAN]),
+                     *variance = nib_gradient_floats(call->in[VARIANCE]),
+                     *x = nib_gradient_floats(call->in[INPUT]);
+    nib_tensor *f = nib_gradient_like(variance);
+    if (!mean || !x || !f || !t) return NULL;
+    const float *v = nib_tensor_data(variance);
+    float *to = nib_tensor_data_mut(f);
+    for (int64_t c = 0; c < nib_tensor_count(f); c++)
+        to[c] = 1.0f / sqrtf(v[c] + (float)call->attr[2].d);
+    f = nib_gradient_view(f, *each);
+    *hat = nib_mul(nib_sub(x, nib_gradient_view(mean, *each)), f);
+    return nib_mul(t, f);
+}
+
+static nib_status backward(nib_backward_args *args) {
+    const nib_tensor *x = args->call->in[INPUT];
+    nib_shape each = {.ndim = x->shape.ndim - 1, .dim = {x->shape.dim[1]}};
+    for (int i = 1; i < each.ndim; i++) each.dim[i] = 1;
+    const nib_tensor *t = nib_norm_weighed(args, &each);
+    nib_tensor *hat = NULL, *dx;
+    if (args->call->attr[0].i) {
+        const int64_t C = x->shape.dim[1], D = C ? nib_tensor_count(x) / C : 0;
+        dx = swapped(nib_norm_backward(swapped(nib_gradient_floats(x)), swapped(t), D,
+                                       (float)args->call->attr[2].d, true, &hat));
+        hat = swapped(hat);
+    } else {
+        dx = by_running(args, t, &each, &hat);
+    }
+    args->in[INPUT] = dx;
+    if (!dx || !hat) return nib_last_error()->status;
+    return nib_norm_parameters(args, hat, &each);
+}
+
 const nib_op nib_op_batch_norm = {
     .name = "batch_norm",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
+    .saves =
+        NIB_SAVES_IN(INPUT) | NIB_SAVES_IN(WEIGHT) | NIB_SAVES_IN(MEAN) | NIB_SAVES_IN(VARIANCE),
     .schema = "aten::batch_norm(Tensor input, Tensor? weight, Tensor? bias, Tensor(a!)? "
               "running_mean, Tensor(b!)? running_var, bool training, float momentum, float eps, "
               "bool cudnn_enabled) -> Tensor",

@@ -4,6 +4,8 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "op/calls.h"
+#include "op/gradient.h"
+#include "tensor/context.h"
 
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
     int64_t rows = 0;
@@ -26,10 +28,25 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+static nib_status backward(nib_backward_args *args) {
+    int64_t row = 0;
+    for (int i = 0; i < args->call->nin; i++) {
+        const int64_t rows = args->call->in[i]->shape.dim[0];
+        const nib_tensor *g = args->out[0];
+        if (args->wants[i]) {
+            args->in[i] = nib_scope_own(g->ctx, nib_tensor_slice(g, 0, row, rows));
+            NIB_TRY(nib_gradient_made(args->in[i]));
+        }
+        row += rows;
+    }
+    return NIB_OK;
+}
+
 const nib_op nib_op_cat = {
     .name = "cat",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
     .schema = "aten::cat(Tensor[] tensors, int dim=0) -> Tensor",
 };
 

@@ -4,8 +4,8 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "op/calls.h"
-#include "quant/act8.h"
 #include "op/gradient.h"
+#include "quant/act8.h"
 #include "quant/layouts.h"
 #include "tensor/context.h"
 

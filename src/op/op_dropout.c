@@ -7,6 +7,7 @@
 #include "base/parallel.h"
 #include "base/rng.h"
 #include "op/calls.h"
+#include "op/gradient.h"
 #include "tensor/context.h"
 
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
@@ -19,10 +20,19 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+/* The same numbers are left out. */
+static nib_status backward(nib_backward_args *args) {
+    const nib_attr *a = args->call->attr;
+    args->in[0] =
+        nib_dropout(args->out[0], a[0].d, a[1].i != 0, (uint64_t)a[2].i, (uint64_t)a[3].i);
+    return nib_gradient_made(args->in[0]);
+}
+
 const nib_op nib_op_dropout = {
     .name = "dropout",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
     .schema = "nib::dropout(Tensor input, float p, bool train, int seed, int stream) -> Tensor",
 };
 

@@ -1,6 +1,10 @@
 /* op_embedding.c: rows of a weight of any layout. */
+#include <string.h>
+
 #include "base/error.h"
+#include "base/parallel.h"
 #include "op/calls.h"
+#include "op/gradient.h"
 #include "quant/layouts.h"
 #include "tensor/context.h"
 
@@ -16,10 +20,43 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+typedef struct scattering {
+    const int32_t *index;
+    const float *g;
+    float *dw;
+    int64_t M, D, V;
+} scattering;
+
+static void columns(void *user, int64_t begin, int64_t end) {
+    const scattering *s = user;
+    for (int64_t v = 0; v < s->V; v++)
+        memset(s->dw + v * s->D + begin, 0, (size_t)(end - begin) * sizeof(float));
+    for (int64_t m = 0; m < s->M; m++) {
+        float *dw = s->dw + s->index[m] * s->D;
+        const float *g = s->g + m * s->D;
+        for (int64_t d = begin; d < end; d++) dw[d] += g[d];
+    }
+}
+
+static nib_status backward(nib_backward_args *args) {
+    nib_tensor *dw = args->in[0] = nib_gradient_like(args->call->in[0]);
+    if (!dw) return nib_last_error()->status;
+    scattering s = {.index = nib_tensor_data(args->call->in[1]),
+                    .g = nib_tensor_data(args->out[0]),
+                    .dw = nib_tensor_data_mut(dw),
+                    .M = args->out[0]->shape.dim[0],
+                    .D = dw->shape.dim[1],
+                    .V = dw->shape.dim[0]};
+    nib_parallel_for(dw->ctx->pool, s.D, 64, columns, &s);
+    return NIB_OK;
+}
+
 const nib_op nib_op_embedding = {
     .name = "embedding",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
+    .saves = NIB_SAVES_IN(1),
     .schema = "aten::embedding(Tensor weight, Tensor indices, SymInt padding_idx=-1, "
               "bool scale_grad_by_freq=False, bool sparse=False) -> Tensor",
 };

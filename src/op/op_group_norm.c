@@ -4,6 +4,7 @@
 #include "base/parallel.h"
 #include "kernel/kernel.h"
 #include "op/calls.h"
+#include "op/norm_backward.h"
 #include "op/op_parameter.h"
 
 enum { INPUT, WEIGHT, BIAS }; /* attributes: num_groups, eps, cudnn_enabled */
@@ -31,10 +32,27 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+static nib_status backward(nib_backward_args *args) {
+    const nib_tensor *x = args->call->in[INPUT];
+    nib_shape each = {.ndim = x->shape.ndim - 1, .dim = {x->shape.dim[1]}};
+    int64_t D = x->shape.dim[1] / args->call->attr[0].i;
+    for (int i = 2; i < x->shape.ndim; i++) {
+        each.dim[i - 1] = 1;
+        D *= x->shape.dim[i];
+    }
+    nib_tensor *hat;
+    args->in[INPUT] = nib_norm_backward(x, nib_norm_weighed(args, &each), D,
+                                        (float)args->call->attr[1].d, true, &hat);
+    NIB_TRY(nib_gradient_made(args->in[INPUT]));
+    return nib_norm_parameters(args, hat, &each);
+}
+
 const nib_op nib_op_group_norm = {
     .name = "group_norm",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
+    .saves = NIB_SAVES_IN(INPUT) | NIB_SAVES_IN(WEIGHT),
     .schema = "aten::group_norm(Tensor input, int num_groups, Tensor? weight=None, Tensor? "
               "bias=None, float eps=1e-05, bool cudnn_enabled=True) -> Tensor",
 };

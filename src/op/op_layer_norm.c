@@ -4,6 +4,7 @@
 #include "base/parallel.h"
 #include "kernel/kernel.h"
 #include "op/calls.h"
+#include "op/norm_backward.h"
 #include "op/op_parameter.h"
 
 /* attr[0]: how many of the last dimensions normalized_shape names. */
@@ -41,10 +42,28 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+static nib_status backward(nib_backward_args *args) {
+    const nib_tensor *x = args->call->in[0];
+    const int dims = (int)args->call->attr[0].i;
+    nib_shape last = {.ndim = dims};
+    int64_t D = 1;
+    for (int i = 0; i < dims; i++) {
+        last.dim[i] = x->shape.dim[x->shape.ndim - dims + i];
+        D *= last.dim[i];
+    }
+    nib_tensor *hat;
+    args->in[0] = nib_norm_backward(x, nib_norm_weighed(args, &last), D,
+                                    (float)args->call->attr[1].d, true, &hat);
+    NIB_TRY(nib_gradient_made(args->in[0]));
+    return nib_norm_parameters(args, hat, &last);
+}
+
 const nib_op nib_op_layer_norm = {
     .name = "layer_norm",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
+    .saves = NIB_SAVES_IN(0) | NIB_SAVES_IN(1),
     .schema = "aten::layer_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, "
               "Tensor? bias=None, float eps=1e-05, bool cudnn_enable=True) -> Tensor",
 };

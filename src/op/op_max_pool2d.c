@@ -13,10 +13,37 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return nib_pool_shape(args, &w, args->attr[8].i != 0, out);
 }
 
+/* To the first of the largest, or the last NaN, as in ATen. */
+static void share(const nib_pool_job *j, const float *x, float *dx, int64_t oy, int64_t ox,
+                  float g) {
+    const nib_window *w = &j->w;
+    float most = -INFINITY;
+    int64_t at = -1;
+    for (int64_t i = 0; i < w->size[0]; i++) {
+        const int64_t y = oy * w->stride[0] - w->padding[0] + i * w->dilation[0];
+        for (int64_t k = 0; k < w->size[1] && y >= 0 && y < j->H; k++) {
+            const int64_t c = ox * w->stride[1] - w->padding[1] + k * w->dilation[1];
+            if (c < 0 || c >= j->W) continue;
+            const float v = x[y * j->W + c];
+            if (at >= 0 && !(v > most) && !isnan(v)) continue;
+            most = v;
+            at = y * j->W + c;
+        }
+    }
+    if (at >= 0) dx[at] += g;
+}
+
+static nib_status backward(nib_backward_args *args) {
+    const nib_pool_job pool = {.w = nib_pool_window(args->call, true)};
+    return nib_pool_backward(args, pool, true, share);
+}
+
 const nib_op nib_op_max_pool2d = {
     .name = "max_pool2d",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
+    .saves = NIB_SAVES_IN(0),
     .schema =
         "aten::max_pool2d(Tensor self, int[2] kernel_size, int[2] stride=[], int[2] padding=0, "
         "int[2] dilation=1, bool ceil_mode=False) -> Tensor",

@@ -4,6 +4,7 @@
 #include "base/parallel.h"
 #include "kernel/kernel.h"
 #include "op/calls.h"
+#include "op/norm_backward.h"
 #include "quant/layouts.h"
 #include "tensor/context.h"
 #include "tensor/dtype.h"
@@ -22,10 +23,22 @@ nib_status nib_rms_norm_shape(const nib_call_args *args, nib_shape *out, nib_dty
     return NIB_OK;
 }
 
+static nib_status backward(nib_backward_args *args) {
+    const nib_tensor *x = args->call->in[0];
+    const nib_shape last = args->call->in[1]->shape;
+    nib_tensor *hat;
+    args->in[0] = nib_norm_backward(x, nib_norm_weighed(args, &last), last.dim[0],
+                                    (float)args->call->attr[1].d, false, &hat);
+    NIB_TRY(nib_gradient_made(args->in[0]));
+    return nib_norm_parameters(args, hat, &last);
+}
+
 const nib_op nib_op_rms_norm = {
     .name = "rms_norm",
     .nout = 1,
     .shape = nib_rms_norm_shape,
+    .backward = backward,
+    .saves = NIB_SAVES_IN(0) | NIB_SAVES_IN(1),
     .schema = "aten::rms_norm(Tensor input, SymInt[] normalized_shape, Tensor? weight=None, "
               "float? eps=None) -> Tensor",
 };

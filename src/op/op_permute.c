@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "op/calls.h"
+#include "op/gradient.h"
 #include "tensor/context.h"
 
 /* Attributes: where each dimension of the result comes from; as many as there are dimensions. */
@@ -26,10 +27,18 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+static nib_status backward(nib_backward_args *args) {
+    int back[NIB_MAX_DIMS] = {0};
+    for (int i = 0; i < args->call->nattr; i++) back[args->call->attr[i].i] = i;
+    args->in[0] = nib_permute(args->out[0], back);
+    return nib_gradient_made(args->in[0]);
+}
+
 const nib_op nib_op_permute = {
     .name = "permute",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
     .schema = "aten::permute(Tensor self, int[] dims) -> Tensor",
 };
 

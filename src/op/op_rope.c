@@ -5,6 +5,7 @@
 #include "base/parallel.h"
 #include "kernel/kernel.h"
 #include "op/calls.h"
+#include "op/gradient.h"
 #include "tensor/context.h"
 
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
@@ -24,10 +25,27 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+/* The same turn the other way. */
+static nib_status backward(nib_backward_args *args) {
+    const nib_tensor *angles = args->call->in[1];
+    nib_tensor *other = nib_gradient_like(angles);
+    if (!other) return nib_last_error()->status;
+    if (args->wants[1]) return NIB_RAISE(NIB_E_UNSUPPORTED, "rope: angles have no gradient");
+    const int64_t half = angles->shape.dim[2];
+    const float *from = nib_tensor_data(angles);
+    float *to = nib_tensor_data_mut(other);
+    for (int64_t i = 0; i < nib_tensor_count(angles); i++)
+        to[i] = i / half % 2 ? -from[i] : from[i];
+    args->in[0] = nib_rope(args->out[0], other, args->call->attr[0].i);
+    return nib_gradient_made(args->in[0]);
+}
+
 const nib_op nib_op_rope = {
     .name = "rope",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
+    .saves = NIB_SAVES_IN(1),
     .schema = "nib::rope(Tensor x, Tensor angles, int heads) -> Tensor",
 };
 

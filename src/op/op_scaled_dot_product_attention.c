@@ -13,6 +13,7 @@
 #include "base/scratch.h"
 #include "kernel/kernel.h"
 #include "op/calls.h"
+#include "op/gradient.h"
 #include "tensor/context.h"
 #include "tensor/dtype.h"
 
@@ -72,10 +73,14 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+static nib_status backward(nib_backward_args *args);
+
 const nib_op nib_op_scaled_dot_product_attention = {
     .name = "scaled_dot_product_attention",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
+    .saves = NIB_SAVES_IN(QUERY) | NIB_SAVES_IN(KEY) | NIB_SAVES_IN(VALUE) | NIB_SAVES_IN(MASK),
     .schema =
         "aten::scaled_dot_product_attention(Tensor query, Tensor key, Tensor value, Tensor? "
         "attn_mask=None, float dropout_p=0.0, bool is_causal=False, *, float? scale=None, bool "
@@ -178,22 +183,30 @@ static void pieces(void *user, int64_t begin, int64_t end) {
     nib_scratch_give(&j->scratch, index);
 }
 
+static job job_of(const nib_call_args *args) {
+    const nib_tensor *q = args->in[QUERY], *v = args->in[VALUE];
+    const int64_t E = dim_from_last(q, 1);
+    return (job){
+        .k = &args->ctx->kernels,
+        .mask = args->in[MASK],
+        .shape = &q->shape,
+        .causal = args->attr[1].i != 0,
+        .L = dim_from_last(q, 2),
+        .S = dim_from_last(v, 2),
+        .E = E,
+        .V = dim_from_last(v, 1),
+        .scale = (float)(args->attr[2].d != 0 ? args->attr[2].d : 1 / sqrt((double)E)),
+    };
+}
+
 static nib_status run(const nib_call_args *args) {
     const nib_tensor *q = args->in[QUERY], *v = args->in[VALUE];
-    job j = {.k = &args->ctx->kernels,
-             .q = nib_tensor_data(q),
-             .key = nib_tensor_data(args->in[KEY]),
-             .value = nib_tensor_data(v),
-             .mask = args->in[MASK],
-             .shape = &q->shape,
-             .y = nib_tensor_data_mut(args->out[0]),
-             .causal = args->attr[1].i != 0,
-             .L = dim_from_last(q, 2),
-             .S = dim_from_last(v, 2),
-             .E = dim_from_last(q, 1),
-             .V = dim_from_last(v, 1)};
+    job j = job_of(args);
+    j.q = nib_tensor_data(q);
+    j.key = nib_tensor_data(args->in[KEY]);
+    j.value = nib_tensor_data(v);
+    j.y = nib_tensor_data_mut(args->out[0]);
     if (nib_tensor_count(args->out[0]) == 0) return NIB_OK;
-    j.scale = (float)(args->attr[2].d != 0 ? args->attr[2].d : 1 / sqrt((double)j.E));
     j.blocks = (j.L + ROWS - 1) / ROWS;
     const int64_t heads = nib_tensor_count(args->out[0]) / (j.L * j.V), all = heads * j.blocks;
     int64_t keys, values, scores, floats;
@@ -211,6 +224,86 @@ static nib_status run(const nib_call_args *args) {
     if (!space) return nib_last_error()->status;
     nib_scratch_over(args->ctx->pool, all, size ? size : 1, space, &j.scratch);
     nib_parallel_for(args->ctx->pool, all, 1, pieces, &j);
+    return NIB_OK;
+}
+
+/* ---- backward: head by head, the weights made again ---- */
+
+typedef struct weighing {
+    const job *j;
+    int64_t head;
+    float *p, *dp; /* [L, S] */
+} weighing;
+
+/* dp becomes the gradient of q k^T: p (dp - sum of dp p) scale. */
+static void score_rows(void *user, int64_t begin, int64_t end) {
+    const weighing *w = user;
+    const job *j = w->j;
+    for (int64_t l = begin; l < end; l++) {
+        float *p = w->p + l * j->S, *dp = w->dp + l * j->S;
+        weigh(j, w->head, l, p);
+        const float sum = j->k->dot_f32(dp, p, (size_t)j->S);
+        for (int64_t s = 0; s < j->S; s++) dp[s] = p[s] * (dp[s] - sum) * j->scale;
+    }
+}
+
+/* Head `head` of a tensor whose heads are [rows, columns]. */
+static nib_tensor *head_of(const nib_tensor *t, int64_t head, int64_t rows, int64_t columns) {
+    return nib_scope_own(
+        t->ctx,
+        nib_tensor_over(t->ctx, NIB_F32, (nib_shape){2, {rows, columns}}, t->part[0],
+                        t->part_offset[0] + (size_t)(head * rows * columns) * sizeof(float)));
+}
+
+static nib_status put_head(nib_tensor *to, int64_t head, const nib_tensor *made) {
+    if (!made) return nib_last_error()->status;
+    char *at = nib_tensor_data_mut(to);
+    memcpy(at + (size_t)head * nib_tensor_bytes(made), nib_tensor_data(made),
+           nib_tensor_bytes(made));
+    return NIB_OK;
+}
+
+/* x^T y of [M, A] and [M, B]: [A, B]. */
+static nib_tensor *crossed(const nib_tensor *x, const nib_tensor *y) {
+    return nib_gradient_product(nib_gradient_transposed(x), nib_gradient_transposed(y));
+}
+
+static nib_status head_backward(nib_backward_args *args, const job *j, int64_t head) {
+    const nib_tensor *const *in = args->call->in;
+    const nib_tensor *q = head_of(in[QUERY], head, j->L, j->E),
+                     *k = head_of(in[KEY], head, j->S, j->E),
+                     *v = head_of(in[VALUE], head, j->S, j->V),
+                     *g = head_of(args->out[0], head, j->L, j->V);
+    nib_tensor *p = nib_gradient_product(q, k), *dp = nib_gradient_product(g, v);
+    if (!p || !dp) return nib_last_error()->status;
+    weighing w = {j, head, nib_tensor_data_mut(p), nib_tensor_data_mut(dp)};
+    nib_parallel_for(q->ctx->pool, j->L, 8, score_rows, &w);
+    if (args->wants[VALUE]) NIB_TRY(put_head(args->in[VALUE], head, crossed(p, g)));
+    if (args->wants[QUERY])
+        NIB_TRY(
+            put_head(args->in[QUERY], head, nib_gradient_product(dp, nib_gradient_transposed(k))));
+    if (args->wants[KEY]) NIB_TRY(put_head(args->in[KEY], head, crossed(dp, q)));
+    return NIB_OK;
+}
+
+static nib_status backward(nib_backward_args *args) {
+    const job j = job_of(args->call);
+    nib_ctx *ctx = args->call->ctx;
+    if (args->wants[MASK])
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "scaled_dot_product_attention: a mask has no gradient");
+    for (int i = QUERY; i <= VALUE; i++) {
+        if (!args->wants[i]) continue;
+        args->in[i] = nib_gradient_like(args->call->in[i]);
+        NIB_TRY(nib_gradient_made(args->in[i]));
+        memset(nib_tensor_data_mut(args->in[i]), 0, nib_tensor_bytes(args->in[i]));
+    }
+    const int64_t count = nib_tensor_count(args->out[0]);
+    for (int64_t head = 0; j.S && count && head < count / (j.L * j.V); head++) {
+        const size_t mark = nib_scope_begin(ctx);
+        const nib_status status = head_backward(args, &j, head);
+        nib_scope_end(ctx, mark);
+        NIB_TRY(status);
+    }
     return NIB_OK;
 }
 

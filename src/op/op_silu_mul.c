@@ -4,6 +4,7 @@
 #include "base/parallel.h"
 #include "kernel/kernel.h"
 #include "op/calls.h"
+#include "op/gradient.h"
 #include "tensor/context.h"
 
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
@@ -19,10 +20,24 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+/* Of up: g silu(gate). Of gate: that of silu, of g up. */
+static nib_status backward(nib_backward_args *args) {
+    const nib_tensor *gate = args->call->in[0], *up = args->call->in[1], *g = args->out[0];
+    if (args->wants[1]) NIB_TRY(nib_gradient_made(args->in[1] = nib_mul(g, nib_silu(gate))));
+    if (!args->wants[0]) return NIB_OK;
+    nib_backward_args silu = {.call = args->call, .out = {nib_mul(g, up)}, .wants = {true}};
+    if (!silu.out[0]) return nib_last_error()->status;
+    NIB_TRY(nib_op_silu.backward(&silu));
+    args->in[0] = silu.in[0];
+    return NIB_OK;
+}
+
 const nib_op nib_op_silu_mul = {
     .name = "silu_mul",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
+    .saves = NIB_SAVES_IN(0) | NIB_SAVES_IN(1),
     .schema = "nib::silu_mul(Tensor gate, Tensor up) -> Tensor",
 };
 

@@ -1,4 +1,5 @@
 /* op_softmax.c: exp of each number by the sum of all along one dimension. */
+#include <math.h>
 #include <string.h>
 
 #include "base/checked.h"
@@ -7,6 +8,7 @@
 #include "base/scratch.h"
 #include "kernel/kernel.h"
 #include "op/calls.h"
+#include "op/gradient.h"
 #include "tensor/context.h"
 
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
@@ -21,10 +23,51 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+typedef struct lines { /* [outer, L, inner] */
+    const nib_kernels *k;
+    const float *y, *g;
+    float *dx;
+    int64_t L, inner;
+} lines;
+
+/* y (g - sum of g y) along a line. */
+static void line_gradients(void *user, int64_t begin, int64_t end) {
+    const lines *l = user;
+    for (int64_t at = begin; at < end; at++) {
+        const int64_t first = at / l->inner * l->L * l->inner + at % l->inner, step = l->inner;
+        const float *y = l->y + first, *g = l->g + first;
+        float *dx = l->dx + first, sum = 0;
+        if (step == 1)
+            sum = l->k->dot_f32(g, y, (size_t)l->L);
+        else
+            for (int64_t i = 0; i < l->L; i++) sum = fmaf(g[i * step], y[i * step], sum);
+        for (int64_t i = 0; i < l->L; i++) dx[i * step] = y[i * step] * (g[i * step] - sum);
+    }
+}
+
+static nib_status backward(nib_backward_args *args) {
+    const nib_tensor *g = args->out[0], *y = nib_gradient_floats(args->call->out[0]);
+    const int64_t given = args->call->attr[0].i, n = g->shape.ndim;
+    nib_tensor *dx = args->in[0] = y ? nib_gradient_like(g) : NULL;
+    if (!dx) return nib_last_error()->status;
+    const int64_t dim = given < 0 ? given + n : given, count = nib_tensor_count(g);
+    lines l = {.k = &g->ctx->kernels,
+               .y = nib_tensor_data(y),
+               .g = nib_tensor_data(g),
+               .dx = nib_tensor_data_mut(dx),
+               .L = g->shape.dim[dim],
+               .inner = 1};
+    for (int64_t i = dim + 1; i < n; i++) l.inner *= g->shape.dim[i];
+    if (count) nib_parallel_for(g->ctx->pool, count / l.L, 16, line_gradients, &l);
+    return NIB_OK;
+}
+
 const nib_op nib_op_softmax = {
     .name = "softmax",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
+    .saves = NIB_SAVES_OUT(0),
     .schema = "aten::softmax.int(Tensor self, int dim, ScalarType? dtype=None) -> Tensor",
 };
 

@@ -21,5 +21,12 @@ void nib_pool_plane(const nib_pool_job *j, const float *x, float *y, nib_pool_fo
 nib_window nib_pool_window(const nib_call_args *args, bool dilated);
 nib_status nib_pool_shape(const nib_call_args *args, const nib_window *w, bool ceil,
                           nib_shape *out);
+/* The gradient of x, by what one output (oy, ox) of a plane hands on of its own: x is that plane
+ * where `reads`, else NULL. Of `pool`, only what nib_pool_begin does not know. */
+typedef void nib_pool_share(const nib_pool_job *j, const float *x, float *dx, int64_t oy,
+                            int64_t ox, float g);
+nib_status nib_pool_backward(nib_backward_args *args, nib_pool_job pool, bool reads,
+                             nib_pool_share *share);
+
 nib_pool_job nib_pool_begin(const nib_call_args *args); /* all but what a kind of pooling adds */
 #endif
