@@ -5,7 +5,8 @@
 # Peak is the largest resident set of the process: of `nibble quantize`, and of `nibble transcribe` with a
 # window of 30 seconds and 8 ids, two threads. The promise of a format is its file; on top come the keys
 # and values of cross attention (32 layers of 1500 rows, f32: 469 MiB, a quarter with --kv int8), the
-# program and activations. Times are those of bench_whisper: medians of 3 windows and 48 ids.
+# program and activations. Times are those of bench_whisper: one window, medians of 24 ids. QUIET: a command
+# to run them under, such as a lock that keeps a shared machine silent.
 set -eu
 at=${1:-${TMPDIR:-/tmp}/whisper_shapes}
 build=${NIB_BUILD:-build}
@@ -31,7 +32,8 @@ for scheme in float int8_weight_only qint8 qint4 int8_dynamic_activation_int8_we
     peak "$nibble" transcribe "$folder" "$sound" --language en -n 8 -t 2 --kv int8 -q
     small=$mib
     peak "$nibble" transcribe "$folder" "$sound" --language en -n 8 -t 2 -q
-    times=$("$build/bench/bench_whisper" "$folder" - 2 3 48 | sed -n 's/^encoder \([0-9.]*\) ms .* values \([0-9.]*\) ms.* op by op \([0-9.]*\) ms, compiled \([0-9.]*\) ms.*/\1 \2 \3 \4/p')
+    # shellcheck disable=SC2086
+    times=$(${QUIET:-} "$build/bench/bench_whisper" "$folder" - 2 1 24 | sed -n 's/^encoder \([0-9.]*\) ms .* values \([0-9.]*\) ms.* op by op \([0-9.]*\) ms, compiled \([0-9.]*\) ms.*/\1 \2 \3 \4/p')
     echo "$scheme $bytes $quantizing $mib $small $times" | awk '
         { printf "| %s | %.0f | %s | %s | %s | %s | %s | %s | %s |\n", $1, $2 / 1048576, $3, $4, $5, $6, $7, $8, $9 }'
     [ "$scheme" = float ] || rm -rf "$folder"

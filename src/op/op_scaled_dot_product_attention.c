@@ -18,7 +18,10 @@
 #include "tensor/dtype.h"
 
 enum { QUERY, KEY, VALUE, MASK }; /* attributes: dropout_p, is_causal, scale (0: none given), gqa */
-enum { ROWS = 64 };               /* of queries that meet one laying out of the keys */
+enum {
+    ROWS = 64, /* of queries that are scored at once */
+    RUNS = 24, /* of such blocks, where there are so many: a run lays the keys of a head out once */
+};
 
 static int64_t dim_from_last(const nib_tensor *t, int i) { return t->shape.dim[t->shape.ndim - i]; }
 
@@ -223,7 +226,9 @@ static nib_status run(const nib_call_args *args) {
     void *space = nib_ctx_workspace(args->ctx, room);
     if (!space) return nib_last_error()->status;
     nib_scratch_over(args->ctx->pool, all, size ? size : 1, space, &j.scratch);
-    nib_parallel_for(args->ctx->pool, all, 1, pieces, &j);
+    int64_t run_blocks = all / RUNS > 1 ? all / RUNS : 1;
+    if (run_blocks > j.blocks) run_blocks = j.blocks;
+    nib_parallel_for(args->ctx->pool, all, run_blocks, pieces, &j);
     return NIB_OK;
 }
 
