@@ -16,6 +16,7 @@ import time
 import warnings
 
 warnings.filterwarnings("ignore")
+BENCH, SERVER = "bench_static", os.path.abspath(__file__)  # which other races name for themselves
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SUBJECTS = ["mlp 1", "mlp 32", "mlp 256", "wide 1", "wide 32", "wide 256", "base-linears 1500",
             "base 1500", "large-linears 1500", "large 1500"]
@@ -114,8 +115,8 @@ class Racer:
 
 
 def race(options, subject, threads):
-    sides = {"torch": Racer([sys.executable, __file__, "--serve", str(threads)]),
-             "nibble": Racer([os.path.join(options.build, "bench", "bench_static"), "--serve", str(threads)])}
+    sides = {"torch": Racer([sys.executable, SERVER, "--serve", str(threads)]),
+             "nibble": Racer([os.path.join(options.build, "bench", BENCH), "--serve", str(threads)])}
     times, samples, reasons = {}, {}, {}
     for kind in options.kinds:
         for who, side in sides.items():
@@ -133,7 +134,7 @@ def race(options, subject, threads):
     return samples, reasons
 
 
-def main():
+def main(kinds=("f32", "w8a8", "w4a8", "w8", "w4", "wf8", "wf8af8")):
     parser = argparse.ArgumentParser()
     parser.add_argument("--serve", type=int)
     parser.add_argument("--threads", type=lambda s: [int(x) for x in s.split(",")], default=[1, 2])
@@ -141,7 +142,7 @@ def main():
     parser.add_argument("--turn", type=float, default=0.05, help="seconds")
     parser.add_argument("--build", default=os.path.join(ROOT, "build"))
     parser.add_argument("--subjects", type=lambda s: s.split(","), default=SUBJECTS)
-    parser.add_argument("--kinds", type=lambda s: s.split(","), default=["f32", "w8a8", "w4a8", "w8", "w4", "wf8", "wf8af8"])
+    parser.add_argument("--kinds", type=lambda s: s.split(","), default=list(kinds))
     options = parser.parse_args()
     if options.serve:
         return serve(options.serve)

@@ -159,6 +159,9 @@ typedef struct nib_kernels {
     void (*taps_f32)(float *y, int64_t n, const float *x, const int64_t *taps, const float *w,
                      int64_t K);
 
+    /* The same of 8-bit codes, (float)x[..]: exact while w are codes too and K at most 1024. */
+    void (*taps_i8)(float *y, int64_t n, const int8_t *x, const int64_t *taps, const float *w,
+                    int64_t K);
     /* x[i] = (x[i] * a) * b + c: what follows the sums of a row; a and b 1, c -0 change no bit. */
     void (*scale_add_f32)(float *x, size_t n, float a, float b, float c);
 

@@ -134,6 +134,7 @@ static const void *lay_out(const job *j, int64_t image, const nib_place *at, voi
     if (!j->coded) return nib_strip_floats(&j->strip, at, (const float *)j->x + begin, room);
     const int8_t *x = (const int8_t *)j->x + begin;
     if (j->way == FOURS) return nib_strip_fours(&j->strip, at, x, j->C, room);
+    if (j->way == ROWS) return nib_strip_bytes(&j->strip, at, x, room);
     return nib_strip_codes(j->k, &j->strip, at, x, room);
 }
 
@@ -268,10 +269,15 @@ static void filter_rows(void *user, int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; n++) {
         const nib_place at = nib_strip_place(s, n % s->blocks);
         const int64_t image = n / s->blocks, filter = image % j->groups, to = image * s->P + at.p;
-        const float *strip = lay_out(j, image, &at, room);
+        const void *strip = lay_out(j, image, &at, room);
+        const float *w = j->filters.floats + filter * j->K;
         float *y = j->y ? j->y + to : (float *)(void *)(room + j->at_rows);
-        for (int64_t i = 0; i < at.count; i += s->OW, strip += s->w->stride[0] * s->line)
-            j->k->taps_f32(y + i, s->OW, strip, s->taps, j->filters.floats + filter * j->K, j->K);
+        const int64_t step = s->w->stride[0] * s->line;
+        for (int64_t i = 0, row = 0; i < at.count; i += s->OW, row += step)
+            if (j->coded)
+                j->k->taps_i8(y + i, s->OW, (const int8_t *)strip + row, s->taps, w, j->K);
+            else
+                j->k->taps_f32(y + i, s->OW, (const float *)strip + row, s->taps, w, j->K);
         finish_rows(j, y, s->P, filter, 1, at.count);
         quantize_rows(j, y, s->P, to, 1, at.count);
     }

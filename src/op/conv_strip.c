@@ -158,6 +158,24 @@ const void *nib_strip_codes(const nib_kernels *k, const nib_strip *s, const nib_
     return to;
 }
 
+const void *nib_strip_bytes(const nib_strip *s, const nib_place *at, const int8_t *x, int8_t *to) {
+    walk w = begin(s, at);
+    int8_t *out = to;
+    do {
+        const int64_t row = row_of(&w);
+        const span r = span_of(s, w.left + w.phase, row >= 0);
+        const int8_t *from = x + (w.c * s->H + (row < 0 ? 0 : row)) * s->W;
+        for (int64_t i = 0; i < r.begin; i++) out[i] = 0;
+        if (r.stride == 1 && r.end > r.begin)
+            memcpy(out + r.begin, from + r.first + r.begin, (size_t)(r.end - r.begin));
+        else
+            EVERY(out[i] = from[at_x], r)
+        for (int64_t i = r.end; i < r.count; i++) out[i] = 0;
+        out += r.count;
+    } while (next(&w));
+    return to;
+}
+
 /* Bytes of four rows to words, every code with its top bit flipped: that adds 128. */
 static void put_fours(uint32_t *out, const span *r, const uint8_t *const row[4]) {
     const uint32_t middle = 0x80808080u;

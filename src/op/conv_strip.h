@@ -40,12 +40,15 @@ bool nib_strip_words(const nib_strip *strip, int64_t *words);
 void nib_strip_taps(const nib_strip *strip, int64_t *taps);
 
 /* Fill it for the positions of a block, from the channels of one group of one image: floats as they
- * are, codes as floats, or codes u + 128 of four channels a word, the missing ones 128. A strip
- * that is the input is not filled; what is given back is where it begins. */
+ * are, codes as floats or as the bytes they are, or codes u + 128 of four channels a word, the
+ * missing ones 128. A strip that is the input is not filled; what is given back is where it begins.
+ */
 const void *nib_strip_floats(const nib_strip *strip, const nib_place *at, const float *x,
                              float *to);
 const void *nib_strip_codes(const nib_kernels *kernels, const nib_strip *strip, const nib_place *at,
                             const int8_t *x, float *to);
+const void *nib_strip_bytes(const nib_strip *strip, const nib_place *at, const int8_t *x,
+                            int8_t *to);
 const void *nib_strip_fours(const nib_strip *strip, const nib_place *at, const int8_t *x,
                             int64_t channels, uint32_t *to);
 

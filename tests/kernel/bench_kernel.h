@@ -186,8 +186,8 @@ static inline void bench_lanes(const bench *b, const nib_kernels *ref) {
     for (size_t i = 0; i < kinds; i++) bench_lane(b, ref, &bench_lane_kinds[i], i + 1 == kinds);
 }
 
-/* What a 3 x 3 convolution of 64 channels, 56 columns wide, gathers for a row, and does as one filter
- * of nine numbers. */
+/* What a 3 x 3 convolution of 64 channels, 56 columns wide, gathers for a row, and does as one
+ * filter of nine numbers. */
 static inline void bench_taps(const bench *b) {
     enum { C = 64, LINE = 58, ROWS = 3, K = C * 9, N = 56 };
     int64_t taps[K], from[NIB_PANEL];
@@ -201,6 +201,9 @@ static inline void bench_taps(const bench *b) {
     BENCH("taps_f32, 64 rows of 56 by 9 taps", C * N * 8, 2.0 * C * N * 9,
           for (int c = 0; c < C; c++)
               b->k->taps_f32(b->y + c * N, N, b->x + c * ROWS * LINE, taps, b->w, 9));
+    BENCH("taps_i8, 64 rows of 56 by 9 taps", C * N * 5, 2.0 * C * N * 9,
+          for (int c = 0; c < C; c++)
+              b->k->taps_i8(b->y + c * N, N, b->eight + c * ROWS * LINE, taps, b->w, 9));
     BENCH("scale_add_f32, 1 Mi", 8.0 * BENCH_N, 3.0 * BENCH_N,
           b->k->scale_add_f32(b->y, BENCH_N, 1, 1, -0.0f));
 }

@@ -50,11 +50,20 @@ static void check_taps(void **state_) {
         const int kind = round % UGLY_KINDS;
         for (int64_t k = 0; k < K; k++) taps[k] = (int64_t)(test_random(&seed) % 90);
         if (K) taps[K - 1] = 90;
+        /* all of x is there that a tap sees, and no more */
         const float *x = ugly(in1, (size_t)n + 90, kind), *w = ugly(in2, (size_t)K, kind);
         float want[MOST_N], *y = guarded_either(out1, (size_t)n * 4);
         ref.taps_f32(want, n, x, taps, w, K);
         got.taps_f32(y, n, x, taps, w, K);
         same_floats(state_, "taps_f32", y, want, (size_t)n, kind);
+        CHECK(!guarded_spilled(out1, y, (size_t)n * 4));
+
+        int8_t codes[MOST_N + 90];
+        for (int64_t i = 0; i < n + 90; i++) codes[i] = (int8_t)test_random(&seed);
+        const int8_t *q = place(in3, codes, (size_t)n + 90, 0);
+        ref.taps_i8(want, n, q, taps, w, K);
+        got.taps_i8(y, n, q, taps, w, K);
+        same_floats(state_, "taps_i8", y, want, (size_t)n, kind);
         CHECK(!guarded_spilled(out1, y, (size_t)n * 4));
     }
 }

@@ -263,6 +263,74 @@ TEST(a_prepared_convolution_gives_the_same_bits_and_sees_what_is_written_later) 
         }
 }
 
+/* ---- every allocation may fail ---- */
+
+static long live, left;
+static void *counted(void *user, size_t size, size_t align) {
+    (void)user;
+    if (left-- <= 0) return NULL;
+    void *p = aligned_alloc(align, (size + align - 1) / align * align);
+    live += p != NULL;
+    return p;
+}
+static void given_back(void *user, void *p, size_t size) {
+    (void)user, (void)size;
+    live -= p != NULL;
+    free(p);
+}
+
+/* Floats and codes, prepared in between; how far it came. */
+static nib_status whole_way(int64_t groups) {
+    nib_ctx *ctx =
+        nib_ctx_new(&(nib_ctx_options){.threads = 2, .alloc = counted, .dealloc = given_back});
+    if (!ctx) return NIB_E_MEMORY;
+    nib_tensor *x = nib_tensor_new(ctx, NIB_F32, SHAPE4(2, 8, 5, 5)),
+               *w = nib_tensor_new(ctx, NIB_F32, SHAPE4(8, 8 / groups, 3, 3));
+    for (int i = 0; x && i < 400; i++) ((float *)nib_tensor_data_mut(x))[i] = (float)(i % 5);
+    for (int64_t i = 0; w && i < 576 / groups; i++)
+        ((float *)nib_tensor_data_mut(w))[i] = (float)(i % 7) - 3;
+    nib_module *m =
+        nib_conv2d_new(ctx, w, NIB_NONE, &(nib_conv_options){.padding = {1, 1}, .groups = groups});
+    const nib_config *config =
+        NIB_QUANTO(.activations = "qint8", .streamline = "off", .inputs = "all");
+    const size_t mark = nib_scope_begin(ctx);
+    nib_status status = x && m && nib_module_forward(m, x) ? NIB_OK : NIB_E_MEMORY;
+    if (status >= NIB_OK) status = nib_prepare(m);
+    if (status >= NIB_OK && !nib_module_forward(m, x)) status = NIB_E_MEMORY;
+    if (status >= NIB_OK) {
+        status = nib_calibrate_begin(m, config, NULL);
+        const bool begun = status >= NIB_OK;
+        if (begun && !nib_module_forward(m, x)) status = NIB_E_MEMORY;
+        if (begun && nib_calibrate_end(m, NULL) < NIB_OK) status = NIB_E_MEMORY;
+    }
+    if (status >= NIB_OK) status = nib_freeze(m);
+    for (int i = 0; i < 2; i++) {
+        if (status >= NIB_OK && !nib_module_forward(m, x)) status = NIB_E_MEMORY;
+        if (status >= NIB_OK) status = nib_prepare(m);
+    }
+    nib_scope_end(ctx, mark);
+    nib_tensor_free(x);
+    nib_module_free(m);
+    nib_ctx_free(ctx);
+    return status;
+}
+
+TEST(any_allocation_that_fails_leaves_nothing_behind) {
+    NEEDS_SCHEME("qint8");
+    for (int64_t groups = 1; groups <= 8; groups *= 8) {
+        long n = 0;
+        nib_status status = NIB_E_MEMORY;
+        for (; status < NIB_OK && n < 2000; n++) {
+            left = n;
+            live = 0;
+            status = whole_way(groups);
+            if (live != 0) FAIL_AT("allocation %ld failed, and %ld blocks were left", n, live);
+        }
+        CHECK_OK(status);
+        CHECK(n > 30);
+    }
+}
+
 TEST(shapes_and_options_that_contradict_are_refused_by_name) {
     nib_ctx *ctx = nib_ctx_new(NULL);
     uint64_t seed = 1;
@@ -304,5 +372,6 @@ TESTS(RUNS(convolutions_are_torchs_with_every_switch),
       RUNS(a_quantized_filter_convolves_as_its_floats_do),
       RUNS(codes_by_codes_are_exact_sums_on_every_machine_and_thread),
       RUNS(a_prepared_convolution_gives_the_same_bits_and_sees_what_is_written_later),
+      RUNS(any_allocation_that_fails_leaves_nothing_behind),
       RUNS(shapes_and_options_that_contradict_are_refused_by_name),
       RUNS(a_convolution_prints_its_options_as_torch_does))

@@ -23,6 +23,15 @@ static void taps_f32(float *y, int64_t n, const float *x, const int64_t *taps, c
     }
 }
 
+static void taps_i8(float *y, int64_t n, const int8_t *x, const int64_t *taps, const float *w,
+                    int64_t K) {
+    for (int64_t i = 0; i < n; i++) {
+        float acc = 0;
+        for (int64_t k = 0; k < K; k++) acc = fmaf((float)x[taps[k] + i], w[k], acc);
+        y[i] = acc;
+    }
+}
+
 static void scale_add_f32(float *x, size_t n, float a, float b, float c) {
     for (size_t i = 0; i < n; i++) x[i] = x[i] * a * b + c;
 }
@@ -30,6 +39,7 @@ static void scale_add_f32(float *x, size_t n, float a, float b, float c) {
 static void install(nib_kernels *k) {
     k->words_by_taps = words_by_taps;
     k->taps_f32 = taps_f32;
+    k->taps_i8 = taps_i8;
     k->scale_add_f32 = scale_add_f32;
 }
 const nib_kernel_set nib_kernels_conv_ref = {.name = "conv_ref", .install = install};

@@ -97,6 +97,42 @@ static void taps_f32(float *y, int64_t n, const float *x, const int64_t *taps, c
         vectors(1, y, x, taps, w, K, last);
 }
 
+/* Eight codes as floats. */
+INLINE __m256 eight_codes(const int8_t *x) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)x)));
+}
+
+static void taps_i8(float *y, int64_t n, const int8_t *x, const int64_t *taps, const float *w,
+                    int64_t K) {
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        __m256 acc[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; v++) acc[v] = _mm256_setzero_ps();
+        for (int64_t k = 0; k < K; k++) {
+            const __m256 w_k = _mm256_broadcast_ss(w + k);
+            const int8_t *at = x + taps[k] + i;
+#pragma GCC unroll 4
+            for (int v = 0; v < 4; v++)
+                acc[v] = _mm256_fmadd_ps(eight_codes(at + 8 * v), w_k, acc[v]);
+        }
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; v++) _mm256_storeu_ps(y + i + 8 * v, acc[v]);
+    }
+    for (; i + 8 <= n; i += 8) {
+        __m256 acc = _mm256_setzero_ps();
+        for (int64_t k = 0; k < K; k++)
+            acc = _mm256_fmadd_ps(eight_codes(x + taps[k] + i), _mm256_broadcast_ss(w + k), acc);
+        _mm256_storeu_ps(y + i, acc);
+    }
+    for (; i < n; i++) {
+        __m128 acc = _mm_setzero_ps();
+        for (int64_t k = 0; k < K; k++)
+            acc = _mm_fmadd_ss(_mm_set_ss((float)x[taps[k] + i]), _mm_load_ss(w + k), acc);
+        _mm_store_ss(y + i, acc);
+    }
+}
+
 static void scale_add_f32(float *x, size_t n, float a, float b, float c) {
     const __m256 va = _mm256_set1_ps(a), vb = _mm256_set1_ps(b), vc = _mm256_set1_ps(c);
     size_t i = 0;
@@ -110,6 +146,7 @@ static void scale_add_f32(float *x, size_t n, float a, float b, float c) {
 static void install(nib_kernels *k) {
     k->words_by_taps = words_by_taps;
     k->taps_f32 = taps_f32;
+    k->taps_i8 = taps_i8;
     k->scale_add_f32 = scale_add_f32;
 }
 const nib_kernel_set nib_kernels_conv_avx2 = {
