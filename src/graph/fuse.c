@@ -9,6 +9,7 @@
  *   quantize_activation(act(linear(x, W))) ->  linear_act, codes straight out of the product
  *   relu of such codes                     ->  their floor
  *   quantize_activation(norm(x))           ->  norm_codes
+ *   quantize_activation(conv2d(x, W))      ->  conv_codes
  *
  * A result that vanishes must have had no other reader, and no view of it may have one. A product
  * that moves to where another node of its group stands must find the same input there: weights are
@@ -220,6 +221,16 @@ static void join_codes(fusing *f, int at) {
         become(f, at, &nib_op_norm_codes, in, 4);
         g->nodes[at].args.nattr =
             nib_norm_codes_attrs(rms ? 1 : dims, eps, code, rms, g->nodes[at].args.attr);
+        return;
+    }
+    if (op == &nib_op_conv1d || op == &nib_op_conv2d) {
+        const int in[] = {m->in[0], m->in[1], m->in[2], scale};
+        nib_attr attr[NIB_MAX_ATTRS];
+        const int nattr = nib_conv_codes_attrs(&m->args, code, attr);
+        f->gone[maker] = true;
+        become(f, at, &nib_op_conv_codes, in, 4);
+        g->nodes[at].args.nattr = nattr;
+        memcpy(g->nodes[at].args.attr, attr, sizeof attr);
         return;
     }
     const nib_activation activation = activation_of(m);

@@ -147,6 +147,8 @@ nib_tensor *nib_layer_norm_codes(const nib_tensor *x, const nib_tensor *weight,
  * product.h) and norm_codes (x, weight, bias, scale), for those who make nodes; how many. */
 int nib_linear_act_attrs(int activation, nib_dtype code, bool floor, nib_attr attr[]);
 bool nib_linear_act_set_floor(nib_attr attr[]); /* false: it has one, or no integer codes */
+int nib_conv_codes_attrs(const nib_call_args *conv, nib_dtype code, nib_attr attr[]); /* of a conv1d
+                                                       or conv2d; inputs x, weight, bias, scale */
 int nib_norm_codes_attrs(int64_t dims, double eps, nib_dtype code, bool rms, nib_attr attr[]);
 
 /* Queries, keys and values of a fused projection, each by itself: side by side in three blocks, or

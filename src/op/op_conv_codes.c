@@ -65,6 +65,18 @@ const nib_impl nib_impl_conv_codes_any = {.op = &nib_op_conv_codes,
                                           .accepts = nib_conv_accepts,
                                           .run = run};
 
+int nib_conv_codes_attrs(const nib_call_args *conv, nib_dtype code, nib_attr attr[]) {
+    const bool two = conv->nattr > 4; /* conv1d: of each pair one */
+    for (int pair = 0; pair < 3; pair++)
+        for (int i = 0; i < 2; i++) {
+            const int64_t none = pair == PADDING / 2 ? 0 : 1;
+            attr[2 * pair + i].i = two ? conv->attr[2 * pair + i].i : i ? conv->attr[pair].i : none;
+        }
+    attr[GROUPS].i = conv->attr[two ? 6 : 3].i;
+    attr[CODE].i = code;
+    return ATTRS;
+}
+
 nib_tensor *nib_conv_codes(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
                            const nib_window *w, int64_t groups, const nib_tensor *scale,
                            nib_dtype code) {

@@ -202,7 +202,45 @@ TEST(codes_come_straight_out_of_products_and_norms) {
                 (const int[]){2, 0, 0, 0, 1, 3});
 }
 
+TEST(codes_come_straight_out_of_convolutions) {
+    for (int streamlined = 0; streamlined < 2; streamlined++) {
+        uint64_t seed = test_seed();
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+        nib_module *m = nib_sequential_new(ctx);
+        for (int i = 0; i < 2; i++) {
+            nib_tensor *w = random_tensor(ctx, &seed, (nib_shape){4, {8, i ? 4 : 8, 3, 3}});
+            nib_module_append(m, nib_conv2d_new(ctx, w, NIB_NONE,
+                                                &(nib_conv_options){.stride = {1 + i, 1},
+                                                                    .padding = {1, i},
+                                                                    .groups = 1 + i}));
+            if (!i) nib_module_append(m, nib_relu_new(ctx));
+        }
+        nib_tensor *x = random_tensor(ctx, &seed, (nib_shape){4, {2, 8, 9, 7}});
+        const nib_config *config = NIB_QUANTO(.activations = "qint8", .inputs = "all",
+                                              .streamline = streamlined ? "on" : "off");
+        CHECK_OK(nib_calibrate_begin(m, config, NULL));
+        const size_t mark = nib_scope_begin(ctx);
+        CHECK_MADE(nib_module_forward(m, x));
+        CHECK_OK(nib_calibrate_end(m, NULL));
+        CHECK_OK(nib_freeze(m));
+        CHECK_OK(nib_prepare(m));
+        nib_graph *g = nib_compile(m, x, NULL);
+        CHECK_MADE(g);
+        const nib_tensor *got = nib_graph_run(g, x);
+        CHECK_MADE(got);
+        check_same(state_, got, nib_module_forward(m, x));
+        CHECK_INT(nodes_of(state_, g, "conv_codes("), 2 - streamlined);
+        CHECK_INT(nodes_of(state_, g, "quantize_activation("), 1);
+        nib_scope_end(ctx, mark);
+        nib_graph_free(g);
+        nib_tensor_free(x);
+        nib_module_free(m);
+        nib_ctx_free(ctx);
+    }
+}
+
 TESTS(RUNS(compiled_static_int8_gives_the_bits_of_the_forward),
       RUNS(so_do_other_weights_and_float8_activations),
       RUNS(so_do_modules_whose_every_output_is_quantized),
-      RUNS(codes_come_straight_out_of_products_and_norms))
+      RUNS(codes_come_straight_out_of_products_and_norms),
+      RUNS(codes_come_straight_out_of_convolutions))
