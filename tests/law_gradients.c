@@ -96,6 +96,10 @@ static const test_case cases[] = {
     {OF("hardsigmoid", AWAY(APART, 3, 23))}, /* to 3.4: past both corners */
     {OF("hardswish", AWAY(APART, 3, 23))},
     {OF("permute", IN(2, 3, 4)), .nattr = 3, .attr = {{.i = 2}, {.i = 0}, {.i = 1}}},
+    {OF("pad", IN(2, 3, 4)), .nattr = 6, .attr = {I(2), I(0), I(1), I(3), {.s = "constant"}}},
+    {OF("pad", IN(2, 3, 4)), .nattr = 6, .attr = {I(2), I(3), I(1), I(2), {.s = "reflect"}}},
+    {OF("pad", IN(3, 4)), .nattr = 6, .attr = {I(2), I(5), I(1), I(2), {.s = "replicate"}}},
+    {OF("pad", IN(5)), .nattr = 6, .attr = {I(2), I(4), I(0), I(0), {.s = "circular"}}},
     {OF("dropout", IN(3, 33)), .nattr = 4, .attr = {{.d = 0.3}, {.i = 1}, {.i = 5}, {.i = 6}}},
     {OF("dropout", IN(3, 3)), .nattr = 4, .attr = {{.d = 0.3}, {.i = 0}, {.i = 5}, {.i = 6}}},
     {OF("softmax", IN(3, 17)), .nattr = 2, .attr = {{.i = -1}, {.i = 0}}},

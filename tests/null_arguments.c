@@ -234,6 +234,7 @@ CALL(nib_multihead_attention_new,
      !nib_multihead_attention_new(NULL, NULL, NULL, NULL, NULL) &&
          !nib_multihead_attention_new(ctx, NULL, NIB_NONE, NULL, NULL) &&
          !nib_multihead_attention_new(ctx, NIB_NONE, NIB_NONE, nib_relu_new(ctx), NULL))
+CALL(nib_multihead_attention_weights, !nib_multihead_attention_weights(NULL, NULL, 0, false))
 FREES(nib_module_set_head, nib_module_set_head(NULL, true))
 CALL(nib_module_is_head, !nib_module_is_head(NULL))
 
@@ -581,6 +582,7 @@ static const call calls[] = {
     ROW(nib_flatten_new),
     ROW(nib_identity_new),
     ROW(nib_multihead_attention_new),
+    ROW(nib_multihead_attention_weights),
     ROW(nib_module_set_head),
     ROW(nib_module_is_head),
     ROW(nib_compile),

@@ -238,8 +238,8 @@ extern const nib_module_kind nib_kind_dropout, nib_kind_flatten, nib_kind_identi
  * [1, 1, E] may be set. Inputs of nib_module_forward_many, those after the query optional:
  *   query [L, N, E] or [L, E], key and value [S, N, ...],
  *   key_padding_mask [N, S], attn_mask [L, S] or [N heads, L, S]: f32 is added, bool true is left out
- * The result is the attention's output; weights are not given out. A query that may see nothing gets
- * zeros before out_proj. Dropout inside it is not there. */
+ * The result is the attention's output; weights are asked for by themselves. A query that may see nothing
+ * gets zeros before out_proj. Dropout inside it is not there. */
 typedef struct nib_attention_options {
     size_t  size;
     int64_t num_heads;                 /* must be given */
@@ -250,6 +250,12 @@ typedef struct nib_attention_options {
 nib_module *nib_multihead_attention_new(nib_ctx *ctx, nib_tensor *in_proj_weight, nib_tensor *in_proj_bias,
                                         nib_module *out_proj, const nib_attention_options *options);
 extern const nib_module_kind nib_kind_multihead_attention;
+
+/* The weights with which such a forward attends, torch's second result: the mean over the heads
+ * [N, L, S], or of `each_head` [N, heads, L, S], without N where the inputs have none. S counts what
+ * bias_k and add_zero_attn put behind the keys. Rows that may see nothing are zeros. */
+nib_tensor *nib_multihead_attention_weights(nib_module *module, nib_tensor *const in[], int count,
+                                            bool each_head);
 
 /* One child after the other, in their order. Give it children with nib_module_append or _add. */
 nib_module *nib_sequential_new(nib_ctx *ctx);

@@ -1,6 +1,5 @@
-/* layer_attention.c: MultiheadAttention as torch has it, for inference: the result, not the
- * weights. Inside, the sequence comes first: [L, N, E]. Legend: L queries, S keys, N batch, E
- * width, H heads. */
+/* layer_attention.c: MultiheadAttention as torch has it. Inside, the sequence comes first: [L, N,
+ * E]. Legend: L queries, S keys, N batch, E width, H heads. */
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -145,40 +144,98 @@ static nib_status check_inputs(const attention *a, nib_tensor *const in[3], int6
     return NIB_OK;
 }
 
-static nib_tensor *forward_many(nib_module *m, nib_tensor *const given[], int count) {
+/* What a call attends with, before the heads meet values. */
+typedef struct call {
+    nib_tensor *q, *k, *v; /* [N, H, L or keys, E / H] */
+    const nib_tensor *mask;
+    int64_t E, L, N, keys;
+    bool batched;
+} call;
+
+static nib_status open_call(nib_module *m, nib_tensor *const given[], int count, call *c) {
     const attention *a = nib_module_self(m);
     nib_tensor *in[INPUTS] = {NIB_NONE, NIB_NONE, NIB_NONE, NIB_NONE, NIB_NONE};
-    nib_module *out = nib_module_child(m, "out_proj");
-    const nib_tensor *weight = nib_module_parameter(out, "weight");
+    const nib_tensor *weight = nib_module_parameter(nib_module_child(m, "out_proj"), "weight");
     if (count > INPUTS || given[QUERY] == NIB_NONE || !weight)
-        return NIB_RAISE_NULL(NIB_E_ARGUMENT,
-                              "MultiheadAttention: want a query, and at most key, value, "
-                              "key_padding_mask and attn_mask besides");
+        return NIB_RAISE(NIB_E_ARGUMENT,
+                         "MultiheadAttention: want a query, and at most key, value, "
+                         "key_padding_mask and attn_mask besides");
     for (int i = 0; i < count; i++) in[i] = given[i];
     if (in[KEY] == NIB_NONE) in[KEY] = in[QUERY];
     if (in[VALUE] == NIB_NONE) in[VALUE] = in[KEY];
-    bool batched = true;
     for (int i = VALUE; i >= QUERY; i--) {
-        in[i] = sequence_first(a, in[i], &batched);
-        if (!in[i]) return NULL;
+        in[i] = sequence_first(a, in[i], &c->batched);
+        if (!in[i]) return nib_last_error()->status;
     }
-    const int64_t E = weight->shape.dim[0], L = in[QUERY]->shape.dim[0],
-                  N = in[QUERY]->shape.dim[1], S = in[KEY]->shape.dim[0];
-    NIB_TRY_NULL(check_inputs(a, in, E));
-    nib_tensor *q = project(m, in[QUERY], 0, E),
-               *k = extend(m, project(m, in[KEY], 1, E), "bias_k"),
-               *v = extend(m, project(m, in[VALUE], 2, E), "bias_v");
-    if (!q || !k || !v) return NULL;
-    const nib_tensor *mask =
-        join_masks(a, q->ctx, in[KEY_PADDING], in[MASK], N, L, S, k->shape.dim[0]);
-    nib_tensor *y =
-        nib_scaled_dot_product_attention(split(a, q), split(a, k), split(a, v), mask, a->causal, 0);
-    const nib_shape flat = shape3(L, N, E);
-    y = nib_module_forward(out, nib_reshape(nib_permute(y, (const int[]){2, 0, 1, 3}), &flat));
+    c->E = weight->shape.dim[0];
+    c->L = in[QUERY]->shape.dim[0];
+    c->N = in[QUERY]->shape.dim[1];
+    NIB_TRY(check_inputs(a, in, c->E));
+    c->k = extend(m, project(m, in[KEY], 1, c->E), "bias_k");
+    if (!c->k) return nib_last_error()->status;
+    c->keys = c->k->shape.dim[0];
+    c->q = split(a, project(m, in[QUERY], 0, c->E));
+    c->k = split(a, c->k);
+    c->v = split(a, extend(m, project(m, in[VALUE], 2, c->E), "bias_v"));
+    if (!c->q || !c->v) return nib_last_error()->status;
+    c->mask = join_masks(a, c->q->ctx, in[KEY_PADDING], in[MASK], c->N, c->L, in[KEY]->shape.dim[0],
+                         c->keys);
+    return NIB_OK;
+}
+
+static nib_tensor *forward_many(nib_module *m, nib_tensor *const given[], int count) {
+    const attention *a = nib_module_self(m);
+    call c = {0};
+    NIB_TRY_NULL(open_call(m, given, count, &c));
+    nib_tensor *y = nib_scaled_dot_product_attention(c.q, c.k, c.v, c.mask, a->causal, 0);
+    const nib_shape flat = shape3(c.L, c.N, c.E), unbatched = {2, {c.L, c.E}};
+    y = nib_module_forward(nib_module_child(m, "out_proj"),
+                           nib_reshape(nib_permute(y, (const int[]){2, 0, 1, 3}), &flat));
     if (!y) return NULL;
-    const nib_shape unbatched = {2, {L, E}};
-    if (!batched) return nib_reshape(y, &unbatched);
+    if (!c.batched) return nib_reshape(y, &unbatched);
     return a->batch_first ? nib_transpose(y, 0, 1) : y;
+}
+
+/* Attention to a value that tells keys apart gives the weights themselves, to the bit. */
+static nib_tensor *apart(nib_ctx *ctx, const call *c, int64_t H) {
+    const int64_t S = c->keys;
+    nib_tensor *one = zeros(ctx, (nib_shape){4, {c->N, H, S, S}});
+    float *to = one ? nib_tensor_data_mut(one) : NULL;
+    for (int64_t i = 0; to && i < c->N * H * S; i++) to[i * S + i % S] = 1;
+    return one;
+}
+
+/* The mean over dimension 1, which is put last to be the columns of a product. */
+static nib_tensor *mean_of_heads(nib_tensor *w, int64_t H) {
+    if (!w) return NULL;
+    nib_tensor *ones =
+                   nib_scope_own(w->ctx, nib_tensor_new(w->ctx, NIB_F32, (nib_shape){2, {1, H}})),
+               *by = zeros(w->ctx, (nib_shape){0});
+    if (!ones || !by) return NULL;
+    float *to = nib_tensor_data_mut(ones);
+    for (int64_t h = 0; h < H; h++) to[h] = 1;
+    *(float *)nib_tensor_data_mut(by) = (float)H;
+    const nib_shape flat = shape3(w->shape.dim[0], w->shape.dim[2], w->shape.dim[3]);
+    w = nib_linear(nib_permute(w, (const int[]){0, 2, 3, 1}), ones, NIB_NONE);
+    return nib_reshape(nib_div(w, by), &flat);
+}
+
+nib_tensor *nib_multihead_attention_weights(nib_module *m, nib_tensor *const in[], int count,
+                                            bool each_head) {
+    if (!m || !in || count < 1) return NULL;
+    for (int i = 0; i < count; i++)
+        if (!in[i]) return NULL;
+    if (nib_module_kind_of(m) != &nib_kind_multihead_attention)
+        return NIB_RAISE_NULL(NIB_E_ARGUMENT, "a %s has no weights of attention",
+                              nib_module_kind_of(m)->name);
+    const attention *a = nib_module_self(m);
+    call c = {0};
+    NIB_TRY_NULL(open_call(m, in, count, &c));
+    nib_tensor *w = nib_scaled_dot_product_attention(c.q, c.k, apart(c.q->ctx, &c, a->heads),
+                                                     c.mask, a->causal, 0);
+    if (!each_head) w = mean_of_heads(w, a->heads);
+    const nib_shape mean = {2, {c.L, c.keys}}, each = shape3(a->heads, c.L, c.keys);
+    return c.batched ? w : nib_reshape(w, each_head ? &each : &mean);
 }
 
 static void describe(const nib_module *m, char *text, size_t room) {

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "op/calls.h"
+#include "op/gradient.h"
 #include "tensor/context.h"
 
 /* Attributes: [0..3] left, right, top, bottom, [4] mode, [5] value. */
@@ -52,14 +53,6 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
-const nib_op nib_op_pad = {
-    .name = "pad",
-    .nout = 1,
-    .shape = shape,
-    .schema = "aten::pad(Tensor self, SymInt[] pad, str mode=\"constant\", float? value=None) -> "
-              "Tensor",
-};
-
 /* Where in [0, n) the number at i comes from; -1: it is the constant. */
 static int64_t source(pad_mode mode, int64_t i, int64_t n) {
     if (i >= 0 && i < n) return i;
@@ -82,6 +75,56 @@ typedef struct padding {
     pad_mode mode;
 } padding;
 
+static padding padding_of(const nib_call_args *args, const nib_shape *out) {
+    const nib_shape *in = &args->in[0]->shape;
+    const int n = in->ndim;
+    return (padding){.value = (float)args->attr[5].d,
+                     .H = n > 1 ? in->dim[n - 2] : 1,
+                     .W = in->dim[n - 1],
+                     .OH = n > 1 ? out->dim[n - 2] : 1,
+                     .OW = out->dim[n - 1],
+                     .left = args->attr[0].i,
+                     .top = args->attr[2].i,
+                     .mode = mode_of(args->attr[4].s)};
+}
+
+/* Each number goes back to where it came from, rows and then columns of a plane ascending. */
+static void planes_back(void *user, int64_t begin, int64_t end) {
+    const padding *p = user;
+    for (int64_t n = begin; n < end; n++) {
+        float *dx = p->y + n * p->H * p->W;
+        memset(dx, 0, (size_t)(p->H * p->W) * sizeof *dx);
+        for (int64_t r = 0; r < p->OH; r++) {
+            const int64_t row = source(p->mode, r - p->top, p->H);
+            const float *g = p->x + (n * p->OH + r) * p->OW;
+            for (int64_t i = 0; i < p->OW && row >= 0; i++) {
+                const int64_t at = source(p->mode, i - p->left, p->W);
+                if (at >= 0) dx[row * p->W + at] += g[i];
+            }
+        }
+    }
+}
+
+static nib_status backward(nib_backward_args *args) {
+    nib_tensor *dx = args->in[0] = nib_gradient_like(args->call->in[0]);
+    if (!dx) return nib_last_error()->status;
+    padding p = padding_of(args->call, &args->out[0]->shape);
+    p.x = nib_tensor_data(args->out[0]);
+    p.y = nib_tensor_data_mut(dx);
+    const int64_t count = nib_tensor_count(dx);
+    if (count) nib_parallel_for(dx->ctx->pool, count / (p.H * p.W), 1, planes_back, &p);
+    return NIB_OK;
+}
+
+const nib_op nib_op_pad = {
+    .name = "pad",
+    .nout = 1,
+    .shape = shape,
+    .backward = backward,
+    .schema = "aten::pad(Tensor self, SymInt[] pad, str mode=\"constant\", float? value=None) -> "
+              "Tensor",
+};
+
 static void rows(void *user, int64_t begin, int64_t end) {
     const padding *p = user;
     for (int64_t r = begin; r < end; r++) {
@@ -96,18 +139,9 @@ static void rows(void *user, int64_t begin, int64_t end) {
 }
 
 static nib_status run(const nib_call_args *args) {
-    const nib_shape *in = &args->in[0]->shape, *out = &args->out[0]->shape;
-    const int n = in->ndim;
-    padding p = {.x = nib_tensor_data(args->in[0]),
-                 .y = nib_tensor_data_mut(args->out[0]),
-                 .value = (float)args->attr[5].d,
-                 .H = n > 1 ? in->dim[n - 2] : 1,
-                 .W = in->dim[n - 1],
-                 .OH = n > 1 ? out->dim[n - 2] : 1,
-                 .OW = out->dim[n - 1],
-                 .left = args->attr[0].i,
-                 .top = args->attr[2].i,
-                 .mode = mode_of(args->attr[4].s)};
+    padding p = padding_of(args, &args->out[0]->shape);
+    p.x = nib_tensor_data(args->in[0]);
+    p.y = nib_tensor_data_mut(args->out[0]);
     const int64_t count = nib_tensor_count(args->out[0]);
     if (count) nib_parallel_for(args->ctx->pool, count / p.OW, 64, rows, &p);
     return NIB_OK;
