@@ -128,8 +128,9 @@ static void ready(racer *r, nib_ctx *ctx, const struct subject *s, const struct 
     if (!r->m || !x) fail();
     const size_t mark = nib_scope_begin(ctx);
     if (k->weights) {
-        const nib_config *config = NIB_QUANTO(.weights = k->weights, .activations = k->activations,
-                                              .unfrozen = true, .inputs = "all");
+        const nib_config *config =
+            NIB_QUANTO(.weights = k->weights, .activations = k->activations, .unfrozen = true,
+                       .streamline = "off", .inputs = "all");
         if (nib_quantize(r->m, config, NULL) < NIB_OK) fail();
         if (k->activations) {
             if (nib_calibrate_begin(r->m, NULL, NULL) < NIB_OK) fail();
