@@ -78,6 +78,36 @@ TEST(every_scheme_has_the_same_bits_compiled_on_every_instruction_set) {
     CHECK(tried > 0);
 }
 
+/* Static activations, found on a prompt, of every architecture. */
+TEST(calibrated_models_have_the_same_bits_compiled) {
+    static const char *const weights[] = {"qint8", "qint4", "qfloat8_e4m3fn"};
+    for (int c = 0; c < GOLDEN_CASES; c++) {
+        char folder[256];
+        snprintf(folder, sizeof folder, GOLDEN "%s", golden_cases[c]);
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 1 + c % 3});
+        nib_model *model = nib_model_load(ctx, folder, NULL);
+        CHECK_MADE(model);
+        nib_module *root = nib_model_root(model);
+        const nib_config *config =
+            NIB_QUANTO(.weights = weights[c % 3],
+                       .activations = c % 3 == 2 ? "qfloat8_e4m3fn" : "qint8",
+                       .streamline = c % 2 ? "off" : "on");
+        CHECK_OK(nib_quantize(root, config, &(nib_select){.leave_unfit = true}));
+        CHECK_OK(nib_calibrate_begin(root, NULL, NULL));
+        const int64_t most = nib_model_max_tokens(model);
+        int32_t prompt[PROMPT];
+        for (int i = 0; i < PROMPT; i++) prompt[i] = 3 + i % 61;
+        nib_session *s = nib_session_new(ctx, model, NULL);
+        CHECK_OK(nib_session_feed(s, prompt, (size_t)(most < PROMPT ? most / 2 : PROMPT)));
+        nib_session_free(s);
+        CHECK_OK(nib_calibrate_end(root, NULL));
+        CHECK_OK(nib_freeze(root));
+        race(state_, ctx, model, most < 60 ? (int)most : 60, NULL, golden_cases[c]);
+        nib_model_free(model);
+        nib_ctx_free(ctx);
+    }
+}
+
 TEST(every_kind_of_cache_has_the_same_bits_compiled) {
     static const char *const kinds[] = {"float", "int8", "int4", "fp8", "int8_torchao"};
     static const char *const models[] = {"llama_gqa_bf16", "mistral_window", "qwen3_qk_norm"};
@@ -254,7 +284,8 @@ TEST(modes_see_a_compiled_step_op_by_op_and_those_on_modules_run_the_forward) {
     nib_ctx_free(ctx);
 }
 
-TESTS(RUNS(every_kind_of_cache_has_the_same_bits_compiled), RUNS(a_token_allocates_nothing),
+TESTS(RUNS(calibrated_models_have_the_same_bits_compiled),
+      RUNS(every_kind_of_cache_has_the_same_bits_compiled), RUNS(a_token_allocates_nothing),
       RUNS(up_to_eight_sessions_together_run_compiled_with_the_same_bits_and_allocate_nothing),
       RUNS(every_architecture_has_the_same_bits_compiled_until_its_last_position),
       RUNS(every_scheme_has_the_same_bits_compiled_on_every_instruction_set),
