@@ -1,5 +1,5 @@
-/* broadcast.h: two tensors element by element, ATen's way: dimensions are matched from the last,
- * and one of length 1, or none, is repeated. */
+/* broadcast.h: tensors element by element, ATen's way: dimensions are matched from the last, and
+ * one of length 1, or none, is repeated. */
 #ifndef NIB_OP_BROADCAST_H
 #define NIB_OP_BROADCAST_H
 #include "op/op.h"
@@ -7,8 +7,15 @@
 /* The shape of `self` with `other`, both dense f32; also sets the dtype. */
 nib_status nib_broadcast_shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype);
 
-/* A run of n elements: a and b `step` 0 (one number for all) or 1 apart. */
-typedef void nib_broadcast_run(float *y, const float *a, int64_t step_a, const float *b,
-                               int64_t step_b, int64_t n);
-void nib_broadcast(const nib_call_args *args, nib_broadcast_run *run);
+/* *out and `next` matched; NIB_E_SHAPE names both. Begin with the shape of the first. */
+nib_status nib_broadcast_with(const nib_op *op, nib_shape *out, const nib_shape *next);
+
+/* A run of n elements of the result, from `y` on. Those of input i begin at at[i] and lie step[i],
+ * 0 (one number for all) or 1, apart. */
+enum { NIB_BROADCAST_INPUTS = 3 };
+typedef struct nib_run {
+    int64_t y, n, at[NIB_BROADCAST_INPUTS], step[NIB_BROADCAST_INPUTS];
+} nib_run;
+typedef void nib_broadcast_run(const nib_call_args *args, const nib_run *run);
+void nib_broadcast(const nib_call_args *args, nib_broadcast_run *run); /* on all threads */
 #endif

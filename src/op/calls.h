@@ -34,6 +34,7 @@ nib_tensor *nib_layer_norm(const nib_tensor *x, const nib_tensor *weight, const 
 
 /* Of every element, f32; silu(x) = x / (1 + exp(-x)), gelu by erf or by tanh, as ATen has them. */
 nib_tensor *nib_relu(const nib_tensor *x);
+nib_tensor *nib_neg(const nib_tensor *x);
 nib_tensor *nib_gelu(const nib_tensor *x, bool by_tanh);
 nib_tensor *nib_silu(const nib_tensor *x);
 nib_tensor *nib_tanh(const nib_tensor *x);
@@ -71,13 +72,30 @@ nib_tensor *nib_sub(const nib_tensor *a, const nib_tensor *b);
 nib_tensor *nib_mul(const nib_tensor *a, const nib_tensor *b);
 nib_tensor *nib_div(const nib_tensor *a, const nib_tensor *b);
 
+/* a < b, element by element as above, f32 or both I8  ->  bool.
+ * where: self where the condition holds, else other. condition bool, self and other f32. */
+nib_tensor *nib_lt(const nib_tensor *a, const nib_tensor *b);
+nib_tensor *nib_where(const nib_tensor *condition, const nib_tensor *self, const nib_tensor *other);
+
+/* Products of matrices, f32: a [M, K] by b [K, N]; bmm: batches [B, M, K] by [B, K, N], pair by
+ * pair. matmul: ATen's of at least two dimensions each, leading ones matched from the last and
+ * repeated. */
+nib_tensor *nib_mm(const nib_tensor *a, const nib_tensor *b);
+nib_tensor *nib_bmm(const nib_tensor *a, const nib_tensor *b);
+nib_tensor *nib_matmul(const nib_tensor *a, const nib_tensor *b);
+
 /* The same elements in another shape, one of whose lengths may be -1; dimensions start .. end as
- * one. Views of x, which is dequantized first where it is quantized. */
+ * one. Views of x or of its codes; a quantized weight is dequantized first. */
 nib_tensor *nib_reshape(const nib_tensor *x, const nib_shape *shape);
 nib_tensor *nib_flatten(const nib_tensor *x, int start, int end);
-/* Dimension i of the result is dims[i] of x; or two of them change places. Elements are moved. */
+/* Dimension i of the result is dims[i] of x; or two of them change places. Elements are moved. Like
+ * the next three, of any dtype of whole bytes. */
 nib_tensor *nib_permute(const nib_tensor *x, const int dims[]);
 nib_tensor *nib_transpose(const nib_tensor *x, int a, int b);
+/* Dimensions of length 1 repeated, new ones in front; -1: as it is. */
+nib_tensor *nib_expand(const nib_tensor *x, const nib_shape *size);
+/* Pieces of `size` along a dimension, the last maybe shorter. How many; 0: failed. */
+int nib_split(const nib_tensor *x, int64_t size, int dim, nib_tensor *out[NIB_MAX_OUTPUTS]);
 
 /* exp(x) by its sum along one dimension, counted from the end where negative. */
 nib_tensor *nib_softmax(const nib_tensor *x, int dim);
@@ -110,9 +128,11 @@ nib_tensor *nib_adaptive_avg_pool2d(const nib_tensor *x, int64_t rows, int64_t c
  * random numbers (seed, stream). */
 nib_tensor *nib_dropout(const nib_tensor *x, double p, bool train, uint64_t seed, uint64_t stream);
 
-/* Tensors one after another along the first dimension; the others are equal. At most
- * NIB_MAX_INPUTS, f32. */
+/* Tensors one after another along the first dimension, or another; the others are equal. stack:
+ * along a new one, all being equal. At most NIB_MAX_INPUTS, of one dtype. */
 nib_tensor *nib_cat(const nib_tensor *const tensors[], size_t count);
+nib_tensor *nib_cat_along(const nib_tensor *const tensors[], size_t count, int dim);
+nib_tensor *nib_stack(const nib_tensor *const tensors[], size_t count, int dim);
 
 /* silu(gate) * up, the same shape, f32; silu(x) = x / (1 + exp(-x)). */
 nib_tensor *nib_silu_mul(const nib_tensor *gate, const nib_tensor *up);

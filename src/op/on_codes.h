@@ -5,7 +5,7 @@
 #include <nibble/extend.h>
 
 bool nib_codes_among(const nib_call_args *args); /* is one of the inputs quantized so? */
-bool nib_codes_keeps(const nib_op *op);          /* has the op a row in the table? */
+bool nib_codes_keeps(const nib_op *op);          /* does the op, with some of them? */
 
 /* The op by its row: args->out is made, owned by the open scope. NIB_END: not with these arguments;
  * drop the codes and go on. */

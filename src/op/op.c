@@ -32,16 +32,22 @@ const nib_op *nib_op_find(const char *name) {
     return NULL;
 }
 
-nib_status nib_op_want_dense_f32(const nib_op *op, const char *what, const nib_tensor *t) {
+nib_status nib_op_want_dense(const nib_op *op, const char *what, const nib_tensor *t) {
     if (t->layout)
         return NIB_RAISE(NIB_E_UNSUPPORTED, "%s: %s is quantized (%s); dequantize it first",
                          op->name, what, t->layout->name);
-    if (t->dtype != NIB_F32)
-        return NIB_RAISE(NIB_E_DTYPE, "%s: %s is %s, want f32", op->name, what,
+    if (nib_dtype_bits(t->dtype) % 8)
+        return NIB_RAISE(NIB_E_DTYPE, "%s: %s is %s, whose elements share bytes", op->name, what,
                          nib_dtype_name(t->dtype));
     if (!nib_tensor_contiguous(t))
         return NIB_RAISE(NIB_E_UNSUPPORTED, "%s: %s is not contiguous", op->name, what);
     return NIB_OK;
+}
+
+nib_status nib_op_want_dense_f32(const nib_op *op, const char *what, const nib_tensor *t) {
+    if (t->layout || t->dtype == NIB_F32) return nib_op_want_dense(op, what, t);
+    return NIB_RAISE(NIB_E_DTYPE, "%s: %s is %s, want f32", op->name, what,
+                     nib_dtype_name(t->dtype));
 }
 
 static nib_status no_impl(const nib_call_args *args) {

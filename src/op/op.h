@@ -25,6 +25,7 @@ const nib_op *nib_op_at(size_t i); /* in list order; NULL: no more */
 const nib_op *nib_op_find(const char *name);
 
 /* Checks shared by shape functions; `what` names the argument. */
+nib_status nib_op_want_dense(const nib_op *op, const char *what, const nib_tensor *t);
 nib_status nib_op_want_dense_f32(const nib_op *op, const char *what, const nib_tensor *t);
 
 #define X(name) extern const nib_op nib_op_##name;

@@ -120,6 +120,13 @@ const nib_op nib_op_relu = {
     .schema = "aten::relu(Tensor self) -> Tensor",
 };
 
+const nib_op nib_op_neg = {
+    .name = "neg",
+    .nout = 1,
+    .shape = shape,
+    .schema = "aten::neg(Tensor self) -> Tensor",
+};
+
 /* Hendrycks and Gimpel, "Gaussian Error Linear Units", 2016. */
 const nib_op nib_op_gelu = {
     .name = "gelu",
@@ -162,6 +169,10 @@ static void relu_f32(float *out, const float *x, size_t n) {
     for (size_t i = 0; i < n; i++) out[i] = x[i] < 0 ? 0 : x[i];
 }
 
+static void neg_f32(float *out, const float *x, size_t n) {
+    for (size_t i = 0; i < n; i++) out[i] = -x[i];
+}
+
 typedef struct elements {
     void (*kernel)(float *out, const float *x, size_t n);
     const float *x;
@@ -197,6 +208,8 @@ static nib_status run_relu_codes(const nib_call_args *args) {
     nib_parallel_for(args->ctx->pool, nib_tensor_count(args->out[0]), 1 << 16, relu_i8, &c);
     return NIB_OK;
 }
+
+static nib_status run_neg(const nib_call_args *args) { return each(args, neg_f32); }
 static nib_status run_silu(const nib_call_args *args) {
     return each(args, args->ctx->kernels.silu_f32);
 }
@@ -218,6 +231,8 @@ const nib_impl nib_impl_relu_i8 = {.op = &nib_op_relu,
                                    .run = run_relu_codes};
 const nib_impl nib_impl_relu_f32 = {
     .op = &nib_op_relu, .device = "cpu", .layouts = "self:dense f32", .run = run_relu};
+const nib_impl nib_impl_neg_f32 = {
+    .op = &nib_op_neg, .device = "cpu", .layouts = "self:dense f32", .run = run_neg};
 const nib_impl nib_impl_gelu_f32 = {
     .op = &nib_op_gelu, .device = "cpu", .layouts = "self:dense f32", .run = run_gelu};
 const nib_impl nib_impl_silu_f32 = {
@@ -229,6 +244,10 @@ const nib_impl nib_impl_sigmoid_f32 = {
 
 nib_tensor *nib_relu(const nib_tensor *x) {
     return x ? nib_call_one(x->ctx, &nib_op_relu, 1, &x, 0, NULL) : NULL;
+}
+
+nib_tensor *nib_neg(const nib_tensor *x) {
+    return x ? nib_call_one(x->ctx, &nib_op_neg, 1, &x, 0, NULL) : NULL;
 }
 
 nib_tensor *nib_gelu(const nib_tensor *x, bool by_tanh) {

@@ -78,14 +78,17 @@ static bool accepts(const nib_call_args *args) { return args->attr[0].d == 1.0; 
 
 /* Three loops each, so that compilers see plain arrays. */
 #define RUN(id, op)                                                                                \
-    static void id##_run(float *y, const float *a, int64_t step_a, const float *b, int64_t step_b, \
-                         int64_t n) {                                                              \
-        if (step_a && step_b)                                                                      \
+    static void id##_run(const nib_call_args *args, const nib_run *r) {                            \
+        const float *a = (const float *)nib_tensor_data(args->in[0]) + r->at[0],                   \
+                    *b = (const float *)nib_tensor_data(args->in[1]) + r->at[1];                   \
+        float *y = (float *)nib_tensor_data_mut(args->out[0]) + r->y;                              \
+        const int64_t n = r->n;                                                                    \
+        if (r->step[0] && r->step[1])                                                              \
             for (int64_t i = 0; i < n; i++) y[i] = a[i] op b[i];                                   \
-        else if (step_a)                                                                           \
+        else if (r->step[0])                                                                       \
             for (int64_t i = 0; i < n; i++) y[i] = a[i] op * b;                                    \
         else                                                                                       \
-            for (int64_t i = 0; i < n; i++) y[i] = *a op b[i * step_b];                            \
+            for (int64_t i = 0; i < n; i++) y[i] = *a op b[i * r->step[1]];                        \
     }                                                                                              \
     static nib_status run_##id(const nib_call_args *args) {                                        \
         nib_broadcast(args, id##_run);                                                             \

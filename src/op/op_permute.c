@@ -1,17 +1,14 @@
 /* op_permute.c: dimensions in another order, the elements moved along: what follows reads them one
  * after the other. */
-#include <string.h>
-
 #include "base/error.h"
-#include "base/parallel.h"
 #include "op/calls.h"
 #include "op/gradient.h"
-#include "tensor/context.h"
+#include "op/rearrange.h"
 
 /* Attributes: where each dimension of the result comes from; as many as there are dimensions. */
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
     const nib_tensor *x = args->in[0];
-    NIB_TRY(nib_op_want_dense_f32(args->op, "self", x));
+    NIB_TRY(nib_op_want_dense(args->op, "self", x));
     const int n = x->shape.ndim;
     bool seen[NIB_MAX_DIMS] = {0};
     bool valid = args->nattr == n;
@@ -23,7 +20,7 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     }
     if (!valid) return NIB_RAISE(NIB_E_ARGUMENT, "permute: want each of %d dimensions once", n);
     out->ndim = n;
-    *dtype = NIB_F32;
+    *dtype = x->dtype;
     return NIB_OK;
 }
 
@@ -42,58 +39,16 @@ const nib_op nib_op_permute = {
     .schema = "aten::permute(Tensor self, int[] dims) -> Tensor",
 };
 
-typedef struct job {
-    const float *x;
-    float *y;
-    int ndim;
-    int64_t length[NIB_MAX_DIMS], step[NIB_MAX_DIMS]; /* of the result, in elements of x */
-} job;
-
-static void rows(void *user, int64_t begin, int64_t end) {
-    const job *j = user;
-    const int last = j->ndim - 1;
-    const int64_t n = j->length[last], step = j->step[last];
-    for (int64_t r = begin; r < end; r++) {
-        int64_t at = r, from = 0;
-        for (int i = last - 1; i >= 0; i--) {
-            from += at % j->length[i] * j->step[i];
-            at /= j->length[i];
-        }
-        const float *x = j->x + from;
-        float *y = j->y + r * n;
-        if (step == 1)
-            memcpy(y, x, (size_t)n * sizeof *y);
-        else
-            for (int64_t i = 0; i < n; i++) y[i] = x[i * step];
-    }
-}
-
 static nib_status run(const nib_call_args *args) {
-    const nib_tensor *x = args->in[0];
-    const int64_t count = nib_tensor_count(x);
-    job j = {
-        .x = nib_tensor_data(x), .y = nib_tensor_data_mut(args->out[0]), .ndim = x->shape.ndim};
-    if (!count) return NIB_OK;
-    if (!j.ndim) {
-        *j.y = *j.x;
-        return NIB_OK;
-    }
-    int64_t stride[NIB_MAX_DIMS], product = 1;
-    for (int i = j.ndim - 1; i >= 0; i--) {
-        stride[i] = product;
-        product *= x->shape.dim[i];
-    }
-    for (int i = 0; i < j.ndim; i++) {
-        j.length[i] = args->out[0]->shape.dim[i];
-        j.step[i] = stride[args->attr[i].i];
-    }
-    const int64_t n = j.length[j.ndim - 1];
-    nib_parallel_for(args->ctx->pool, count / n, 1 + 4096 / n, rows, &j);
+    int64_t stride[NIB_MAX_DIMS], step[NIB_MAX_DIMS];
+    nib_rearrange_steps(&args->in[0]->shape, stride);
+    for (int i = 0; i < args->nattr; i++) step[i] = stride[args->attr[i].i];
+    nib_rearrange(args->ctx, args->in[0], 0, step, args->out[0]);
     return NIB_OK;
 }
 
-const nib_impl nib_impl_permute_f32 = {
-    .op = &nib_op_permute, .device = "cpu", .layouts = "self:dense f32", .run = run};
+const nib_impl nib_impl_permute_any = {
+    .op = &nib_op_permute, .device = "cpu", .layouts = "self:dense", .run = run};
 
 nib_tensor *nib_permute(const nib_tensor *x, const int dims[]) {
     if (!x) return NULL;

@@ -6,7 +6,7 @@
 
 nib_tensor *nib_reshape(const nib_tensor *x, const nib_shape *shape) {
     if (!x) return NULL;
-    if (x->layout) x = nib_dequantize(x);
+    if (x->layout && !x->layout->views) x = nib_dequantize(x);
     if (!x) return NULL;
     nib_shape s = *shape;
     int open = -1;

@@ -65,6 +65,11 @@ static void check(void **state_, const struct act *act, const char *op, const ni
     if (got->layout)
         FAIL_AT("%s of %s gives %s, upstream floats", op, act->name, got->layout->name);
     CHECK(nib_shape_equal(&got->shape, &y->shape));
+    if (y->dtype == NIB_BOOL) {
+        CHECK(got->dtype == NIB_BOOL);
+        CHECK_BYTES(nib_tensor_data(got), nib_tensor_data(y), nib_tensor_count(y));
+        return;
+    }
     const float *g = nib_tensor_data(got), *w = nib_tensor_data(y);
     for (int64_t i = 0; i < nib_tensor_count(y); i++) CHECK_NEAR(g[i], w[i], tolerance);
 }
@@ -93,6 +98,10 @@ TEST(each_row_of_the_table_is_upstreams) {
         check(state_, act, "relu", nib_relu(a), 0);
         check(state_, act, "cat_same", nib_cat((const nib_tensor *[]){a, same}, 2), 0);
         check(state_, act, "cat_other", nib_cat((const nib_tensor *[]){a, b}, 2), 0);
+        check(state_, act, "cat_last", nib_cat_along((const nib_tensor *[]){a, same}, 2, -1), 0);
+        check(state_, act, "stack_same", nib_stack((const nib_tensor *[]){a, same}, 2, 0), 0);
+        check(state_, act, "stack_last", nib_stack((const nib_tensor *[]){a, same}, 2, -1), 0);
+        check(state_, act, "neg", nib_neg(a), 0);
         check(state_, act, "mul", nib_mul(a, one_number(0.7f)), 0);
         check(state_, act, "mul_left", nib_mul(one_number(0.7f), a), 0);
         check(state_, act, "mul_tensor", nib_mul(a, b), 0);
@@ -101,11 +110,108 @@ TEST(each_row_of_the_table_is_upstreams) {
         check(state_, act, "view",
               nib_scope_own(ctx, nib_tensor_reshape(a, (nib_shape){2, {24, 8}})), 0);
         check(state_, act, "rows", nib_scope_own(ctx, nib_tensor_slice(a, 0, 1, 2)), 0);
+        check(state_, act, "unsqueeze", nib_reshape(a, &(nib_shape){4, {4, 1, -1, 8}}), 0);
+        check(state_, act, "transpose", nib_transpose(a, 1, 2), 0);
+        const nib_tensor *row = nib_scope_own(ctx, nib_tensor_slice(a, 0, 1, 1));
+        check(state_, act, "expand", nib_expand(row, &(nib_shape){3, {3, 6, 8}}), 0);
+        check(state_, act, "expand_front", nib_expand(a, &(nib_shape){4, {2, 4, 6, 8}}), 0);
+        nib_tensor *piece[NIB_MAX_OUTPUTS];
+        CHECK_INT(nib_split(a, 4, 1, piece), 2);
+        check(state_, act, "split_0", piece[0], 0);
+        check(state_, act, "split_1", piece[1], 0);
+        CHECK_INT(nib_split(a, 1, 0, piece), 4);
+        check(state_, act, "split_rows_2", piece[2], 0);
         check(state_, act, "add", nib_add(a, b), 0);
         check(state_, act, "gelu", nib_gelu(a, false), ROUNDINGS);
         check(state_, act, "silu", nib_silu(a), ROUNDINGS);
+        check(state_, act, "layer_norm", nib_layer_norm(a, NIB_NONE, NIB_NONE, 1, 1e-5), ROUNDINGS);
         nib_scope_end(ctx, mark);
     }
+}
+
+TEST(choices_keep_the_scale_and_what_is_smaller_is_told_by_codes) {
+    for (int i = 0; i < 4; i++) {
+        const struct act *act = &acts[i];
+        const size_t mark = nib_scope_begin(ctx);
+        const nib_tensor *a = quantized(act, "a", "sa"), *b = quantized(act, "b", "sb"),
+                         *same = quantized(act, "b", "sa"), *c = golden("condition", NULL, NULL);
+        check(state_, act, "where", nib_where(c, a, golden("other", NULL, NULL)), 0);
+        check(state_, act, "where_one", nib_where(c, a, one_number(-2)), 0);
+        check(state_, act, "lt_other", nib_lt(a, b), 0);
+        /* Upstream has no lt of float codes, and none of where with quantized others: floats. */
+        const nib_tensor *floats = nib_lt(nib_dequantize(a), nib_dequantize(same));
+        if (act->code == NIB_I8) check(state_, act, "lt_same", nib_lt(a, same), 0);
+        CHECK_BYTES(nib_tensor_data(nib_lt(a, same)), nib_tensor_data(floats),
+                    nib_tensor_count(floats));
+        const nib_tensor *both = nib_where(c, a, b),
+                         *want = nib_where(c, nib_dequantize(a), nib_dequantize(b));
+        CHECK(both && !both->layout);
+        CHECK_BYTES(nib_tensor_data(both), nib_tensor_data(want), nib_tensor_bytes(want));
+        const nib_tensor *other = nib_stack((const nib_tensor *[]){a, b}, 2, 0);
+        CHECK(other && !other->layout); /* upstream has no such way */
+        /* A scale below zero turns the order around, which upstream does not see. */
+        const nib_tensor *down = nib_mul(a, one_number(-1)), *low = nib_mul(same, one_number(-1));
+        CHECK(nib_act8_is(down) && nib_act8_scale(down) < 0);
+        CHECK_BYTES(nib_tensor_data(nib_lt(low, down)), nib_tensor_data(floats),
+                    nib_tensor_count(floats));
+        nib_scope_end(ctx, mark);
+    }
+}
+
+TEST(two_activations_are_multiplied_in_integers_where_both_are_int8) {
+    for (int i = 0; i < 4; i++) {
+        const struct act *act = &acts[i];
+        const size_t mark = nib_scope_begin(ctx);
+        const nib_tensor *a = quantized(act, "a", "sa"), *b = quantized(act, "b", "sb"),
+                         *fa = golden("a", NULL, NULL), *fb = golden("b", NULL, NULL);
+        const nib_tensor *turned = nib_transpose(b, 1, 2);
+        const nib_shape rows = {2, {24, 8}}, four = {4, {2, 2, 6, 8}};
+        /* Sums of int8 codes are exact, here and there. */
+        check(state_, act, "bmm", nib_bmm(a, turned), act->code == NIB_I8 ? 0 : ROUNDINGS);
+        check(state_, act, "bmm_left", nib_bmm(a, nib_transpose(fb, 1, 2)), ROUNDINGS);
+        check(state_, act, "bmm_right", nib_bmm(fa, turned), ROUNDINGS);
+        check(state_, act, "mm",
+              nib_mm(nib_reshape(a, &rows), nib_transpose(nib_reshape(b, &rows), 0, 1)), ROUNDINGS);
+        check(state_, act, "matmul",
+              nib_matmul(nib_reshape(a, &four), nib_transpose(nib_reshape(b, &four), 2, 3)),
+              act->code == NIB_I8 ? 0 : ROUNDINGS);
+        check(state_, act, "matmul_rows", nib_matmul(a, nib_transpose(nib_reshape(b, &rows), 0, 1)),
+              ROUNDINGS);
+        nib_scope_end(ctx, mark);
+    }
+}
+
+/* All codes there are, -128 too, over several pieces and ragged edges: the sum as a whole number.
+ */
+TEST(sums_of_products_of_int8_codes_are_exact) {
+    static const int64_t sizes[][4] = {{2, 300, 70, 33},  {1, 1, 16, 1040}, {3, 5, 1, 257},
+                                       {1, 3, 130, 4096}, {0, 2, 2, 2},     {2, 2, 3, 1}};
+    for (int threads = 1; threads <= 3; threads++)
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++) {
+            const int64_t B = sizes[s][0], M = sizes[s][1], N = sizes[s][2], K = sizes[s][3];
+            nib_ctx *own = nib_ctx_new(&(nib_ctx_options){.threads = threads});
+            nib_tensor *a = nib_scope_own(own, nib_act8_new(own, NIB_I8, NIB_F32,
+                                                            (nib_shape){3, {B, M, K}}, 0.37f)),
+                       *b = nib_scope_own(own, nib_act8_new(own, NIB_I8, NIB_F32,
+                                                            (nib_shape){3, {B, K, N}}, 0.11f));
+            uint64_t seed = test_seed();
+            int8_t *u = nib_act8_data_mut(a), *v = nib_act8_data_mut(b);
+            for (int64_t i = 0; i < B * M * K; i++)
+                u[i] = s % 2 ? -128 : (int8_t)(test_random(&seed) >> 56);
+            for (int64_t i = 0; i < B * K * N; i++)
+                v[i] = s % 2 ? -128 : (int8_t)(test_random(&seed) >> 56);
+            const nib_tensor *y = nib_bmm(a, b);
+            CHECK_MADE(y);
+            CHECK(!y->layout && nib_tensor_count(y) == B * M * N);
+            const float *got = nib_tensor_data(y), scale = 0.37f * 0.11f;
+            for (int64_t i = 0; i < B * M * N; i++) {
+                int64_t sum = 0;
+                for (int64_t k = 0; k < K; k++)
+                    sum += (int64_t)u[i / N * K + k] * v[(i / N / M * K + k) * N + i % N];
+                CHECK_NEAR(got[i], (float)sum * scale, 0);
+            }
+            nib_ctx_free(own);
+        }
 }
 
 TEST(a_softmax_is_requantized_with_the_scale_it_is_known_to_have) {
@@ -167,6 +273,9 @@ TEST(an_op_without_a_row_gets_the_floats_whatever_it_is) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         RUNS(each_row_of_the_table_is_upstreams),
+        RUNS(choices_keep_the_scale_and_what_is_smaller_is_told_by_codes),
+        RUNS(two_activations_are_multiplied_in_integers_where_both_are_int8),
+        RUNS(sums_of_products_of_int8_codes_are_exact),
         RUNS(a_softmax_is_requantized_with_the_scale_it_is_known_to_have),
         RUNS(int8_codes_meet_int8_weights_in_integers_and_other_weights_as_floats),
         RUNS(an_op_without_a_row_gets_the_floats_whatever_it_is),

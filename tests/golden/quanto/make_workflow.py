@@ -13,7 +13,8 @@ writes next to itself
         "<weights>.<activations>.<streamline>.<key>"          state_dict() after freeze()
         "<weights>.<activations>.<streamline>.y"              of the frozen network, for x
     codes.safetensors       what ops make of quantized activations, "<activations>.<op>.q" and ".scale"
-        where the result is quantized, ".y" where it is float; "a", "b" with scales "sa", "sb"
+        where the result is quantized, ".y" where it is float or bool; "a", "b" with scales "sa", "sb".
+        The metadata lists what upstream refused or got wrong.
     conv.safetensors        Conv2d: float weights, batch, x; "<weights>.<activations>.<key>" and ".y"
 """
 
@@ -117,7 +118,9 @@ def codes():
     torch.manual_seed(9)
     out = {"a": torch.randn(4, 6, 8), "b": torch.randn(4, 6, 8), "w": torch.randn(5, 8) * 0.3}
     wide = {"qint8": 1.0, "qfloat8_e4m3fn": 0.3, "qfloat8_e5m2": 0.002, "qfloat8_e4m3fnuz": 0.5}
-    a, b = out["a"], out["b"]
+    out["condition"], out["other"] = torch.rand(6, 1) < 0.5, torch.randn(8)
+    a, b, condition, other = (out[k] for k in ("a", "b", "condition", "other"))
+    refused = {}
     for act in ACTIVATIONS:
         q = qtypes[act]
         sa, sb = absmax_scale(a, q), absmax_scale(b, q) * wide[act]
@@ -126,7 +129,30 @@ def codes():
         qa, qb, same = make(a, sa), make(b, sb), make(b, sa)
         from optimum.quanto.tensor import WeightQBytesTensor, AbsmaxOptimizer, quantize_weight
         w = quantize_weight(out["w"], qtypes["qint8"], 0, AbsmaxOptimizer()(out["w"], qtypes["qint8"], 0))
+        pieces = lambda size, dim, i: lambda: torch.split(qa, size, dim)[i]
         results = {
+            "bmm": lambda: torch.bmm(qa, qb.transpose(1, 2)),
+            "bmm_left": lambda: torch.bmm(qa, b.transpose(1, 2)), "bmm_right": lambda: torch.bmm(a, qb.transpose(1, 2)),
+            "mm": lambda: torch.mm(qa.view(24, 8), qb.view(24, 8).t()),
+            "matmul": lambda: torch.matmul(qa.view(2, 2, 6, 8), qb.view(2, 2, 6, 8).transpose(2, 3)),
+            "matmul_rows": lambda: torch.matmul(qa, qb.view(24, 8).t()),
+            "lt_same": lambda: qa < same, "lt_other": lambda: qa < qb,
+            "where": lambda: torch.where(condition, qa, other), "where_one": lambda: torch.where(condition, qa, torch.tensor(-2.0)),
+            "where_codes": lambda: torch.where(condition, qa, qb),
+            "stack_same": lambda: torch.stack([qa, same]), "stack_last": lambda: torch.stack([qa, same], -1),
+            "stack_other": lambda: torch.stack([qa, qb]), "stack_three": lambda: torch.stack([qa, same, qa]),
+            "expand": lambda: qa[1:2].expand(3, 6, 8), "expand_front": lambda: qa.expand(2, 4, 6, 8),
+            "split_0": pieces(4, 1, 0), "split_1": pieces(4, 1, 1), "split_rows_2": pieces(1, 0, 2),
+            "cat_last": lambda: torch.cat([qa, same], -1), "unsqueeze": lambda: qa.unsqueeze(1),
+            "transpose": lambda: qa.transpose(1, 2),
+        }
+        made = {}
+        for op, call in results.items():
+            try:
+                made[op] = call()
+            except (RuntimeError, TypeError, NotImplementedError) as error:
+                refused[f"{act}.{op}"] = f"{type(error).__name__} {error}".splitlines()[0][:90]
+        results = made | {
             "relu": torch.relu(qa), "neg": -qa, "cat_same": torch.cat([qa, same]),
             "cat_other": torch.cat([qa, qb]), "mul": qa * torch.tensor(0.7), "mul_left": torch.tensor(0.7) * qa,
             "div": qa / torch.tensor(3.0), "mul_tensor": qa * qb, "permute": qa.permute(2, 0, 1),
@@ -141,7 +167,7 @@ def codes():
                 out[f"{act}.{op}.scale"] = y._scale.clone()
             else:
                 out[f"{act}.{op}.y"] = y.contiguous()
-    save_file({k: v.detach().contiguous().clone() for k, v in out.items()}, HERE / "codes.safetensors")
+    save_file({k: v.detach().contiguous().clone() for k, v in out.items()}, HERE / "codes.safetensors", refused)
 
 
 def conv():
