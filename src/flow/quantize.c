@@ -212,7 +212,7 @@ nib_status nib_quantize_rules(nib_module *root, const nib_rule *rules, size_t n,
     NIB_TRY(nib_selection_open(mem, rules, n, select, &selection));
     work w = {.selection = &selection};
     nib_status status = nib_module_walk(root, visit, &w);
-    if (status >= NIB_OK && !w.matched)
+    if (status >= NIB_OK && !w.matched && !w.count) /* a norm counts as well */
         status = NIB_RAISE(NIB_E_ARGUMENT, "no Linear matches%s%s%s%s",
                            selection.select.include ? " include " : "",
                            selection.select.include ? selection.select.include : "",
