@@ -143,6 +143,46 @@ for change in 's/\\"version\\":1/\\"version\\":2/=version 2' 's/int8_row/int9_ro
     refused 3 "${change#*=}" q/model.safetensors -- generate q --ids 5 -n 1
 done
 
+# ---- folders of optimum-quanto's workflow ----
+refused 2 "qint4 takes algo" "not absmax" -- quantize m -o out -s qint4:algo=absmax
+refused 2 "qint8 takes algo" "not hqq" -- quantize m -o out -s qint8:algo=hqq
+refused 2 "qfloat8_e4m3fn takes algo" "not mse" -- quantize m -o out -s qfloat8_e4m3fn:algo=mse
+awk 'BEGIN { for (i = 0; i < 40; i++) print "and it came to pass in the days of", i }' >"$work/text"
+refused 2 "activations has no" -- calibrate m --data text -o out --activations qint4
+refused 2 "not max" -- calibrate m --data text -o out --weights qint8 --algo max
+(cd "$work" && "$nibble" calibrate m --data text --samples 1 --context 16 --activations qint8 -o a -q >/dev/null 2>&1) ||
+    fail "calibrate: exit $?"
+proj=model.layers.0.mlp.down_proj
+changed() { # FILE EXPRESSION: b, which is a with its FILE changed
+    rm -rf "$work/b" && cp -r "$work/a" "$work/b"
+    LC_ALL=C sed "$2" "$work/a/$1" >"$work/b/$1"
+    cmp -s "$work/a/$1" "$work/b/$1" && fail "$2 changes nothing"
+}
+unreadable() { # TEXT... : no verb that opens b gets further
+    refused 3 "$@" -- generate b --ids 5 -n 1
+    refused 3 "$@" -- info b
+    refused 3 "$@" -- verify b --source m
+}
+map=quanto_qmap.json
+changed $map 's/layers.0.mlp.down_proj/layers.0.mlp.down_prox/'
+unreadable b/$map down_prox
+changed $map 's/"weights": "qint8"/"weights": "qint3"/'
+unreadable b/$map qint3 "one of qint8"
+changed $map 's/"activations": "qint8"/"activations": "qint4"/'
+unreadable b/$map qint4 "activations has no"
+changed $map 's/^{/[/'
+unreadable b/$map "not valid JSON" "at byte"
+changed model.safetensors 's/down_proj.weight._scale/down_proj.weight._scalx/'
+unreadable $map "has no $proj.weight._scale"
+changed model.safetensors 's/\(weight._scale":{"dtype":"BF16","shape":\)\[32,1\]/\1[1,32]/'
+unreadable b/model.safetensors weight._scale "[1, 32]" "at byte"
+changed model.safetensors 's/\(weight._data":{"dtype":"I8","shape":\)\[32,48\]/\1[48,32]/'
+unreadable b/model.safetensors $proj "[48, 1]" "at byte"
+changed model.safetensors 's/down_proj.input_scale/down_proj.input_scalx/'
+refused 3 "there is no $proj.input_scale" -- generate b --ids 5 -n 1
+rm "$work/a/$map"
+refused 3 "there is no tensor" q_proj.weight -- generate a --ids 5 -n 1
+
 # ---- values that are not finite ----
 nan() { # a file of 4 x 32 floats, one of them NaN
     header='{"a.weight":{"dtype":"F32","shape":[4,32],"data_offsets":[0,512]}}'
