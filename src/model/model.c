@@ -95,7 +95,7 @@ static nib_status add_parts(void *user, const char *dotted, nib_module *owner, c
     for (size_t i = 0; i < p->count; i++)
         if (p->at[i] == first) return NIB_OK;
     if (p->count < p->room) p->at[p->count++] = first;
-    p->bytes += nib_tensor_bytes(t);
+    p->bytes += nib_tensor_bytes(t) + (t->kept ? t->kept->size : 0);
     return NIB_OK;
 }
 
