@@ -17,7 +17,7 @@
 #include "tensor/context.h"
 #include "test.h"
 
-enum { MOST = 4096, ROUNDINGS = 16 };
+enum { MOST = 4096, ROUNDINGS = 4 };
 
 typedef enum fill {
     PLAIN,    /* [-1, 1) */
