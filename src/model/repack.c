@@ -17,15 +17,16 @@ static nib_status put_as_it_is(nib_stream *s, const nib_tensor *from) {
     return NIB_OK;
 }
 
-/* Rows [row, row + rows) of each band, one band after the other. */
+/* Rows [row, row + rows) of each band, one band after the other; no bands: all rows at once. */
 static nib_status put_run(nib_stream *s, const nib_tensor *from, const nib_place *at) {
-    const int64_t band = s->desc.rows / at->bands;
-    const nib_qdesc desc = nib_qdesc_of_rows(&s->desc, at->rows * at->bands);
+    const int bands = at->bands ? at->bands : 1;
+    const int64_t band = s->desc.rows / bands;
+    const nib_qdesc desc = nib_qdesc_of_rows(&s->desc, at->rows * bands);
     const void *part[NIB_MAX_PARTS] = {0};
     for (int i = 0; i < from->nparts; i++) part[i] = nib_tensor_part(from, i);
     nib_codes codes = {0};
     NIB_TRY(nib_codes_alloc(nib_ctx_mem(s->ctx), &desc, &codes));
-    for (int b = 0; b < at->bands; b++) {
+    for (int b = 0; b < bands; b++) {
         nib_codes rows = nib_codes_rows(&codes, b * at->rows, at->rows);
         from->layout->unpack(&rows, part, &from->desc, b * band + at->row);
     }
@@ -37,7 +38,7 @@ static nib_status put_run(nib_stream *s, const nib_tensor *from, const nib_place
 nib_status nib_stream_repack(nib_stream *s, const nib_tensor *from) {
     if (s->layout == from->layout) return put_as_it_is(s, from);
     const int bands = nib_layout_bands(s->layout, &s->desc);
-    if (!bands) return put_run(s, from, &(nib_place){0, s->desc.rows, 1});
+    if (!bands) return put_run(s, from, &(nib_place){0, s->desc.rows, 0});
     const int64_t most = s->desc.cols * bands < RUN_CODES ? RUN_CODES / (s->desc.cols * bands) : 1;
     nib_place at = {.bands = bands};
     for (; at.row < s->desc.rows / bands; at.row += at.rows) {

@@ -103,6 +103,42 @@ TEST(as_many_drawn_digits_are_told_right_as_by_torch_and_by_quanto) {
     nib_ctx_free(ctx);
 }
 
+/* Also where rows do not fill the last byte of 2-bit codes: ten of them. */
+TEST(what_was_saved_computes_what_was_frozen) {
+    NEEDS_SCHEME("qint8");
+    static const char *const weights[] = {"qint8", "qint4", "qint2", "qfloat8_e4m3fn"};
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    TEST_FOLDER(folder);
+    for (int w = 0; w < 4; w++)
+        for (int n = 0; n < 2; n++) {
+            char text[96], name[32];
+            snprintf(text, sizeof text, "quanto:weights=%s,activations=qint8", weights[w]);
+            snprintf(name, sizeof name, "%s-%s", networks[n], weights[w]);
+            nib_config *config = nib_config_parse(text);
+            nib_model *model = nib_model_load(ctx, IN(PICTURES, networks[n]), NULL);
+            nib_module *root = nib_model_root(model);
+            nib_eval e = {.labels = LABELS, .reference = model};
+            CHECK_OK(nib_calibrate_begin(root, config, NULL));
+            CHECK_OK(nib_model_feed(ctx, model, &(nib_data){.file = IMAGES}));
+            CHECK_OK(nib_calibrate_end(root, NULL));
+            CHECK_OK(nib_freeze(root));
+            for (int prepared = 0; prepared < 2; prepared++) {
+                CHECK_OK(nib_model_save(model, IN(folder, prepared ? "b" : name), NULL));
+                nib_model *saved = nib_model_load(ctx, IN(folder, prepared ? "b" : name), NULL);
+                CHECK_MADE(saved);
+                CHECK_OK(nib_eval_file(ctx, saved, "pictures", IMAGES, &e)); /* prepares both */
+                CHECK_NEAR(e.kl_mean, 0, 1e-12);
+                CHECK_NEAR(e.same_top, 1, 0);
+                nib_model_free(saved);
+            }
+            test_folder_remove(IN(folder, "b"));
+            nib_model_free(model);
+            nib_config_free(config);
+        }
+    test_folder_remove(folder);
+    nib_ctx_free(ctx);
+}
+
 /* The test set of MNIST, where it is at hand: at most 0.2 points lost. */
 TEST(networks_of_mnist_lose_at_most_two_in_a_thousand_at_8_and_4_bits) {
     NEEDS_SCHEME("qint8");
@@ -378,6 +414,7 @@ TEST(every_failed_allocation_with_pictures_is_reported) {
 
 TESTS(RUNS(logits_equal_those_of_torch),
       RUNS(as_many_drawn_digits_are_told_right_as_by_torch_and_by_quanto),
+      RUNS(what_was_saved_computes_what_was_frozen),
       RUNS(networks_of_mnist_lose_at_most_two_in_a_thousand_at_8_and_4_bits),
       RUNS(pictures_come_as_idx_npy_and_npz_with_the_same_result),
       RUNS(bad_pictures_and_labels_are_one_error_that_says_what_is_wrong),
