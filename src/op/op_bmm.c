@@ -11,6 +11,7 @@
 #include "kernel/kernel.h"
 #include "op/broadcast.h"
 #include "op/calls.h"
+#include "op/gradient.h"
 #include "tensor/context.h"
 
 bool nib_bmm_fits(const nib_call_args *args, nib_bmm_cut *out) {
@@ -53,10 +54,30 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+static nib_tensor *call(const nib_op *op, const nib_tensor *a, const nib_tensor *b) {
+    if (!a || !b) return NULL;
+    return nib_call_one(a->ctx, op, 2, (const nib_tensor *[]){a, b}, 0, NULL);
+}
+
+/* da = g b^T, db = a^T g: products of the same kind. */
+static nib_status backward(nib_backward_args *args) {
+    const nib_tensor *a = nib_gradient_floats(args->call->in[0]),
+                     *b = nib_gradient_floats(args->call->in[1]), *g = args->out[0];
+    const nib_op *op = args->call->op;
+    const int n = g->shape.ndim;
+    if (args->wants[0])
+        NIB_TRY(nib_gradient_made(args->in[0] = call(op, g, nib_transpose(b, n - 2, n - 1))));
+    if (args->wants[1])
+        NIB_TRY(nib_gradient_made(args->in[1] = call(op, nib_transpose(a, n - 2, n - 1), g)));
+    return NIB_OK;
+}
+
 const nib_op nib_op_mm = {
     .name = "mm",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
+    .saves = NIB_SAVES_IN(0) | NIB_SAVES_IN(1),
     .schema = "aten::mm(Tensor self, Tensor mat2) -> Tensor",
 };
 
@@ -64,6 +85,8 @@ const nib_op nib_op_bmm = {
     .name = "bmm",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
+    .saves = NIB_SAVES_IN(0) | NIB_SAVES_IN(1),
     .schema = "aten::bmm(Tensor self, Tensor mat2) -> Tensor",
 };
 
@@ -127,10 +150,6 @@ const nib_impl nib_impl_mm_f32 = {
 const nib_impl nib_impl_bmm_f32 = {
     .op = &nib_op_bmm, .device = "cpu", .layouts = "self, mat2:dense f32", .run = run};
 
-static nib_tensor *call(const nib_op *op, const nib_tensor *a, const nib_tensor *b) {
-    if (!a || !b) return NULL;
-    return nib_call_one(a->ctx, op, 2, (const nib_tensor *[]){a, b}, 0, NULL);
-}
 nib_tensor *nib_mm(const nib_tensor *a, const nib_tensor *b) { return call(&nib_op_mm, a, b); }
 nib_tensor *nib_bmm(const nib_tensor *a, const nib_tensor *b) { return call(&nib_op_bmm, a, b); }
 
