@@ -190,6 +190,18 @@ TEST(what_does_not_fit_is_one_clear_error_and_the_tree_is_as_it_was) {
         s.tensors[i] = kept;
         nib_module_free(root);
     }
+    for (size_t i = 0; i < s.count; i++) { /* and any that has another shape */
+        nib_module *root = empty(NIB_F32);
+        const nib_named_tensor kept = s.tensors[i];
+        s.tensors[i].tensor = nib_tensor_new(ctx, kept.tensor->dtype, (nib_shape){3, {2, 3, 5}});
+        const nib_status status = nib_requantize(root, s.tensors, s.count, s.map, NULL);
+        if (status != NIB_E_FORMAT && status != NIB_E_SHAPE)
+            FAIL_AT("%s as [2, 3, 5]: status %d", kept.name, (int)status);
+        CHECK(!nib_module_quantized(nib_module_child(root, "fc1")));
+        nib_tensor_free(s.tensors[i].tensor);
+        s.tensors[i] = kept;
+        nib_module_free(root);
+    }
     free_state(&s);
 }
 
