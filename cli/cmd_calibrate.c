@@ -1,4 +1,5 @@
 /* cmd_calibrate.c: a float model and data in, a model with static activations out. */
+#include <nibble/train.h>
 #include <string.h>
 
 #include "cli.h"
@@ -13,8 +14,8 @@ static struct {
 
 static const cli_option options[] = {
     {"output", 'o', "OUT", CLI_TEXT, &o.out, "the folder to write", 0, 0, true},
-    {"data", 0, "FILE", CLI_TEXT, &o.data, "text, .jsonl, .npy or .npz; sounds; pictures", 0, 0,
-     true},
+    {"data", 0, "FILE", CLI_TEXT, &o.data,
+     "text, .jsonl, .npy or .npz; sounds; pictures (left out: made up by the model)", 0, 0, false},
     {"weights", 0, "TYPE", CLI_TEXT, &o.weights, "qint8, qint4, qint2, qfloat8_e4m3fn ... (qint8)",
      0, 0, false},
     {"activations", 0, "TYPE", CLI_TEXT, &o.activations, "none, qint8, qfloat8_e4m3fn ... (qint8)",
@@ -85,6 +86,12 @@ static int print(cli *c, const nib_calibration *report, const nib_data *data, ro
     return code;
 }
 
+/* With gradients where the model's ops have them; inputs alone where not. */
+static nib_status sense(nib_ctx *ctx, nib_model *model, nib_data *data) {
+    const nib_status status = nib_model_sense(ctx, model, data);
+    return status == NIB_E_UNSUPPORTED ? nib_model_feed(ctx, model, data) : status;
+}
+
 static int run(cli *c) {
     nib_ctx *ctx = cli_context(c);
     if (!ctx) return cli_fail(c);
@@ -101,10 +108,12 @@ static int run(cli *c) {
         ready = nib_model_smooth(ctx, model, &data, o.smooth, NULL) >= NIB_OK;
     if (ready && o.awq) ready = nib_model_smooth(ctx, model, &data, 0, config) >= NIB_OK;
     /* Weights alone, chosen without data of their inputs, are quantized at once. */
-    const bool waits = strcmp(o.activations, "none") != 0 || (o.algo && !strcmp(o.algo, "gptq"));
+    const bool gptq = o.algo && !strcmp(o.algo, "gptq");
+    const bool waits = strcmp(o.activations, "none") != 0 || gptq;
     bool fed = ready && !waits && nib_quantize(root, config, &select) >= NIB_OK;
     const bool begun = ready && waits && nib_calibrate_begin(root, config, &select) >= NIB_OK;
-    if (begun) fed = nib_model_feed(ctx, model, &data) >= NIB_OK;
+    if (begun)
+        fed = (gptq ? sense(ctx, model, &data) : nib_model_feed(ctx, model, &data)) >= NIB_OK;
     cli_progress_end();
     int code = fed ? CLI_OK : cli_fail(c);
     const bool ended = !begun || nib_calibrate_end(root, fed ? &report : NULL) >= NIB_OK;

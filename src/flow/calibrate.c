@@ -148,7 +148,7 @@ static nib_status enter_module(void *self, nib_module *module, nib_tensor **inpu
     if (maker && q->input && !w->upstream) maker->required = true;
     if (w->batches && !w->upstream) streamline(w);
     if (!nib_tensor_count(*input)) return NIB_OK;
-    if (nib_quantized_feeds(q)) NIB_TRY(feed(c, q, *input));
+    if (nib_quantized_feeds(q) && !q->sensed) NIB_TRY(feed(c, q, *input));
     if (!q->activations) return NIB_OK;
     return observe(c, w, "input_scale", *input, w->upstream ? 0.9 : w->momentum, &q->input_known);
 }

@@ -346,7 +346,7 @@ nib_tensor *nib_run_layers(nib_ctx *ctx, const nib_module *layers, int count,
         snprintf(index, sizeof index, "%d", i);
         nib_tensor *before = x;
         x = one_layer(ctx, nib_module_child(layers, index), i, each, step, x);
-        nib_tensor_free(before); /* its slot in the scope is emptied */
+        nib_tensor_free(nib_keep(before)); /* from the scope, whoever else holds it */
     }
     return x;
 }

@@ -73,14 +73,18 @@ static nib_status add_sample(const reading *r, const int32_t *ids, int64_t count
 
 static bool full(const reading *r) { return (int64_t)r->out->samples >= r->most; }
 
+/* The place of the i-th of `taken` things spread evenly over `all`; below 2^31 all of them. */
+static int64_t nth_of(int64_t i, int64_t taken, int64_t all) { return i * all / taken; }
+
 static nib_status of_text(const reading *r, const char *text, size_t size, bool one) {
     nib_ids ids = {0};
     nib_status status = nib_tokenizer_encode(r->tokenizer, text, size, false, &ids);
-    const int64_t step = r->context - (r->bos >= 0);
-    for (int64_t at = 0; at < (int64_t)ids.count && status >= NIB_OK && !full(r); at += step) {
-        const int64_t left = (int64_t)ids.count - at;
+    const int64_t step = r->context - (r->bos >= 0), count = (int64_t)ids.count;
+    const int64_t windows = one ? count > 0 : (count + step - 1) / step;
+    const int64_t taken = windows < r->most ? windows : r->most;
+    for (int64_t i = 0; i < taken && status >= NIB_OK && !full(r); i++) {
+        const int64_t at = nth_of(i, taken, windows) * step, left = count - at;
         status = add_sample(r, ids.data + at, left < step ? left : step);
-        if (one) break;
     }
     nib_ids_free(&ids);
     return status;
@@ -101,15 +105,25 @@ static nib_status of_line(const reading *r, const char *path, const char *line, 
     return status;
 }
 
+/* The line at `at`, its end in *next; false: a blank one. */
+static bool line_at(const char *text, size_t size, size_t at, size_t *length, size_t *next) {
+    const char *end = memchr(text + at, '\n', size - at);
+    *length = end ? (size_t)(end - text) - at : size - at;
+    *next = at + *length + 1;
+    size_t blanks = 0;
+    while (blanks < *length && strchr(" \t\r", text[at + blanks])) blanks++;
+    return blanks < *length;
+}
+
 static nib_status of_lines(const reading *r, const char *path, const char *text, size_t size) {
-    for (size_t at = 0, next; at < size && !full(r); at = next) {
-        const char *end = memchr(text + at, '\n', size - at);
-        const size_t length = end ? (size_t)(end - text) - at : size - at;
-        next = at + length + 1;
-        size_t blanks = 0;
-        while (blanks < length && strchr(" \t\r", text[at + blanks])) blanks++;
-        if (blanks == length) continue;
+    int64_t lines = 0, line = 0, i = 0;
+    size_t length, next;
+    for (size_t at = 0; at < size; at = next) lines += line_at(text, size, at, &length, &next);
+    const int64_t taken = lines < r->most ? lines : r->most;
+    for (size_t at = 0; at < size && i < taken; at = next) {
+        if (!line_at(text, size, at, &length, &next) || line++ != nth_of(i, taken, lines)) continue;
         NIB_TRY(of_line(r, path, text + at, length, (int64_t)at));
+        i++;
     }
     return NIB_OK;
 }
@@ -208,7 +222,6 @@ static nib_status read_array(reading *r, const char *path) {
 nib_status nib_samples_read(nib_ctx *ctx, const nib_model *model, const nib_data *data,
                             nib_samples *out) {
     *out = (nib_samples){.mem = nib_ctx_mem(ctx)};
-    if (!data->file) return NIB_RAISE(NIB_E_ARGUMENT, "no file of data was named");
     const int64_t allowed = nib_model_max_tokens(model);
     reading r = {.ctx = ctx,
                  .model = model,
@@ -221,6 +234,10 @@ nib_status nib_samples_read(nib_ctx *ctx, const nib_model *model, const nib_data
         return NIB_RAISE(NIB_E_ARGUMENT,
                          "%lld samples of %lld tokens: want at least one, of 2 to the model's %lld",
                          (long long)r.most, (long long)r.context, (long long)allowed);
+    if (!data->file && (model->arch->see || model->arch->hear))
+        return NIB_RAISE(NIB_E_ARGUMENT, "no file of data was named, and only models of text make "
+                                         "up their own");
+    if (!data->file) return nib_samples_draw(ctx, model, r.most, r.context, out);
     if (model->arch->hear) return of_sounds(&r, data);
     if (nib_sound_is(data->file)) {
         NIB_RAISE(NIB_E_ARGUMENT, "this is a sound, and %s reads text", model->arch->doc);
@@ -298,7 +315,8 @@ nib_status nib_model_feed(nib_ctx *ctx, nib_model *model, nib_data *data) {
     const size_t given = data->size && data->size < sizeof d ? data->size : sizeof d;
     memcpy(&d, data, given);
     d.tokens = 0;
-    if (!d.file) return NIB_RAISE(NIB_E_ARGUMENT, "no file of data was named");
+    if (!d.file && (model->arch->see || model->arch->hear))
+        return NIB_RAISE(NIB_E_ARGUMENT, "no file of data was named");
     if (d.samples < 0 || d.context < 0)
         return NIB_RAISE(NIB_E_ARGUMENT, "%lld samples of %d tokens: want 0 or more",
                          (long long)d.samples, d.context);

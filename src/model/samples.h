@@ -14,6 +14,10 @@ typedef struct nib_samples {
     size_t sounds_room;
 } nib_samples;
 
+/* `count` samples of `context` tokens that the model makes up: see samples_draw.c. */
+nib_status nib_samples_draw(nib_ctx *ctx, const nib_model *model, int64_t count, int64_t context,
+                            nib_samples *out);
+
 /* As nib_data says; the tokenizer is that of the model's folder. A model that hears says itself
  * what is in its sounds, one sample to each window. Fails where there is not a single sample of two
  * tokens. */

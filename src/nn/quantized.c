@@ -1,5 +1,6 @@
 #include "nn/quantized.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -110,6 +111,7 @@ void nib_quantized_free(nib_mem *mem, nib_quantized *q) {
     if (!q) return;
     nib_config_free(q->config);
     nib_mem_free(mem, q->sums, (size_t)(q->K * q->K) * sizeof *q->sums);
+    nib_mem_free(mem, q->outs, (size_t)(q->N * q->N) * sizeof *q->outs);
     nib_mem_free(mem, q, sizeof *q);
 }
 
@@ -129,16 +131,45 @@ nib_status nib_quantized_feed(nib_ctx *ctx, nib_quantized *q, const nib_tensor *
     if (q->K != K)
         return NIB_RAISE(NIB_E_SHAPE, "inputs had %lld columns and now have %lld", (long long)q->K,
                          (long long)K);
-    nib_gptq_add(ctx, q->sums, nib_tensor_data(x), nib_tensor_count(x) / K, K);
-    return NIB_OK;
+    return nib_gptq_add(ctx, q->sums, nib_tensor_data(x), NULL, nib_tensor_count(x) / K, K);
+}
+
+static double *sums_of(nib_ctx *ctx, double **sums, int64_t *have, int64_t want) {
+    if (!*sums) {
+        *sums = nib_mem_alloc_array(nib_ctx_mem(ctx), (size_t)(want * want), sizeof **sums);
+        *have = want;
+    }
+    if (*sums && *have != want)
+        return NIB_RAISE_NULL(NIB_E_SHAPE, "a module had %lld columns and now has %lld",
+                              (long long)*have, (long long)want);
+    return *sums;
+}
+
+nib_status nib_quantized_sense(nib_ctx *ctx, nib_quantized *q, const float *x, const float *g,
+                               int64_t M, int64_t K, int64_t N) {
+    if (!sums_of(ctx, &q->sums, &q->K, K) || !sums_of(ctx, &q->outs, &q->N, N))
+        return nib_last_error()->status;
+    nib_mem *mem = nib_ctx_mem(ctx);
+    float *weight = nib_mem_alloc_array(mem, (size_t)M, sizeof *weight);
+    if (!weight) return nib_last_error()->status;
+    for (int64_t m = 0; m < M; m++) {
+        const float *g_m = g + m * N;
+        weight[m] = sqrtf(ctx->kernels.sum_squares_f32(g_m, (size_t)N) / (float)N);
+    }
+    nib_status status = nib_gptq_add(ctx, q->sums, x, weight, M, K);
+    if (status >= NIB_OK) status = nib_gptq_add(ctx, q->outs, g, NULL, M, N);
+    nib_mem_free(mem, weight, (size_t)M * sizeof *weight);
+    return status;
 }
 
 void nib_quantized_forget_inputs(nib_module *m) {
     nib_quantized *q = nib_module_quantized(m);
-    if (!q || !q->sums) return;
-    nib_mem_free(nib_ctx_mem(nib_module_ctx(m)), q->sums, (size_t)(q->K * q->K) * sizeof *q->sums);
-    q->sums = NULL;
-    q->K = 0;
+    if (!q) return;
+    nib_mem *mem = nib_ctx_mem(nib_module_ctx(m));
+    nib_mem_free(mem, q->sums, (size_t)(q->K * q->K) * sizeof *q->sums);
+    nib_mem_free(mem, q->outs, (size_t)(q->N * q->N) * sizeof *q->outs);
+    q->sums = q->outs = NULL;
+    q->K = q->N = 0;
 }
 
 /* The codes that error feedback gives. */
@@ -155,7 +186,8 @@ static nib_tensor *fed_weight(const nib_quantized *q, const nib_tensor *weight) 
     NIB_TRY_NULL(nib_codes_alloc(mem, &desc, &codes));
     nib_tensor *t = NULL;
     const nib_layout *layout = nib_layout_for(&desc);
-    if (layout && nib_gptq(weight->ctx, nib_tensor_data(weight), q->sums, &codes) >= NIB_OK)
+    if (layout &&
+        nib_gptq(weight->ctx, nib_tensor_data(weight), q->sums, q->outs, &codes) >= NIB_OK)
         t = nib_pack_tensor(weight->ctx, layout, &codes);
     nib_codes_free(mem, &codes);
     if (t && nib_scheme_note(t, q->config) < NIB_OK) {

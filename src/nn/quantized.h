@@ -17,6 +17,9 @@ typedef struct nib_quantized {
     double *sums; /* [K, K] products of inputs, for error feedback; NULL: none seen */
     int64_t K;
     nib_dtype activations; /* that the config asks for; output is 0 once streamlined */
+    double *outs; /* [N, N] products of gradients of outputs; NULL: none */
+    int64_t N;
+    bool sensed; /* sums are weighed by gradients and grow where those are */
 } nib_quantized;
 
 /* The kind of module as schemes name it, "linear" or "layer_norm"; NULL: none has a word for it. */
@@ -36,6 +39,9 @@ nib_tensor *nib_module_frozen_weight(nib_module *module); /* as freezing makes i
 /* Does the config ask for data about inputs? And more of it: x [..., K] of the inputs, floats. */
 bool nib_quantized_feeds(const nib_quantized *quantized);
 nib_status nib_quantized_feed(nib_ctx *ctx, nib_quantized *quantized, const nib_tensor *x);
+/* With what the loss says of outputs: x [M, K], g [M, N] gradients of a sum of losses. */
+nib_status nib_quantized_sense(nib_ctx *ctx, nib_quantized *quantized, const float *x,
+                               const float *g, int64_t M, int64_t K, int64_t N);
 
 void nib_quantized_forget_inputs(nib_module *module); /* what feeding kept is given back */
 

@@ -10,36 +10,64 @@
 #include "quant/mse.h"
 #include "tensor/context.h"
 
+/* RUN rows at a time, turned about: their products in f32, the sums of runs in f64. */
+enum { RUN = 256, WIDE = 16, TALL = 64 };
+
 typedef struct adding {
+    const nib_kernels *kernels;
     double *sums;
-    const float *x;
+    const float *x, *weight; /* [rows, K]; what each row counts, or NULL */
+    float *turned;           /* [K, RUN] */
     int64_t rows, K;
 } adding;
 
-/* A run of rows in f32, in a piece of columns that stays on the stack; runs in f64. */
-static void add_some(void *user, int64_t begin, int64_t end) {
-    enum { PIECE = 512, RUN = 64 };
+static void turn_some(void *user, int64_t begin, int64_t end) {
     const adding *a = user;
-    float piece[PIECE];
-    for (int64_t i = begin; i < end; i++)
-        for (int64_t first = 0; first <= i; first += PIECE) {
-            const int64_t n = i + 1 - first < PIECE ? i + 1 - first : PIECE;
-            for (int64_t run = 0; run < a->rows; run += RUN) {
-                const int64_t last = a->rows - run < RUN ? a->rows : run + RUN;
-                memset(piece, 0, (size_t)n * sizeof *piece);
-                for (int64_t m = run; m < last; m++) {
-                    const float *x = a->x + m * a->K, xi = x[i];
-                    for (int64_t j = 0; j < n; j++) piece[j] += xi * x[first + j];
-                }
-                double *sum = a->sums + i * a->K + first;
-                for (int64_t j = 0; j < n; j++) sum[j] += (double)piece[j];
-            }
-        }
+    for (int64_t i = begin; i < end; i++) {
+        float *to = a->turned + i * RUN;
+        for (int64_t m = 0; m < a->rows; m++)
+            to[m] = a->x[m * a->K + i] * (a->weight ? a->weight[m] : 1);
+        memset(to + a->rows, 0, (size_t)(RUN - a->rows) * sizeof *to);
+    }
 }
 
-void nib_gptq_add(nib_ctx *ctx, double *sums, const float *x, int64_t rows, int64_t K) {
-    adding a = {sums, x, rows, K};
-    nib_parallel_for(ctx->pool, K, 4, add_some, &a);
+/* Columns of sums, WIDE at a time, from the diagonal down. */
+static void add_some(void *user, int64_t begin, int64_t end) {
+    const adding *a = user;
+    float panel[RUN * WIDE], tile[TALL * WIDE];
+    for (int64_t p = begin; p < end; p++) {
+        const int64_t j = p * WIDE, n = a->K - j < WIDE ? a->K - j : WIDE;
+        a->kernels->pack_f32(panel, a->turned + j * RUN, RUN, n, RUN);
+        for (int64_t i = j; i < a->K; i += TALL) {
+            const int64_t tall = a->K - i < TALL ? a->K - i : TALL;
+            a->kernels->gemm_f32(tile, WIDE, a->turned + i * RUN, RUN, panel, RUN * WIDE, tall, n,
+                                 RUN, false);
+            for (int64_t r = 0; r < tall; r++) {
+                const int64_t most = i + r - j < n - 1 ? i + r - j : n - 1;
+                double *sum = a->sums + (i + r) * a->K + j;
+                for (int64_t c = 0; c <= most; c++) sum[c] += (double)tile[r * WIDE + c];
+            }
+        }
+    }
+}
+
+nib_status nib_gptq_add(nib_ctx *ctx, double *sums, const float *x, const float *weight,
+                        int64_t rows, int64_t K) {
+    float *turned = nib_mem_alloc_array(nib_ctx_mem(ctx), (size_t)K * RUN, sizeof *turned);
+    if (!turned) return nib_last_error()->status;
+    for (int64_t m = 0; m < rows; m += RUN) {
+        adding a = {&ctx->kernels,
+                    sums,
+                    x + m * K,
+                    weight ? weight + m : NULL,
+                    turned,
+                    rows - m < RUN ? rows - m : RUN,
+                    K};
+        nib_parallel_for(ctx->pool, K, 16, turn_some, &a);
+        nib_parallel_for(ctx->pool, (K + WIDE - 1) / WIDE, 1, add_some, &a);
+    }
+    nib_mem_free(nib_ctx_mem(ctx), turned, (size_t)K * RUN * sizeof *turned);
+    return NIB_OK;
 }
 
 /* ---- the factor: U upper triangular with inverse(H) = U^T U ----
@@ -132,16 +160,21 @@ static float *factor_of(nib_ctx *ctx, const float *h, int64_t K, const int32_t *
 
 /* ---- rows: codes for scales, then scales for codes, ROUNDS times; the best of them stays ---- */
 
-enum { ROUNDS = 4, MAX_UNKNOWNS = 2 * 256 };
+enum { ROUNDS = 4, PASSES = 8, SWEEPS = 2, MAX_UNKNOWNS = 2 * 256 };
 
 typedef struct feeding {
     nib_codes *codes;
-    const float *w, *h, *u; /* [N, K]; [K, K] whole, its diagonal 1 in the mean; the factor */
-    const float *cost;      /* the diagonal */
-    const int32_t *turn;    /* columns in the order in which they are rounded: the dearest first */
+    float *w, *asked;         /* [N, K]; with outputs also as it was */
+    const float *hout;        /* [N, N] of outputs, or NULL */
+    const float *h, *u, *out; /* [K, K] whole, its diagonal 1 in the mean; its factor; that of
+                                 outputs [N, N], or NULL */
+    const int32_t *rows;      /* with it: the order of rows */
+    const float *cost;        /* the diagonal */
+    const int32_t *turn; /* columns in the order in which they are rounded: the dearest first */
     int64_t K, G, groups;
     int low, high;
     bool affine;
+    nib_pool *pool;
     nib_scratch scratch;
 } feeding;
 
@@ -267,41 +300,146 @@ static void refit(const feeding *f, row *r) {
     }
 }
 
+/* Code by code, one up or down, while that makes the objective less. he = H e must stand. */
+static void polish(const feeding *f, row *r) {
+    for (int64_t k = 0; k < f->K; k++) r->hq[k] = r->w[k] - back_of(f, r, k);
+    for (int64_t k = 0; k < f->K; k++)
+        r->he[k] = nib_codes_kernels()->dot_f32(f->h + k * f->K, r->hq, (size_t)f->K);
+    bool moved = true;
+    for (int pass = 0; moved && pass < PASSES; pass++) {
+        moved = false;
+        for (int64_t k = 0; k < f->K; k++) {
+            const float own = f->h[k * f->K + k], now = back_of(f, r, k);
+            const uint8_t was = r->q[k];
+            const int at = f->affine ? (int)was : (int)(int8_t)was;
+            /* e is to fall where H e is positive: a larger code */
+            const int to = r->he[k] > 0 ? at + 1 : at - 1;
+            if (to < f->low || to > f->high) continue;
+            r->q[k] = (uint8_t)to;
+            const float d = back_of(f, r, k) - now; /* e becomes e - d */
+            if (!(d * (d * own - 2 * r->he[k]) < 0)) {
+                r->q[k] = was;
+                continue;
+            }
+            const float *h = f->h + k * f->K;
+            for (int64_t j = 0; j < f->K; j++) r->he[j] -= d * h[j];
+            moved = true;
+        }
+    }
+}
+
+/* The row's weights may differ from what was asked: with what other rows miss. */
+static void feed_row(feeding *f, int64_t n, float *memory, bool again) {
+    row r = {.w = f->w + n * f->K,
+             .left = memory,
+             .hq = memory + f->K,
+             .he = memory + 2 * f->K,
+             .best_scale = memory + 3 * f->K,
+             .best_shift = memory + 3 * f->K + f->groups,
+             .scale = f->codes->scale + n * f->groups,
+             .shift = f->affine ? f->codes->zero + n * f->groups : NULL,
+             .q = (uint8_t *)f->codes->q + n * f->K};
+    const size_t floats = row_floats(f->K, f->groups) * sizeof(float);
+    r.system = (double *)(void *)((char *)memory + (floats + 7) / 8 * 8);
+    const size_t unknowns = (size_t)(f->affine ? 2 : 1) * (size_t)f->groups;
+    r.best_q = (uint8_t *)(r.system + unknowns * unknowns + unknowns);
+    double best = INFINITY;
+    for (int round = -1; round < ROUNDS; round++) {
+        if (round < 0 && !again) continue;
+        if (round == 0) choose(f, &r);
+        if (round > 0) refit(f, &r);
+        if (round >= 0) feed(f, &r);
+        polish(f, &r);
+        const double reached = objective(f, &r);
+        if (!(reached < best)) {
+            if (round > 0) break;
+            continue;
+        }
+        best = reached;
+        memcpy(r.best_q, r.q, (size_t)f->K);
+        memcpy(r.best_scale, r.scale, (size_t)f->groups * sizeof(float));
+        if (f->affine) memcpy(r.best_shift, r.shift, (size_t)f->groups * sizeof(float));
+    }
+    if (best == (double)INFINITY) return; /* not a number: as it came */
+    memcpy(r.q, r.best_q, (size_t)f->K);
+    memcpy(r.scale, r.best_scale, (size_t)f->groups * sizeof(float));
+    if (f->affine) memcpy(r.shift, r.best_shift, (size_t)f->groups * sizeof(float));
+    if (!f->out) return;
+    for (int64_t k = 0; k < f->K; k++) r.left[k] = r.w[k] - back_of(f, &r, k);
+}
+
+/* Every row by itself. */
 static void feed_rows(void *user, int64_t begin, int64_t end) {
     feeding *f = user;
     int block;
     float *memory = nib_scratch_take(&f->scratch, &block);
-    for (int64_t n = begin; n < end; n++) {
-        row r = {.w = f->w + n * f->K,
-                 .left = memory,
-                 .hq = memory + f->K,
-                 .he = memory + 2 * f->K,
-                 .best_scale = memory + 3 * f->K,
-                 .best_shift = memory + 3 * f->K + f->groups,
-                 .scale = f->codes->scale + n * f->groups,
-                 .shift = f->affine ? f->codes->zero + n * f->groups : NULL,
-                 .q = (uint8_t *)f->codes->q + n * f->K};
-        const size_t floats = row_floats(f->K, f->groups) * sizeof(float);
-        r.system = (double *)(void *)((char *)memory + (floats + 7) / 8 * 8);
-        const size_t unknowns = (size_t)(f->affine ? 2 : 1) * (size_t)f->groups;
-        r.best_q = (uint8_t *)(r.system + unknowns * unknowns + unknowns);
-        double best = INFINITY;
-        choose(f, &r);
-        for (int round = 0; round < ROUNDS; round++) {
-            if (round) refit(f, &r);
-            feed(f, &r);
-            const double reached = objective(f, &r);
-            if (!(reached < best)) break;
-            best = reached;
-            memcpy(r.best_q, r.q, (size_t)f->K);
-            memcpy(r.best_scale, r.scale, (size_t)f->groups * sizeof(float));
-            if (f->affine) memcpy(r.best_shift, r.shift, (size_t)f->groups * sizeof(float));
-        }
-        if (best == (double)INFINITY) continue; /* not a number: as it came */
-        memcpy(r.q, r.best_q, (size_t)f->K);
-        memcpy(r.scale, r.best_scale, (size_t)f->groups * sizeof(float));
-        if (f->affine) memcpy(r.shift, r.best_shift, (size_t)f->groups * sizeof(float));
+    for (int64_t n = begin; n < end; n++) feed_row(f, n, memory, false);
+    nib_scratch_give(&f->scratch, block);
+}
+
+/* What the codes of a row miss of what was asked, where its weights stand. */
+static void missed(feeding *f, int64_t n) {
+    const row r = {.scale = f->codes->scale + n * f->groups,
+                   .shift = f->affine ? f->codes->zero + n * f->groups : NULL,
+                   .q = (uint8_t *)f->codes->q + n * f->K};
+    for (int64_t k = 0; k < f->K; k++)
+        f->w[n * f->K + k] = f->asked[n * f->K + k] - back_of(f, &r, k);
+}
+
+typedef struct passing {
+    feeding *f;
+    const float *missed; /* [K] of the row in place `at` of the order */
+    float *w;            /* [K] of the row that is made anew */
+    int64_t N, at;
+} passing;
+
+/* What a row misses goes to rows that come later. */
+static void pass_on(void *user, int64_t begin, int64_t end) {
+    const passing *p = user;
+    const int64_t K = p->f->K;
+    const float *u = p->f->out + p->at * p->N;
+    for (int64_t j = p->at + 1 + begin; j < p->at + 1 + end; j++) {
+        float *w = p->f->w + p->f->rows[j] * K;
+        const float by = u[j] / u[p->at];
+        for (int64_t k = 0; k < K; k++) w[k] -= by * p->missed[k];
     }
+}
+
+/* Columns of a row get what all other rows miss. */
+static void take_in(void *user, int64_t begin, int64_t end) {
+    const passing *p = user;
+    const int64_t K = p->f->K, n = p->f->rows[p->at];
+    const float *h = p->f->hout + n * p->N;
+    for (int64_t m = 0; m < p->N; m++) {
+        const float by = h[m] / h[n], *e = p->f->w + m * K;
+        if (m == n || by == 0) continue;
+        for (int64_t k = begin; k < end; k++) p->w[k] += by * e[k];
+    }
+}
+
+/* One row after the other: what a row misses in all is made up for by the rows to come; then each
+ * row once more, SWEEPS times, for what all the others miss. */
+static void feed_in_order(feeding *f, int64_t N) {
+    const int64_t K = f->K;
+    int block;
+    float *memory = nib_scratch_take(&f->scratch, &block);
+    memcpy(f->asked, f->w, (size_t)(N * K) * sizeof *f->w);
+    passing p = {.f = f, .missed = memory, .N = N};
+    for (p.at = 0; p.at < N; p.at++) {
+        feed_row(f, f->rows[p.at], memory, false); /* leaves what it misses in front */
+        nib_parallel_for(f->pool, N - p.at - 1, 65536 / K + 1, pass_on, &p);
+    }
+    /* From here on w holds what each row misses of what was asked. */
+    for (int64_t n = 0; n < N; n++) missed(f, n);
+    for (int sweep = 0; sweep < SWEEPS; sweep++)
+        for (p.at = 0; p.at < N; p.at++) {
+            const int64_t n = f->rows[p.at];
+            p.w = f->w + n * K;
+            memcpy(p.w, f->asked + n * K, (size_t)K * sizeof *p.w);
+            nib_parallel_for(f->pool, K, 65536 / N + 16, take_in, &p);
+            feed_row(f, n, memory, true);
+            missed(f, n);
+        }
     nib_scratch_give(&f->scratch, block);
 }
 
@@ -326,11 +464,30 @@ static void order(int32_t *turn, const float *cost, int64_t K) {
     }
 }
 
-nib_status nib_gptq(nib_ctx *ctx, const void *w, const double *sums, nib_codes *codes) {
+/* The factor of outputs and the order of rows that it is in; false: no memory. */
+static bool factor_of_outputs(nib_ctx *ctx, const double *outs, int64_t N, float **whole, float **u,
+                              int32_t **rows) {
+    nib_mem *mem = nib_ctx_mem(ctx);
+    float *cost = nib_mem_alloc_array(mem, (size_t)N, sizeof *cost),
+          *h = cost ? nib_mem_alloc_array(mem, (size_t)(N * N), sizeof *h) : NULL;
+    *rows = h ? nib_mem_alloc_array(mem, (size_t)N, sizeof **rows) : NULL;
+    if (*rows) {
+        normalize(h, cost, outs, N);
+        order(*rows, cost, N);
+        *u = factor_of(ctx, h, N, *rows);
+    }
+    *whole = h;
+    nib_mem_free(mem, cost, (size_t)N * sizeof *cost);
+    return *u != NULL;
+}
+
+nib_status nib_gptq(nib_ctx *ctx, const void *w, const double *sums, const double *outs,
+                    nib_codes *codes) {
     const nib_qdesc *d = &codes->desc;
     nib_mem *mem = nib_ctx_mem(ctx);
     const int64_t N = d->rows, K = d->cols;
     feeding f = {.codes = codes,
+                 .pool = ctx->pool,
                  .K = K,
                  .G = d->block_cols,
                  .groups = K / d->block_cols,
@@ -340,7 +497,8 @@ nib_status nib_gptq(nib_ctx *ctx, const void *w, const double *sums, nib_codes *
                          (unknowns * unknowns + unknowns) * sizeof(double);
     nib_qdesc_range(d, &f.low, &f.high);
     float *cost = nib_mem_alloc_array(mem, (size_t)K, sizeof *cost), *h = NULL, *wide = NULL,
-          *u = NULL;
+          *u = NULL, *out = NULL, *hout = NULL, *asked = NULL;
+    int32_t *rows = NULL;
     int32_t *turn = cost ? nib_mem_alloc_array(mem, (size_t)K, sizeof *turn) : NULL;
     if (turn) h = nib_mem_alloc_array(mem, (size_t)(K * K), sizeof *h);
     if (h) wide = nib_mem_alloc_array(mem, (size_t)(N * K), sizeof *wide);
@@ -359,9 +517,24 @@ nib_status nib_gptq(nib_ctx *ctx, const void *w, const double *sums, nib_codes *
         f.u = u;
         f.cost = cost;
         f.turn = turn;
-        nib_parallel_for(ctx->pool, N, 1, feed_rows, &f);
+        if (outs) asked = nib_mem_alloc_array(mem, (size_t)(N * K), sizeof *asked);
+        if (outs && (!asked || !factor_of_outputs(ctx, outs, N, &hout, &out, &rows))) {
+            status = nib_last_error()->status;
+        } else if (outs) {
+            f.out = out;
+            f.hout = hout;
+            f.asked = asked;
+            f.rows = rows;
+            feed_in_order(&f, N);
+        } else {
+            nib_parallel_for(ctx->pool, N, 1, feed_rows, &f);
+        }
         nib_scratch_close(&f.scratch);
     }
+    nib_mem_free(mem, asked, (size_t)(N * K) * sizeof *asked);
+    nib_mem_free(mem, hout, (size_t)(N * N) * sizeof *hout);
+    nib_mem_free(mem, out, (size_t)(N * N) * sizeof *out);
+    nib_mem_free(mem, rows, (size_t)N * sizeof *rows);
     nib_mem_free(mem, u, (size_t)(K * K) * sizeof *u);
     nib_mem_free(mem, wide, (size_t)(N * K) * sizeof *wide);
     nib_mem_free(mem, h, (size_t)(K * K) * sizeof *h);

@@ -6,12 +6,19 @@
 #define NIB_QUANT_GPTQ_H
 #include <nibble/extend.h>
 
-/* Sums of products of inputs, grown by x [rows, K]: sums[i, j] += x[m, i] x[m, j] where j <= i. */
-void nib_gptq_add(nib_ctx *ctx, double *sums, const float *x, int64_t rows, int64_t K);
+/* Sums of products of inputs, grown by x [rows, K]: sums[i, j] += x[m, i] x[m, j] where j <= i,
+ * each row times its weight [rows] first, or as it is where that is NULL. Fails: NIB_E_MEMORY. */
+nib_status nib_gptq_add(nib_ctx *ctx, double *sums, const float *x, const float *weight,
+                        int64_t rows, int64_t K);
 
 /* Codes of a weight [N, K] whose desc is set, with q, scale and zero allocated: integers of 8 bits
- * with one scale a row, or fewer with a scale and a shift (ZERO_SHIFT) for each group. w dense,
- * contiguous, of desc.math sums    [K, K] as above; as it was Fails: NIB_E_MEMORY (two doubles for
- * each number of sums, one f32 a weight). */
-nib_status nib_gptq(nib_ctx *ctx, const void *w, const double *sums, nib_codes *codes);
+ * with one scale a row, or fewer with a scale and a shift (ZERO_SHIFT) for each group.
+ *   w     dense, contiguous, of desc.math
+ *   sums  [K, K] as above, of inputs; as it was
+ *   outs  [N, N], the same of gradients of outputs, or NULL: then rows make up for earlier ones as
+ *         well, which assumes that the two do not depend on each other. Tseng, Sun, Hou and De Sa,
+ *         "Model-Preserving Adaptive Rounding", 2025.
+ * Fails: NIB_E_MEMORY (two doubles for each number of sums, one f32 a weight). */
+nib_status nib_gptq(nib_ctx *ctx, const void *w, const double *sums, const double *outs,
+                    nib_codes *codes);
 #endif

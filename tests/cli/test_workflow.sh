@@ -56,6 +56,14 @@ bad() { # exit code, words of the message, arguments
 printf 'no json\n' >"$tmp/bad.jsonl"
 printf '{"words": "a"}\n' >"$tmp/other.jsonl"
 : >"$tmp/empty.txt"
+# Without data the model makes up its own, the same each time.
+for out in made again; do
+    "$nibble" calibrate $model --samples 2 --context 24 --weights qint4 --activations none --algo gptq \
+        --include '*layers.0.self_attn.?_proj' -t $([ $out = made ] && echo 1 || echo 2) -o "$tmp/$out" -q >"$tmp/out" || fail "no data made up"
+done
+cmp -s "$tmp/made/model.safetensors" "$tmp/again/model.safetensors" || fail "made-up data differs"
+"$nibble" calibrate $model -o "$tmp/bad" -q 2>"$tmp/err" >/dev/null
+[ $? -eq 2 ] || fail "made-up data for activations is not refused: $(cat "$tmp/err")"
 bad 2 "qint3" $model --data $text --weights qint3
 bad 2 "activations has no" $model --data $text --activations qint4
 bad 2 "qint8 takes algo" $model --data $text --weights qint8 --algo hqq

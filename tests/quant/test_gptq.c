@@ -109,13 +109,13 @@ TEST(error_feedback_misses_less_of_the_outputs_where_inputs_go_together) {
         for (int k = 1; k < K; k++) x[m * K + k] = 0.9f * x[m * K + k - 1] + 0.4f * normal(&seed);
     }
     double *sums = calloc((size_t)K * K, sizeof *sums);
-    nib_gptq_add(ctx, sums, x, 300, K);
-    nib_gptq_add(ctx, sums, x + 300 * K, M - 300, K);
+    CHECK_OK(nib_gptq_add(ctx, sums, x, NULL, 300, K));
+    CHECK_OK(nib_gptq_add(ctx, sums, x + 300 * K, NULL, M - 300, K));
     for (int i = 0; i < 3; i++) {
         nib_codes plain, fed;
         codes_with(state_, cases[i].text, w, &plain);
         CHECK_OK(nib_codes_alloc(nib_ctx_mem(ctx), &plain.desc, &fed));
-        CHECK_OK(nib_gptq(ctx, nib_tensor_data(w), sums, &fed));
+        CHECK_OK(nib_gptq(ctx, nib_tensor_data(w), sums, NULL, &fed));
         const double a = squares(&plain, w, x, M), b = squares(&fed, w, x, M);
         if (!(b <= cases[i].at_most * a))
             FAIL_AT("%s: feedback misses %.4g of the outputs, plain %.4g", cases[i].text, b, a);
@@ -123,6 +123,95 @@ TEST(error_feedback_misses_less_of_the_outputs_where_inputs_go_together) {
         nib_codes_free(nib_ctx_mem(ctx), &fed);
     }
     free(sums);
+    nib_tensor_free(w);
+    nib_ctx_free(ctx);
+}
+
+static double *calloc_sums(int n) { return calloc((size_t)n * (size_t)n, sizeof(double)); }
+
+TEST(sums_are_those_of_weighed_rows) {
+    enum { ROWS = 300, WIDTH = 37 }; /* more than a run, no multiple of a panel */
+    static float x[ROWS * WIDTH], weight[ROWS];
+    uint64_t seed = test_seed();
+    for (int i = 0; i < ROWS * WIDTH; i++) x[i] = normal(&seed);
+    for (int m = 0; m < ROWS; m++) weight[m] = test_uniform(&seed);
+    double *one = calloc_sums(WIDTH), *two = calloc_sums(WIDTH);
+    nib_ctx *alone = nib_ctx_new(&(nib_ctx_options){.threads = 1});
+    nib_ctx *both = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+    CHECK_OK(nib_gptq_add(alone, one, x, weight, ROWS, WIDTH));
+    CHECK_OK(nib_gptq_add(both, two, x, weight, ROWS, WIDTH));
+    for (int i = 0; i < WIDTH; i++)
+        for (int j = 0; j < WIDTH; j++) {
+            double sum = 0;
+            for (int m = 0; m < ROWS && j <= i; m++)
+                sum += (double)weight[m] * (double)weight[m] * (double)x[m * WIDTH + i] *
+                       (double)x[m * WIDTH + j];
+            CHECK_NEAR(one[i * WIDTH + j], sum, 1e-3);
+            CHECK(one[i * WIDTH + j] == two[i * WIDTH + j]);
+        }
+    nib_ctx_free(alone);
+    nib_ctx_free(both);
+    free(one);
+    free(two);
+}
+
+/* sum over outputs a, b and inputs: what errors cost where both go together */
+static double both_sides(const nib_codes *codes, const nib_tensor *w, const double *ins,
+                         const double *outs) {
+    static float back[N * K];
+    static double turned[N * K];
+    const float *data = nib_tensor_data(w);
+    nib_codes_dequantize(codes, back);
+    for (int i = 0; i < N * K; i++) back[i] = data[i] - back[i];
+    for (int n = 0; n < N; n++)
+        for (int k = 0; k < K; k++) {
+            double sum = 0;
+            for (int j = 0; j < K; j++)
+                sum += (double)back[n * K + j] * (j < k ? ins[k * K + j] : ins[j * K + k]);
+            turned[n * K + k] = sum;
+        }
+    double cost = 0;
+    for (int a = 0; a < N; a++)
+        for (int b = 0; b < N; b++)
+            for (int k = 0; k < K; k++)
+                cost += (b < a ? outs[a * N + b] : outs[b * N + a]) * (double)back[a * K + k] *
+                        turned[b * K + k];
+    return cost;
+}
+
+TEST(feedback_along_outputs_costs_less_still_where_their_gradients_go_together) {
+    NEEDS_SCHEME("qint4:algo=mse");
+    static const char *const texts[] = {"qint8", "qint4", "qint2"};
+    nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+    uint64_t seed = test_seed();
+    nib_tensor *w = weight_of(ctx, &seed);
+    static float x[M * K], g[M * N];
+    for (int m = 0; m < M; m++) {
+        x[m * K] = normal(&seed);
+        g[m * N] = normal(&seed);
+        for (int k = 1; k < K; k++) x[m * K + k] = 0.9f * x[m * K + k - 1] + 0.4f * normal(&seed);
+        for (int n = 1; n < N; n++) g[m * N + n] = 0.9f * g[m * N + n - 1] + 0.4f * normal(&seed);
+    }
+    double *ins = calloc_sums(K), *outs = calloc_sums(N);
+    CHECK_OK(nib_gptq_add(ctx, ins, x, NULL, M, K));
+    CHECK_OK(nib_gptq_add(ctx, outs, g, NULL, M, N));
+    for (int i = 0; i < 3; i++) {
+        nib_codes plain, one, two;
+        codes_with(state_, texts[i], w, &plain);
+        CHECK_OK(nib_codes_alloc(nib_ctx_mem(ctx), &plain.desc, &one));
+        CHECK_OK(nib_codes_alloc(nib_ctx_mem(ctx), &plain.desc, &two));
+        CHECK_OK(nib_gptq(ctx, nib_tensor_data(w), ins, NULL, &one));
+        CHECK_OK(nib_gptq(ctx, nib_tensor_data(w), ins, outs, &two));
+        const double a = both_sides(&plain, w, ins, outs), b = both_sides(&one, w, ins, outs),
+                     c = both_sides(&two, w, ins, outs);
+        if (!(b <= a && c <= 0.6 * b))
+            FAIL_AT("%s: %.4g for ranges, %.4g by inputs, %.4g by both", texts[i], a, b, c);
+        nib_codes_free(nib_ctx_mem(ctx), &plain);
+        nib_codes_free(nib_ctx_mem(ctx), &one);
+        nib_codes_free(nib_ctx_mem(ctx), &two);
+    }
+    free(ins);
+    free(outs);
     nib_tensor_free(w);
     nib_ctx_free(ctx);
 }
@@ -136,7 +225,7 @@ TEST(inputs_that_are_all_zero_are_no_failure) {
     nib_codes plain, fed;
     codes_with(state_, "qint4", w, &plain);
     CHECK_OK(nib_codes_alloc(nib_ctx_mem(ctx), &plain.desc, &fed));
-    CHECK_OK(nib_gptq(ctx, nib_tensor_data(w), sums, &fed));
+    CHECK_OK(nib_gptq(ctx, nib_tensor_data(w), sums, NULL, &fed));
     CHECK(squares(&fed, w, NULL, 0) <= 1.2 * squares(&plain, w, NULL, 0));
     nib_codes_free(nib_ctx_mem(ctx), &plain);
     nib_codes_free(nib_ctx_mem(ctx), &fed);
@@ -159,4 +248,6 @@ TEST(algorithms_go_with_their_types_only) {
 TESTS(RUNS(least_squares_miss_no_more_than_the_range_does_and_fewer_bits_gain_more),
       RUNS(constant_and_zero_groups_come_back_as_they_were),
       RUNS(error_feedback_misses_less_of_the_outputs_where_inputs_go_together),
+      RUNS(sums_are_those_of_weighed_rows),
+      RUNS(feedback_along_outputs_costs_less_still_where_their_gradients_go_together),
       RUNS(inputs_that_are_all_zero_are_no_failure), RUNS(algorithms_go_with_their_types_only))
