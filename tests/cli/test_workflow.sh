@@ -59,7 +59,7 @@ printf '{"words": "a"}\n' >"$tmp/other.jsonl"
 # Without data the model makes up its own, the same each time.
 for out in made again; do
     "$nibble" calibrate $model --samples 2 --context 24 --weights qint4 --activations none --algo gptq \
-        --include '*layers.0.self_attn.?_proj' -t $([ $out = made ] && echo 1 || echo 2) -o "$tmp/$out" -q >"$tmp/out" || fail "no data made up"
+        --include '*layers.0.self_attn.?_proj' -t "$([ "$out" = made ] && echo 1 || echo 2)" -o "$tmp/$out" -q >"$tmp/out" || fail "no data made up"
 done
 cmp -s "$tmp/made/model.safetensors" "$tmp/again/model.safetensors" || fail "made-up data differs"
 "$nibble" calibrate $model -o "$tmp/bad" -q 2>"$tmp/err" >/dev/null
