@@ -14,14 +14,14 @@ static struct {
 
 static const cli_option options[] = {
     {"output", 'o', "OUT", CLI_TEXT, &o.out, "the folder to write", 0, 0, true},
-    {"data", 0, "FILE", CLI_TEXT, &o.data,
-     "text, .jsonl, .npy or .npz; sounds; pictures (left out: made up by the model)", 0, 0, false},
+    {"data", 0, "FILE", CLI_TEXT, &o.data, "text, .jsonl, .npy or .npz; sounds; pictures", 0, 0,
+     false},
     {"weights", 0, "TYPE", CLI_TEXT, &o.weights, "qint8, qint4, qint2, qfloat8_e4m3fn ... (qint8)",
      0, 0, false},
     {"activations", 0, "TYPE", CLI_TEXT, &o.activations, "none, qint8, qfloat8_e4m3fn ... (qint8)",
      0, 0, false},
-    {"algo", 0, "ALGO", CLI_TEXT, &o.algo, "of weights: max, hqq, mse, absmax or gptq", 0, 0,
-     false},
+    {"algo", 0, "ALGO", CLI_TEXT, &o.algo,
+     "max, hqq, mse, absmax or gptq, for which data is made up", 0, 0, false},
     {"smooth", 0, "A", CLI_NUMBER, &o.smooth, "before: SmoothQuant with this power, as 0.5", 1e-6,
      1, false},
     {"awq", 0, NULL, CLI_FLAG, &o.awq, "before: AWQ's search for scales", 0, 0, false},

@@ -19,7 +19,7 @@
 
 enum { QUERY, KEY, VALUE, MASK }; /* attributes: dropout_p, is_causal, scale (0: none given), gqa */
 enum {
-    ROWS = 64, /* of queries that are scored at once */
+    ROWS = 60, /* of queries that are scored at once: whole tiles of the products */
     RUNS = 24, /* of such blocks, where there are so many: a run lays the keys of a head out once */
 };
 

@@ -276,9 +276,10 @@ void nib_piece_want(nib_piece_sizes *z, const nib_inputs *in, const nib_operand 
 }
 
 bool nib_piece_place(nib_inputs *in, const nib_piece_sizes *z, size_t *whole) {
-    bool bad = nib_place(whole, z->lane, &in->at_lane) |
-               nib_place(whole, z->panels, &in->at_panels) |
-               nib_place(whole, z->rows, &in->at_rows) | nib_place(whole, z->codes, &in->at_codes);
+    bool bad = nib_place(whole, z->lane, &in->at_lane);
+    bad |= nib_place(whole, z->panels, &in->at_panels);
+    bad |= nib_place(whole, z->rows, &in->at_rows);
+    bad |= nib_place(whole, z->codes, &in->at_codes);
     bad |= nib_place(whole, z->digits, &in->at_digits);
     for (int i = 0; i < NIB_MAX_PARTS; i++) bad |= nib_place(whole, z->lift[i], &in->at_lift[i]);
     return bad;
