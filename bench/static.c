@@ -22,14 +22,16 @@ static const double LEAST = 4e-3; /* seconds of one turn */
 
 static const struct kind {
     const char *name, *weights, *activations;
+    bool reduced;
 } kinds[] = {
-    {"f32", NULL, NULL},
-    {"w8a8", "qint8", "qint8"},
-    {"w4a8", "qint4", "qint8"},
-    {"w8", "qint8", NULL},
-    {"w4", "qint4", NULL},
-    {"wf8", "qfloat8_e4m3fn", NULL},
-    {"wf8af8", "qfloat8_e4m3fn", "qfloat8_e4m3fn"},
+    {"f32", NULL, NULL, false},
+    {"w8a8", "qint8", "qint8", false},
+    {"w8a7", "qint8", "qint8", true}, /* reduce_range */
+    {"w4a8", "qint4", "qint8", false},
+    {"w8", "qint8", NULL, false},
+    {"w4", "qint4", NULL, false},
+    {"wf8", "qfloat8_e4m3fn", NULL, false},
+    {"wf8af8", "qfloat8_e4m3fn", "qfloat8_e4m3fn", false},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
@@ -159,8 +161,8 @@ static void ready(racer *r, nib_ctx *ctx, const struct subject *s, const struct 
     r->m = s->make(ctx);
     if (!r->m) fail();
     if (k->weights) {
-        const nib_config *config =
-            NIB_QUANTO(.weights = k->weights, .activations = k->activations, .unfrozen = true);
+        const nib_config *config = NIB_QUANTO(.weights = k->weights, .activations = k->activations,
+                                              .unfrozen = true, .reduce_range = k->reduced);
         if (nib_quantize(r->m, config, NULL) < NIB_OK) fail();
         if (k->activations) {
             if (nib_calibrate_begin(r->m, NULL, NULL) < NIB_OK) fail();

@@ -9,7 +9,7 @@ static struct {
         *algo;
     double momentum, smooth;
     int64_t samples, context;
-    bool head, awq;
+    bool head, awq, reduce_range;
 } o = {.weights = "qint8", .activations = "qint8", .momentum = 0.9};
 
 static const cli_option options[] = {
@@ -37,6 +37,8 @@ static const cli_option options[] = {
      0, false},
     {"calibration", 0, "HOW", CLI_TEXT, &o.calibration, "nibble, or upstream's arithmetic (nibble)",
      0, 0, false},
+    {"reduce-range", 0, NULL, CLI_FLAG, &o.reduce_range, "codes of qint8 activations in [-64, 63]",
+     0, 0, false},
     {0},
 };
 
@@ -63,10 +65,11 @@ static void see(void *user, const nib_calibrated *row) {
 static nib_config *config_of(void) {
     char text[512];
     const int length =
-        snprintf(text, sizeof text, "quanto:weights=%s,activations=%s,momentum=%.9g%s%s%s%s%s%s",
+        snprintf(text, sizeof text, "quanto:weights=%s,activations=%s,momentum=%.9g%s%s%s%s%s%s%s",
                  o.weights, o.activations, o.momentum, o.streamline ? ",streamline=" : "",
                  o.streamline ? o.streamline : "", o.calibration ? ",calibration=" : "",
-                 o.calibration ? o.calibration : "", o.algo ? ",algo=" : "", o.algo ? o.algo : "");
+                 o.calibration ? o.calibration : "", o.algo ? ",algo=" : "", o.algo ? o.algo : "",
+                 o.reduce_range ? ",reduce_range=true" : "");
     return length < (int)sizeof text ? nib_config_parse(text) : nib_config_parse("");
 }
 

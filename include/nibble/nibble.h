@@ -204,6 +204,8 @@ typedef struct nib_quanto {
     const char *inputs;                /* "linear" (also NULL): what comes into linears is quantized, as
                                           upstream has it; "all": into convolutions too, so that they
                                           multiply codes by codes wherever their inputs come from */
+    bool        reduce_range;          /* codes of "qint8" activations in [-64, 63], scales of absmax / 63:
+                                          sums fit 16 bits, which machines without VNNI are faster with */
 } nib_quanto;
 extern const nib_scheme nib_scheme_quanto;
 #define NIB_QUANTO(...) \

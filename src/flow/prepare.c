@@ -15,6 +15,7 @@
 #include "nn/quantized.h"
 #include "op/conv.h"
 #include "op/conv_filters.h"
+#include "quant/act8.h"
 #include "quant/codes.h"
 #include "quant/layouts.h"
 #include "quant/scheme.h"
@@ -182,7 +183,7 @@ static nib_status keep_filters(preparing *p, nib_module *module, int64_t groups)
     nib_tensor *weight = nib_module_parameter(module, "weight");
     const nib_quantized *q = nib_module_quantized(module);
     if (q && q->weight && !weight->layout) return NIB_OK;
-    const bool codes = q && q->input == NIB_I8 && nib_filters_have_codes(weight);
+    const bool codes = q && nib_act8_integer(q->input) && nib_filters_have_codes(weight);
     return nib_conv_keep(p->ctx, weight, groups, codes);
 }
 

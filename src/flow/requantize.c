@@ -66,19 +66,21 @@ static nib_status maps_fault(void) {
 
 static nib_status read_entry(work *w, const char *name, const json_t *row) {
     const char *weights, *activations = "none";
-    bool outputs = true, inputs = false;
+    bool outputs = true, inputs = false, reduced = false;
     if (!json_is_object(row)) return NIB_RAISE(NIB_E_FORMAT, "the entry is not an object");
     NIB_TRY(nib_json_string(row, "weights", true, &weights));
     NIB_TRY(nib_json_string(row, "activations", false, &activations));
     NIB_TRY(nib_json_bool(row, "outputs", false, &outputs));
     NIB_TRY(nib_json_bool(row, "inputs", false, &inputs));
+    NIB_TRY(nib_json_bool(row, "reduce_range", false, &reduced));
     nib_module *module = nib_module_child(w->root, name);
     if (!module)
         return NIB_RAISE(NIB_E_FORMAT, "the map names a module that this tree does not have");
     nib_text text = {.mem = w->mem};
     const bool norm = strcmp(weights, "none") == 0;
-    nib_text_format(&text, "quanto:weights=%s,activations=%s,inputs=%s",
-                    norm ? "qint8" : full(weights), full(activations), inputs ? "all" : "linear");
+    nib_text_format(&text, "quanto:weights=%s,activations=%s,inputs=%s,reduce_range=%s",
+                    norm ? "qint8" : full(weights), full(activations), inputs ? "all" : "linear",
+                    reduced ? "true" : "false");
     nib_config *config = text.failed ? NULL : nib_config_parse(text.data);
     nib_text_free(&text);
     if (!config) return maps_fault();

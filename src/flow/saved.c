@@ -131,6 +131,11 @@ static nib_status add_entry(void *user, const char *dotted, nib_module *module) 
         json_decref(row);
         row = NULL;
     }
+    if (row && nib_config_option_int(config, "reduce_range") &&
+        json_object_set_new(row, "reduce_range", json_true()) != 0) {
+        json_decref(row);
+        row = NULL;
+    }
     return json_object_set_new(map, dotted, row) == 0
                ? NIB_OK
                : NIB_RAISE(NIB_E_MEMORY, "no memory for the map of quantized modules");

@@ -23,6 +23,7 @@
 #include "graph/node.h"
 #include "op/calls.h"
 #include "op/product.h"
+#include "quant/act8.h"
 #include "tensor/context.h"
 
 typedef struct fusing {
@@ -247,7 +248,8 @@ static void join_codes(fusing *f, int at) {
 static void join_floor(fusing *f, int at) {
     nib_graph *g = f->g;
     const nib_node *n = &g->nodes[at];
-    if (f->gone[at] || n->args.op != &nib_op_relu || g->values[n->in[0]].code != NIB_I8) return;
+    if (f->gone[at] || n->args.op != &nib_op_relu || !nib_act8_integer(g->values[n->in[0]].code))
+        return;
     const int maker = sole_maker(f, n->in[0], at);
     if (maker == NIB_ABSENT || g->nodes[maker].args.op != &nib_op_linear_act) return;
     nib_node *m = &g->nodes[maker];

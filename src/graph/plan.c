@@ -86,12 +86,12 @@ static nib_status make_headers(nib_graph *g) {
     for (int i = 0; i < g->nvalues; i++) {
         nib_value *v = &g->values[i];
         if (v->kind != NIB_VALUE_MADE || g->buffers[v->of].first == NIB_ABSENT) continue;
-        v->tensor = nib_tensor_over(g->ctx, v->code ? v->code : v->dtype, v->shape, g->arena,
-                                    g->buffers[v->of].offset + v->offset);
+        v->tensor = nib_tensor_over(g->ctx, v->code ? nib_act8_stored(v->code) : v->dtype, v->shape,
+                                    g->arena, g->buffers[v->of].offset + v->offset);
         if (!v->tensor) return nib_last_error()->status;
         if (v->code) {
             nib_tensor *codes = v->tensor;
-            v->tensor = nib_act8_over(codes, v->dtype, v->scale);
+            v->tensor = nib_act8_over(codes, v->code, v->dtype, v->scale);
             nib_tensor_free(codes);
             if (!v->tensor) return nib_last_error()->status;
             continue;

@@ -85,13 +85,18 @@ static const char *word(const nib_config *config, const char *field) {
     return "none";
 }
 
+static bool reduced(const nib_config *config) {
+    return nib_config_option_int(config, "reduce_range") != 0;
+}
+
 /* What a reader makes of a module's entry: "qint4:activations=qint8". The rest of a config goes
  * into a note. */
 static nib_status spell(const nib_manifest *manifest, const nib_stored *item, nib_text *out) {
     (void)manifest;
     nib_text_add(out, word(item->config, "weights"));
     if (!nib_config_option_is(item->config, "activations", "none"))
-        nib_text_format(out, ":activations=%s", word(item->config, "activations"));
+        nib_text_format(out, ":activations=%s%s", word(item->config, "activations"),
+                        reduced(item->config) ? ",reduce_range=true" : "");
     return out->failed ? nib_last_error()->status : NIB_OK;
 }
 
@@ -102,10 +107,13 @@ static nib_status metadata(const nib_manifest *manifest, size_t shard, nib_metad
 }
 
 /* {"weights": "qint8", "activations": "qint8"}; "outputs": false is our word for a module whose
- * outputs stay float, which upstream has no word for and passes over. */
-static json_t *entry(const char *weights, const char *activations, bool outputs) {
-    json_t *row = json_pack("{s:s, s:s}", "weights", weights, "activations", activations);
-    if (row && !outputs && json_object_set_new(row, "outputs", json_false()) != 0) {
+ * outputs stay float, "reduce_range": true for activations of 7 bits; upstream has no words for
+ * these and passes over ours. */
+static json_t *entry(const nib_config *config, bool weights, bool outputs) {
+    json_t *row = json_pack("{s:s, s:s}", "weights", weights ? word(config, "weights") : "none",
+                            "activations", word(config, "activations"));
+    if (row && ((!outputs && json_object_set_new(row, "outputs", json_false()) != 0) ||
+                (reduced(config) && json_object_set_new(row, "reduce_range", json_true()) != 0))) {
         json_decref(row);
         return NULL;
     }
@@ -121,17 +129,14 @@ static const char *side_file(const nib_manifest *manifest, nib_text *text, nib_s
         char *module = joined(manifest->mem, item->name, module_length(item->name), "");
         const nib_stored_module *about =
             module ? nib_manifest_module(manifest, module, strlen(module)) : NULL;
-        ok = module && json_object_set_new(map, module,
-                                           entry(word(item->config, "weights"),
-                                                 word(item->config, "activations"),
-                                                 !about || about->outputs)) == 0;
+        ok = module && json_object_set_new(
+                           map, module, entry(item->config, true, !about || about->outputs)) == 0;
         nib_mem_strfree(manifest->mem, module);
     }
     for (size_t i = 0; i < manifest->nmodules && ok; i++) {
         const nib_stored_module *m = &manifest->modules[i];
         if (!m->weights)
-            ok = json_object_set_new(
-                     map, m->name, entry("none", word(m->config, "activations"), m->outputs)) == 0;
+            ok = json_object_set_new(map, m->name, entry(m->config, false, m->outputs)) == 0;
     }
     *status = ok ? nib_json_text(map, JSON_INDENT(4), text)
                  : NIB_RAISE(NIB_E_MEMORY, "no memory for " QMAP);
@@ -208,37 +213,41 @@ static const char *full(const char *type) {
 }
 
 /* "none" for the weights: a norm, of which only the activations are quantized. */
-static nib_config *config_of(const char *weights, const char *activations) {
+static nib_config *config_of(const char *weights, const char *activations, bool reduce_range) {
     nib_text text = {0};
-    nib_text_format(&text, "quanto:weights=%s,activations=%s",
-                    strcmp(weights, "none") == 0 ? "qint8" : full(weights), full(activations));
+    nib_text_format(&text, "quanto:weights=%s,activations=%s,reduce_range=%s",
+                    strcmp(weights, "none") == 0 ? "qint8" : full(weights), full(activations),
+                    reduce_range ? "true" : "false");
     nib_config *config = text.failed ? NULL : nib_manifest_config(text.data);
     nib_text_free(&text);
     return config;
 }
 
-static nib_status outputs_of(const json_t *row, bool *outputs) {
-    const json_t *said = json_object_get(row, "outputs");
+/* What a word of ours says, if it is there. */
+static nib_status own_word(const json_t *row, const char *key, bool *value) {
+    const json_t *said = json_object_get(row, key);
     if (said && !json_is_boolean(said))
-        return NIB_RAISE(NIB_E_FORMAT, "\"outputs\" is neither true nor false");
-    if (said) *outputs = json_is_true(said);
+        return NIB_RAISE(NIB_E_FORMAT, "\"%s\" is neither true nor false", key);
+    if (said) *value = json_is_true(said);
     return NIB_OK;
 }
 
 static nib_status read_module(const nib_checkpoint *checkpoint, const char *module,
                               const json_t *row, const json_t *notes, nib_manifest *out) {
     const char *type, *activations = "none";
-    bool outputs = true;
+    bool outputs = true, reduce_range = false;
     if (!json_is_object(row)) return NIB_RAISE(NIB_E_FORMAT, "the entry is not an object");
     NIB_TRY(nib_json_string(row, "weights", true, &type));
     NIB_TRY(nib_json_string(row, "activations", false, &activations));
-    NIB_TRY(outputs_of(row, &outputs));
+    NIB_TRY(own_word(row, "outputs", &outputs));
+    NIB_TRY(own_word(row, "reduce_range", &reduce_range));
     const bool active = strcmp(activations, "none") != 0, frozen = strcmp(type, "none") != 0;
     if (!active && !frozen) return NIB_OK;
     char *weight = joined(out->mem, module, strlen(module), ".weight");
     if (!weight) return nib_last_error()->status;
     const char *noted = json_string_value(json_object_get(notes, weight));
-    nib_config *config = noted ? nib_manifest_config(noted) : config_of(type, activations);
+    nib_config *config =
+        noted ? nib_manifest_config(noted) : config_of(type, activations, reduce_range);
     nib_status status = config ? NIB_OK : nib_last_error()->status;
     if (status >= NIB_OK && strcmp(config->scheme->system, "quanto") != 0)
         status = NIB_RAISE(NIB_E_FORMAT, "\"%s\" is no type of quanto's", type);

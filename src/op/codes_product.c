@@ -138,7 +138,10 @@ static bool plan(job *j, size_t *size) {
 static nib_status multiply(nib_call_args *args, job *j) {
     const nib_tensor *a = args->in[0], *b = args->in[1];
     const int64_t rows = j->cut.B * j->cut.M, all = j->cut.B * j->cut.across * j->cut.down;
-    const nib_rows_kind kind = {.K = j->cut.K, .group = j->cut.K, .bits = 8, .symmetric = true};
+    const nib_rows_kind kind = {.K = j->cut.K,
+                                .group = j->cut.K,
+                                .bits = a->desc.code == NIB_I7 ? 7 : 8,
+                                .symmetric = true};
     size_t block, laid, room, whole;
     if (plan(j, &block) || nib_mul_size((size_t)rows, (size_t)nib_rows_width(&kind), &laid) ||
         nib_align_size(laid, NIB_MEM_ALIGN, &laid) ||
@@ -158,8 +161,8 @@ static nib_status multiply(nib_call_args *args, job *j) {
 nib_status nib_codes_bmm(nib_call_args *args) {
     const nib_tensor *a = args->in[0], *b = args->in[1];
     job j = {.k = &args->ctx->kernels};
-    if (!nib_act8_is(a) || !nib_act8_is(b) || a->desc.code != NIB_I8 || b->desc.code != NIB_I8 ||
-        !nib_bmm_fits(args, &j.cut) || !j.cut.K)
+    if (!nib_act8_is(a) || !nib_act8_is(b) || !nib_act8_integer(a->desc.code) ||
+        !nib_act8_integer(b->desc.code) || !nib_bmm_fits(args, &j.cut) || !j.cut.K)
         return NIB_END;
     const nib_qdesc desc = desc_of(NIB_BMM_WIDTH, j.cut.K);
     if (!nib_lanes_hold(&desc, NIB_LANE_W8)) return NIB_END;

@@ -427,7 +427,7 @@ nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
 }
 
 bool nib_conv_takes_codes(const nib_tensor *x, const nib_tensor *weight) {
-    return nib_act8_is(x) && x->desc.code == NIB_I8 && !nib_act8_is(weight) &&
+    return nib_act8_is(x) && nib_act8_integer(x->desc.code) && !nib_act8_is(weight) &&
            nib_filters_have_codes(weight);
 }
 

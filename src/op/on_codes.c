@@ -48,11 +48,11 @@ static nib_status give(nib_call_args *args, nib_tensor *made) {
     return args->out[0] ? NIB_OK : nib_last_error()->status;
 }
 
-static bool integer(const nib_tensor *t) { return t->desc.code == NIB_I8; }
+static bool integer(const nib_tensor *t) { return nib_act8_integer(t->desc.code); }
 
 /* ---- on the codes alone ---- */
 
-/* Of integers; -128 stays. */
+/* Of integers; -128 stays, and -64 of a reduced range, which has no 64, becomes 63. */
 static nib_status neg(nib_call_args *args) {
     const nib_tensor *x = args->in[0];
     if (!integer(x)) return NIB_END;
@@ -63,6 +63,8 @@ static nib_status neg(nib_call_args *args) {
     uint8_t *to = nib_act8_data_mut(y);
     const int64_t count = nib_tensor_count(x);
     for (int64_t i = 0; i < count; i++) to[i] = (uint8_t)(0u - from[i]);
+    for (int64_t i = 0; x->desc.code == NIB_I7 && i < count; i++)
+        if (to[i] == 64) to[i] = 63;
     return give(args, y);
 }
 
@@ -91,8 +93,8 @@ static nib_status on_data(nib_call_args *args) {
     nib_call_args plain;
     NIB_TRY(run_on_data(args, &plain));
     for (int i = 0; i < plain.nout; i++) {
-        args->out[i] =
-            nib_scope_own(args->ctx, nib_act8_over(plain.out[i], x->desc.math, nib_act8_scale(x)));
+        args->out[i] = nib_scope_own(
+            args->ctx, nib_act8_over(plain.out[i], x->desc.code, x->desc.math, nib_act8_scale(x)));
         if (!args->out[i]) return nib_last_error()->status;
     }
     args->nout = plain.nout;
@@ -131,7 +133,8 @@ static bool one_number(const nib_tensor *t, float *value) {
 static nib_status with_scale(nib_call_args *args, const nib_tensor *x, float scale) {
     nib_tensor *codes = nib_act8_codes(x);
     nib_tensor *y =
-        codes ? nib_act8_over(codes, x->desc.math, nib_round_to(scale, x->desc.math)) : NULL;
+        codes ? nib_act8_over(codes, x->desc.code, x->desc.math, nib_round_to(scale, x->desc.math))
+              : NULL;
     nib_tensor_free(codes);
     return give(args, y);
 }

@@ -92,7 +92,7 @@ static nib_status gelu_shape(const nib_call_args *args, nib_shape *out, nib_dtyp
 
 /* Integer codes stay codes, of the same scale. */
 static bool relu_codes(const nib_call_args *args) {
-    return nib_act8_is(args->in[0]) && args->in[0]->desc.code == NIB_I8;
+    return nib_act8_is(args->in[0]) && nib_act8_integer(args->in[0]->desc.code);
 }
 
 static nib_status relu_shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
@@ -106,7 +106,8 @@ static nib_tensor *relu_output(const nib_call_args *args, int index, nib_dtype d
                                nib_shape shape) {
     (void)index;
     if (!relu_codes(args)) return nib_tensor_new(args->ctx, dtype, shape);
-    return nib_act8_new(args->ctx, NIB_I8, dtype, shape, nib_act8_scale(args->in[0]));
+    return nib_act8_new(args->ctx, args->in[0]->desc.code, dtype, shape,
+                        nib_act8_scale(args->in[0]));
 }
 
 const nib_op nib_op_relu = {

@@ -96,7 +96,7 @@ int nib_linear_act_attrs(int activation, nib_dtype code, bool floor, nib_attr at
 }
 
 bool nib_linear_act_set_floor(nib_attr attr[]) {
-    if (attr[FLOOR].i || attr[CODE].i != NIB_I8) return false;
+    if (attr[FLOOR].i || !nib_act8_integer((nib_dtype)attr[CODE].i)) return false;
     attr[FLOOR].i = true;
     return true;
 }

@@ -65,7 +65,7 @@ bool nib_product_takes_codes(const nib_tensor *x, const nib_tensor *w) {
 }
 
 static bool meets_codes(const nib_tensor *x, const nib_tensor *w) {
-    return x->desc.code == NIB_I8 && w->layout && nib_qdesc_integer(&w->desc);
+    return nib_act8_integer(x->desc.code) && w->layout && nib_qdesc_integer(&w->desc);
 }
 
 bool nib_product_wants(const nib_tensor *w, nib_rows_kind *kind) {
@@ -155,7 +155,7 @@ static void put_row(const nib_kernels *k, const nib_product *p, int64_t at, cons
         memcpy((float *)p->y + at, from, n * sizeof *from);
     else if (p->floor)
         k->quantize_divided((uint8_t *)p->y + at, from, 1, (int64_t)n, NULL, &p->scale, NULL, 0,
-                            127, NIB_F32);
+                            (int)nib_act8_largest(p->dtype), NIB_F32);
     else
         nib_act8_quantize(k, p->dtype, NIB_F32, p->scale, from, (int64_t)n, (char *)p->y + at);
 }
@@ -293,7 +293,7 @@ static void quantize_inputs(nib_ctx *ctx, job *j, char *memory, size_t rows_size
         if (have == n) memory += rows_size;
         if (j->in.K % G == 0) sums = (int32_t *)(void *)memory;
         if (have == n && j->codes) {
-            nib_lay_rows(ctx, j->codes, j->codes_scale, j->in.M, j->in.K, G, sums, codes, &o->rows);
+            nib_lay_rows(ctx, j->codes, j->codes_scale, j->in.M, &o->kind, sums, codes, &o->rows);
             made[n++] = o;
         } else if (have == n) {
             nib_quantize_rows(ctx, j->in.x, j->in.M, &o->kind, sums, codes, &o->rows);
@@ -394,8 +394,9 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
     const cut *c = &cuts[ctx->variant];
     job j = {.in = {.k = &ctx->kernels, .M = M, .K = K, .kc = c->kc}, .count = count};
     const bool codes = nib_act8_is(x);
+    const int bits = codes && x->desc.code == NIB_I7 ? 7 : 8;
     bool opens = false;
-    if (codes && x->desc.code == NIB_I8) {
+    if (codes && nib_act8_integer(x->desc.code)) {
         j.codes = nib_act8_data(x);
         j.codes_scale = nib_act8_scale(x);
     } else if (!codes && !coded) {
@@ -412,8 +413,8 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
         NIB_TRY(nib_operand_open(&t->w, t->p->weight));
         if (t->p->up != NIB_NONE) NIB_TRY(nib_operand_open(&t->up, t->p->up));
         if (!codes) continue;
-        if (meets_codes(x, t->w.t)) nib_operand_take_codes(&t->w);
-        if (t->up.t && meets_codes(x, t->up.t)) nib_operand_take_codes(&t->up);
+        if (meets_codes(x, t->w.t)) nib_operand_take_codes(&t->w, bits);
+        if (t->up.t && meets_codes(x, t->up.t)) nib_operand_take_codes(&t->up, bits);
         opens |= !meets_codes(x, t->w.t) || (t->up.t && !meets_codes(x, t->up.t));
     }
     if (!M || !pieces) return NIB_OK;

@@ -38,12 +38,12 @@ nib_status nib_operand_open(nib_operand *o, const nib_tensor *t) {
     return NIB_OK;
 }
 
-void nib_operand_take_codes(nib_operand *o) {
+void nib_operand_take_codes(nib_operand *o, int bits) {
     o->integer = true;
     o->kind = nib_rows_kind_of(o->t);
     o->kind.digits = o->kind.all = false;
     o->kind.symmetric = true;
-    o->kind.bits = 8;
+    o->kind.bits = bits;
 }
 
 /* The codes of a piece in lanes, so that a kernel sees a weight of just these channels. */

@@ -55,8 +55,8 @@ bool nib_operand_kind(const nib_tensor *w, nib_rows_kind *kind);
 /* Fails: NIB_E_UNSUPPORTED for a weight whose inputs nobody makes. */
 nib_status nib_operand_open(nib_operand *o, const nib_tensor *t);
 
-/* Inputs are codes of one scale already, whatever the weight asks for by itself. */
-void nib_operand_take_codes(nib_operand *o);
+/* Inputs are codes of one scale already, of 8 or 7 bits, whatever the weight asks for by itself. */
+void nib_operand_take_codes(nib_operand *o, int bits);
 
 /* y = x W^T, no more. y points at channel 0 of the weight, rows ldy apart. */
 void nib_piece_multiply(const nib_piece *s, const nib_operand *o, float *y, int64_t ldy);

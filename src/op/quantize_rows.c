@@ -181,17 +181,15 @@ static bool lies_well(const int8_t *q, int64_t M, int64_t K) {
     return K % LINE == 0 && (uintptr_t)q % LINE == 0 && (row_bytes(K) == K || M <= NIB_LANE_ROWS);
 }
 
-void nib_lay_rows(nib_ctx *ctx, const int8_t *q, float scale, int64_t M, int64_t K, int64_t G,
+void nib_lay_rows(nib_ctx *ctx, const int8_t *q, float scale, int64_t M, const nib_rows_kind *kind,
                   int32_t *sums, void *memory, nib_rows_i8 *rows) {
-    laying l = {.rows = {.k = &ctx->kernels, .kind = {.K = K, .bits = 8, .symmetric = true}},
-                .from = q,
-                .scale = scale};
+    const int64_t K = kind->K;
+    laying l = {.rows = {.k = &ctx->kernels, .kind = *kind}, .from = q, .scale = scale};
     l.rows.to = nib_rows_within(&l.rows.kind, M, memory);
     if (lies_well(q, M, K)) {
         l.rows.to.q = (int8_t *)(uintptr_t)q; /* only read */
         l.rows.to.ld = K;
     }
-    l.rows.kind.group = G;
     l.rows.to.sums = sums;
     nib_parallel_for(M > 1 ? ctx->pool : NULL, M, grain_of(K), lay_some, &l);
     *rows = nib_rows_read(&l.rows.kind, &l.rows.to);

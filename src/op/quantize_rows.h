@@ -61,9 +61,9 @@ size_t nib_quantize_rows_size(const nib_rows_kind *kind, int64_t M);
 void nib_quantize_rows(nib_ctx *ctx, const float *x, int64_t M, const nib_rows_kind *kind,
                        int32_t *sums, void *memory, nib_rows_i8 *rows);
 
-/* The same of codes q [M, K] that are there already, all with one scale. They are read where they
- * are if a kernel can, else copied. */
-void nib_lay_rows(nib_ctx *ctx, const int8_t *q, float scale, int64_t M, int64_t K, int64_t G,
+/* The same of codes q [M, K] that are there already, symmetric and all with one scale. They are
+ * read where they are if a kernel can, else copied. */
+void nib_lay_rows(nib_ctx *ctx, const int8_t *q, float scale, int64_t M, const nib_rows_kind *kind,
                   int32_t *sums, void *memory, nib_rows_i8 *rows);
 
 /* The sums alone, of M rows of codes. */

@@ -10,19 +10,25 @@ extern const nib_layout nib_layout_act8;
 
 static inline bool nib_act8_is(const nib_tensor *t) { return t && t->layout == &nib_layout_act8; }
 
-/* I8 and the three 8-bit floats that activations may have: the largest number of a code, 127 or the
- * largest finite float, by which a scale divides; 0: no such code. */
+/* I8, I7 (a reduced range: codes in [-64, 63]) and the three 8-bit floats that activations may
+ * have: the largest number of a code, 127, 63 or the largest finite float, by which a scale
+ * divides; 0: no such code. */
 float nib_act8_largest(nib_dtype code);
+
+static inline bool nib_act8_integer(nib_dtype code) { return code == NIB_I8 || code == NIB_I7; }
+
+/* What a code is in memory: a byte, of 7 bits as well. */
+static inline nib_dtype nib_act8_stored(nib_dtype code) { return code == NIB_I7 ? NIB_I8 : code; }
 
 /* A tensor of such codes, not yet filled, standing for floats of dtype `math` (F32, F16, BF16). The
  * scale is one that `math` holds. Caller owns. */
 nib_tensor *nib_act8_new(nib_ctx *ctx, nib_dtype code, nib_dtype math, nib_shape shape,
                          float scale);
 
-/* The same over the codes of a dense, contiguous tensor of that code dtype. Caller owns. */
-nib_tensor *nib_act8_over(const nib_tensor *codes, nib_dtype math, float scale);
+/* The same over the codes of a dense, contiguous tensor of nib_act8_stored(code). Caller owns. */
+nib_tensor *nib_act8_over(const nib_tensor *codes, nib_dtype code, nib_dtype math, float scale);
 
-/* The codes alone, as a dense tensor of the code dtype over the same bytes. Caller owns. */
+/* The codes alone, as a dense tensor of nib_act8_stored over the same bytes. Caller owns. */
 nib_tensor *nib_act8_codes(const nib_tensor *t);
 
 float nib_act8_scale(const nib_tensor *t);

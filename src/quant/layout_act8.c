@@ -1,6 +1,6 @@
 /* act8: codes of an activation, row-major, and one scale for all of them.
  *
- *   _data    the tensor's shape   int8 or float8 codes
+ *   _data    the tensor's shape   int8 (of 7 bits too) or float8 codes
  *   _scale   0-dim                f32, rounded to the dtype that the codes stand for
  * No file holds one: it lives between two ops. */
 #include <string.h>
@@ -19,8 +19,10 @@ static bool holds(const nib_qdesc *d) {
 }
 
 static int parts(const nib_qdesc *d, nib_part part[NIB_MAX_PARTS]) {
-    part[0] = (nib_part){
-        .suffix = "_data", .dtype = d->code, .shape = d->shape, .row_dim = NIB_ROWS_FLAT};
+    part[0] = (nib_part){.suffix = "_data",
+                         .dtype = nib_act8_stored(d->code),
+                         .shape = d->shape,
+                         .row_dim = NIB_ROWS_FLAT};
     part[1] = (nib_part){.suffix = "_scale", .dtype = NIB_F32, .row_dim = NIB_ROWS_SHARED};
     return 2;
 }
@@ -49,6 +51,8 @@ float nib_act8_largest(nib_dtype code) {
     switch (code) {
     case NIB_I8:
         return 127;
+    case NIB_I7:
+        return 63;
     case NIB_F8_E4M3FN:
         return 448;
     case NIB_F8_E5M2:
@@ -92,13 +96,14 @@ nib_tensor *nib_act8_new(nib_ctx *ctx, nib_dtype code, nib_dtype math, nib_shape
     return t;
 }
 
-nib_tensor *nib_act8_over(const nib_tensor *codes, nib_dtype math, float scale) {
-    const nib_qdesc desc = desc_of(codes->dtype, math, &codes->shape);
+nib_tensor *nib_act8_over(const nib_tensor *codes, nib_dtype code, nib_dtype math, float scale) {
+    const nib_qdesc desc = desc_of(code, math, &codes->shape);
     return over(codes->ctx, codes->part[0], codes->part_offset[0], &desc, scale);
 }
 
 nib_tensor *nib_act8_codes(const nib_tensor *t) {
-    return nib_tensor_over(t->ctx, t->desc.code, t->shape, t->part[0], t->part_offset[0]);
+    return nib_tensor_over(t->ctx, nib_act8_stored(t->desc.code), t->shape, t->part[0],
+                           t->part_offset[0]);
 }
 
 float nib_act8_scale(const nib_tensor *t) {
@@ -121,7 +126,7 @@ void nib_act8_to_f32(const nib_tensor *t, int64_t first, int64_t count, float *o
     const nib_dtype code = t->desc.code, math = t->desc.math;
     const uint8_t *q = (const uint8_t *)nib_act8_data(t) + first;
     if (count <= 0) return;
-    if (code == NIB_I8) {
+    if (nib_act8_integer(code)) {
         k->dequantize_scaled(out, q, 1, count, true, &scale, NULL, math);
         return;
     }
@@ -133,9 +138,10 @@ void nib_act8_to_f32(const nib_tensor *t, int64_t first, int64_t count, float *o
 
 void nib_act8_quantize(const nib_kernels *k, nib_dtype code, nib_dtype math, float scale,
                        const float *x, int64_t count, void *q) {
+    const int most = (int)nib_act8_largest(code);
     if (!count) return;
-    if (code == NIB_I8)
-        k->quantize_divided(q, x, 1, count, NULL, &scale, NULL, -128, 127, math);
+    if (nib_act8_integer(code))
+        k->quantize_divided(q, x, 1, count, NULL, &scale, NULL, -most - 1, most, math);
     else
         k->quantize_f8(q, x, 1, count, &scale, nib_act8_largest(code), code, math);
 }

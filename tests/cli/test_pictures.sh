@@ -26,6 +26,15 @@ grep -q "Of a picture: KL" "$tmp/out" || fail "compare: $(cat "$tmp/out")"
 "$nibble" calibrate $at/cnn --data $images --weights qint4 --algo gptq -o "$tmp/c" -q >/dev/null ||
     fail "gptq of convolutions: exit $?"
 
+# A reduced range is saved, read again, and verified; it is for int8 activations.
+"$nibble" calibrate $at/cnn --data $images --reduce-range -o "$tmp/r" -q >/dev/null || fail "--reduce-range: exit $?"
+grep -q '"reduce_range": true' "$tmp/r/quanto_qmap.json" || fail "the map does not tell the reduced range"
+"$nibble" eval "$tmp/r" --images $images --labels $labels --json -q >"$tmp/out" || fail "eval of a reduced range: exit $?"
+grep -q '"acc": 0.9[789]' "$tmp/out" || fail "eval of a reduced range: $(cat "$tmp/out")"
+"$nibble" verify "$tmp/r" --source $at/cnn -q >/dev/null || fail "verify of a reduced range: exit $?"
+sed 's/"reduce_range": true/"reduce_range": 1/' "$tmp/r/quanto_qmap.json" >"$tmp/map"
+cp "$tmp/map" "$tmp/r/quanto_qmap.json" # is refused below
+
 # Token ids, for a model of text.
 text=tests/golden/eval/with_bos
 "$nibble" calibrate $text --data $at/ids.npz -o "$tmp/d" --json -q >"$tmp/out" || fail "ids: exit $?"
@@ -45,6 +54,8 @@ gzip -dc $images | head -c 5000 >"$tmp/cut"
 gzip -dc $images >"$tmp/plain"
 head -c 3000 $images >"$tmp/cut.gz"
 head -c 1200 $at/arrays.npz >"$tmp/cut.npz"
+refused 2 "reduce_range is for activations=qint8" calibrate $at/cnn --data $images --activations none --reduce-range -o "$tmp/bad"
+refused 3 "neither true nor false" compare $at/cnn "$tmp/r" --data $images
 refused 3 "the idx file is cut" calibrate $at/mlp --data "$tmp/cut" -o "$tmp/bad"
 refused 3 "cut.gz" calibrate $at/mlp --data "$tmp/cut.gz" -o "$tmp/bad"
 refused 3 "cut.npz" calibrate $at/mlp --data "$tmp/cut.npz" -o "$tmp/bad"

@@ -80,6 +80,9 @@ static const nib_field fields[] = {
               .doc = "keep float weights until nib_freeze"),
     NIB_FIELD(nib_quanto, inputs, .type = NIB_FIELD_NAME, .names = whose_inputs,
               .doc = "modules whose inputs are quantized: linear as upstream, all: conv2d too"),
+    NIB_FIELD(nib_quanto, reduce_range, .type = NIB_FIELD_BOOL,
+              .doc =
+                  "qint8 activations in [-64, 63], for machines without an exact 8-bit multiply"),
 };
 
 /* NULL: activations stay float. */
@@ -96,9 +99,19 @@ static const weight_type *type_of(const nib_quanto *c) {
     return &types[i];
 }
 
+/* What the codes of activations are; 0: there are none. */
+static nib_dtype activation_code(const nib_quanto *c) {
+    const weight_type *type = activation_type(c);
+    return !type ? (nib_dtype)0 : c->reduce_range ? NIB_I7 : type->code;
+}
+
 static nib_status check(const nib_config *config) {
     const nib_quanto *c = (const nib_quanto *)config;
-    const weight_type *type = type_of(c);
+    const weight_type *type = type_of(c), *activations = activation_type(c);
+    if (c->reduce_range && (!activations || activations->code != NIB_I8))
+        return NIB_RAISE(NIB_E_ARGUMENT,
+                         "quanto: reduce_range is for activations=qint8; these are %s",
+                         activations ? activations->name : "none");
     const bool any_integer = c->algo == NIB_ALGO_MSE || c->algo == NIB_ALGO_GPTQ;
     const bool integer = type->bits < 8 || type->code == NIB_I8;
     if (c->algo == NIB_ALGO_DEFAULT || (any_integer && integer) ||
@@ -120,16 +133,15 @@ static bool whole(const nib_config *config) {
  * convolutions what comes in. */
 static bool module(const nib_config *config, const char *kind, bool *weight, nib_act *in,
                    nib_act *out) {
-    const weight_type *type = activation_type((const nib_quanto *)config);
-    const nib_act act = {.when = type ? NIB_ACT_STATIC : NIB_ACT_NONE,
-                         .dtype = type ? type->code : (nib_dtype)0,
-                         .symmetric = type != NULL};
+    const nib_dtype code = activation_code((const nib_quanto *)config);
+    const nib_act act = {
+        .when = code ? NIB_ACT_STATIC : NIB_ACT_NONE, .dtype = code, .symmetric = code != 0};
     *weight = strcmp(kind, "layer_norm") != 0;
     const char *inputs = ((const nib_quanto *)config)->inputs;
     const bool all = inputs && strcmp(inputs, "all") == 0;
     *in = strcmp(kind, "linear") == 0 || (all && *weight) ? act : (nib_act){0};
     *out = act;
-    return *weight || type;
+    return *weight || code;
 }
 
 static nib_status plan(const nib_config *config, const nib_site *site, nib_qdesc *weight,
