@@ -138,6 +138,9 @@ static const test_case cases[] = {
     {ATTENTION(IN(2, 3, 5), IN(2, 4, 5), IN(2, 4, 3), NO), .nattr = 4},
     {ATTENTION(IN(5, 4), IN(5, 4), IN(5, 4), STILL(PLAIN, 5, 5)), .nattr = 4,
      .attr = {{.d = 0}, {.i = 1}, {.d = 0.7}}},
+    {ATTENTION(IN(2, 3, 5), IN(2, 4, 5), IN(2, 4, 3), IN(2, 1, 4)), .nattr = 4},
+    {ATTENTION(IN(2, 3, 4), IN(2, 5, 4), IN(2, 5, 4), IN(3, 5)), .nattr = 4,
+     .attr = {{.d = 0}, {.i = 1}, {.d = 0.7}}},
     {.op = "mse_loss", .nin = 2, .in = {IN(3, 5), IN(3, 5)}, .nattr = 1, .attr = {{.i = 1}}},
     {.op = "cross_entropy_loss", /* rows of class 2 do not count */
      .nin = 3,

@@ -61,11 +61,22 @@ static nib_tensor *split(const attention *a, nib_tensor *x) {
     return nib_permute(nib_reshape(x, &s), (const int[]){1, 2, 0, 3});
 }
 
-/* What a mask holds at an index, as something to add: torch's bool masks are true for what is left
- * out. */
-static float masked(const nib_tensor *t, int64_t at) {
-    if (t->dtype == NIB_F32) return ((const float *)nib_tensor_data(t))[at];
-    return ((const unsigned char *)nib_tensor_data(t))[at] ? -INFINITY : 0.0f;
+/* A mask as something to add, of this shape and with `more` keys behind its own, which are not
+ * masked. By ops, so that gradients reach a mask of floats; torch's bool masks are true for what is
+ * left out. */
+static const nib_tensor *added(nib_ctx *ctx, const nib_tensor *t, const nib_shape *shape,
+                               int64_t more) {
+    if (t->dtype == NIB_F32) {
+        t = nib_reshape(t, shape);
+    } else {
+        const unsigned char *out = nib_tensor_data(t);
+        nib_tensor *floats = zeros(ctx, *shape);
+        float *to = floats ? nib_tensor_data_mut(floats) : NULL;
+        for (int64_t i = 0; to && i < nib_tensor_count(floats); i++)
+            if (out[i]) to[i] = -INFINITY;
+        t = floats;
+    }
+    return more ? nib_pad(t, (const int64_t[]){0, more, 0, 0}, "constant", 0) : t;
 }
 
 static nib_status check_mask(const nib_tensor *t, const char *what) {
@@ -78,11 +89,11 @@ static nib_status check_mask(const nib_tensor *t, const char *what) {
                      what, nib_dtype_name(t->dtype));
 }
 
-/* Both masks as one to add, [N, H or 1, L, keys]; `given` of the keys can be masked, those put
- * behind them cannot. NIB_NONE: nothing is masked. */
-static nib_tensor *join_masks(const attention *a, nib_ctx *ctx, const nib_tensor *padding,
-                              const nib_tensor *mask, int64_t N, int64_t L, int64_t given,
-                              int64_t keys) {
+/* Both masks as one to add, [N or 1, H or 1, L or 1, keys]; `given` of the keys can be masked,
+ * those put behind them cannot. NIB_NONE: nothing is masked. */
+static const nib_tensor *join_masks(const attention *a, nib_ctx *ctx, const nib_tensor *padding,
+                                    const nib_tensor *mask, int64_t N, int64_t L, int64_t given,
+                                    int64_t keys) {
     if (padding == NIB_NONE && mask == NIB_NONE) return NIB_NONE;
     NIB_TRY_NULL(check_mask(padding, "key_padding_mask"));
     NIB_TRY_NULL(check_mask(mask, "attn_mask"));
@@ -102,17 +113,11 @@ static nib_tensor *join_masks(const attention *a, nib_ctx *ctx, const nib_tensor
                            : each        ? &full
                                          : &flat,
                            other, sizeof other));
-    const int64_t H = each ? a->heads : 1;
-    nib_tensor *out = zeros(ctx, (nib_shape){4, {N, H, L, keys}});
-    float *to = out ? nib_tensor_data_mut(out) : NULL;
-    if (!to) return NULL;
-    for (int64_t r = 0; r < N * H * L; r++, to += keys)
-        for (int64_t s = 0; s < given; s++) {
-            const int64_t n = r / (H * L), l = r % L;
-            if (mask != NIB_NONE) to[s] += masked(mask, (each ? r : l) * given + s);
-            if (padding != NIB_NONE) to[s] += masked(padding, n * given + s);
-        }
-    return out;
+    const nib_shape mask4 = {4, {each ? N : 1, each ? a->heads : 1, L, given}},
+                    pad4 = {4, {N, 1, 1, given}};
+    if (mask == NIB_NONE) return added(ctx, padding, &pad4, keys - given);
+    mask = added(ctx, mask, &mask4, keys - given);
+    return padding == NIB_NONE ? mask : nib_add(mask, added(ctx, padding, &pad4, keys - given));
 }
 
 /* Inputs as [L, N, E]; *batched tells whether they had N. */

@@ -238,9 +238,10 @@ typedef struct weighing {
     const job *j;
     int64_t head;
     float *p, *dp; /* [L, S] */
+    float *dmask;  /* [L, S], of what is added to scores; NULL: not wanted */
 } weighing;
 
-/* dp becomes the gradient of q k^T: p (dp - sum of dp p) scale. */
+/* dp becomes the gradient of q k^T: p (dp - sum of dp p) scale, of the mask before the scale. */
 static void score_rows(void *user, int64_t begin, int64_t end) {
     const weighing *w = user;
     const job *j = w->j;
@@ -248,7 +249,9 @@ static void score_rows(void *user, int64_t begin, int64_t end) {
         float *p = w->p + l * j->S, *dp = w->dp + l * j->S;
         weigh(j, w->head, l, p);
         const float sum = j->k->dot_f32(dp, p, (size_t)j->S);
-        for (int64_t s = 0; s < j->S; s++) dp[s] = p[s] * (dp[s] - sum) * j->scale;
+        for (int64_t s = 0; s < j->S; s++) dp[s] = p[s] * (dp[s] - sum);
+        if (w->dmask) memcpy(w->dmask + l * j->S, dp, (size_t)j->S * sizeof *dp);
+        for (int64_t s = 0; s < j->S; s++) dp[s] *= j->scale;
     }
 }
 
@@ -273,7 +276,8 @@ static nib_tensor *crossed(const nib_tensor *x, const nib_tensor *y) {
     return nib_gradient_product(nib_gradient_transposed(x), nib_gradient_transposed(y));
 }
 
-static nib_status head_backward(nib_backward_args *args, const job *j, int64_t head) {
+/* dmask: of all heads, [..., L, S]; NULL: not wanted. */
+static nib_status head_backward(nib_backward_args *args, const job *j, int64_t head, float *dmask) {
     const nib_tensor *const *in = args->call->in;
     const nib_tensor *q = head_of(in[QUERY], head, j->L, j->E),
                      *k = head_of(in[KEY], head, j->S, j->E),
@@ -281,7 +285,8 @@ static nib_status head_backward(nib_backward_args *args, const job *j, int64_t h
                      *g = head_of(args->out[0], head, j->L, j->V);
     nib_tensor *p = nib_gradient_product(q, k), *dp = nib_gradient_product(g, v);
     if (!p || !dp) return nib_last_error()->status;
-    weighing w = {j, head, nib_tensor_data_mut(p), nib_tensor_data_mut(dp)};
+    weighing w = {j, head, nib_tensor_data_mut(p), nib_tensor_data_mut(dp),
+                  dmask ? dmask + head * j->L * j->S : NULL};
     nib_parallel_for(q->ctx->pool, j->L, 8, score_rows, &w);
     if (args->wants[VALUE]) NIB_TRY(put_head(args->in[VALUE], head, crossed(p, g)));
     if (args->wants[QUERY])
@@ -294,8 +299,15 @@ static nib_status head_backward(nib_backward_args *args, const job *j, int64_t h
 static nib_status backward(nib_backward_args *args) {
     const job j = job_of(args->call);
     nib_ctx *ctx = args->call->ctx;
-    if (args->wants[MASK])
-        return NIB_RAISE(NIB_E_UNSUPPORTED, "scaled_dot_product_attention: a mask has no gradient");
+    float *dmask = NULL;
+    if (args->wants[MASK]) {
+        nib_shape scores = args->call->in[QUERY]->shape;
+        scores.dim[scores.ndim - 1] = j.S;
+        args->in[MASK] = nib_scope_own(ctx, nib_tensor_new(ctx, NIB_F32, scores));
+        NIB_TRY(nib_gradient_made(args->in[MASK]));
+        dmask = nib_tensor_data_mut(args->in[MASK]);
+        memset(dmask, 0, nib_tensor_bytes(args->in[MASK]));
+    }
     for (int i = QUERY; i <= VALUE; i++) {
         if (!args->wants[i]) continue;
         args->in[i] = nib_gradient_like(args->call->in[i]);
@@ -305,11 +317,13 @@ static nib_status backward(nib_backward_args *args) {
     const int64_t count = nib_tensor_count(args->out[0]);
     for (int64_t head = 0; j.S && count && head < count / (j.L * j.V); head++) {
         const size_t mark = nib_scope_begin(ctx);
-        const nib_status status = head_backward(args, &j, head);
+        const nib_status status = head_backward(args, &j, head, dmask);
         nib_scope_end(ctx, mark);
         NIB_TRY(status);
     }
-    return NIB_OK;
+    if (!dmask) return NIB_OK;
+    args->in[MASK] = nib_gradient_unbroadcast(args->in[MASK], &args->call->in[MASK]->shape);
+    return nib_gradient_made(args->in[MASK]);
 }
 
 /* Dropping weights out while training, and query heads that share keys, are not here. */

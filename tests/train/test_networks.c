@@ -111,11 +111,11 @@ TEST(a_block_of_attention_has_torchs_gradients) {
     CHECK_OK(nib_module_add(
         m, "down", nib_linear_new(ctx, P("block", "down.weight"), P("block", "down.bias"))));
     nib_gradients *g = nib_gradients_new(ctx);
-    CHECK_OK(nib_gradients_watch_module(g, m));
-    CHECK_OK(nib_tape_begin(ctx, g));
-    nib_tensor *x = golden_tensor(ctx, file, "block.x"),
-               *mask = golden_tensor(ctx, file, "block.mask"),
+    nib_tensor *x = golden_tensor(ctx, file, "block.x"), *mask = P("block", "mask"),
                *target = golden_tensor(ctx, file, "block.target");
+    CHECK_OK(nib_gradients_watch_module(g, m));
+    CHECK_OK(nib_gradients_watch(g, mask, "mask"));
+    CHECK_OK(nib_tape_begin(ctx, g));
     const size_t mark = nib_scope_begin(ctx);
     nib_tensor *seen = nib_module_forward_many(nib_module_child(m, "attention"),
                                                (nib_tensor *[]){x, x, x, NIB_NONE, mask}, 5);
@@ -134,8 +134,7 @@ TEST(a_block_of_attention_has_torchs_gradients) {
 
 TEST(weights_of_attention_are_torchs_and_have_gradients) {
     nib_module *m = attention(state_);
-    nib_tensor *x = golden_tensor(ctx, file, "block.x"),
-               *mask = golden_tensor(ctx, file, "block.mask");
+    nib_tensor *x = golden_tensor(ctx, file, "block.x"), *mask = P("block", "mask");
     nib_tensor *in[] = {x, x, x, NIB_NONE, mask};
     nib_gradients *g = nib_gradients_new(ctx);
     CHECK_OK(nib_gradients_watch(g, x, "x"));

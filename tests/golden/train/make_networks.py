@@ -4,7 +4,7 @@
 
 networks.safetensors: <network>.<input>, <network>.p.<parameter>, <network>.loss, <network>.d.<parameter>.
   cnn    two convolutions (padding modes, groups), BatchNorm2d training, ReLU, pooling, Linear; cross entropy
-  block  MultiheadAttention with a mask and bias_k, LayerNorm, GELU; mean squared error
+  block  MultiheadAttention with a mask that is learned and bias_k, LayerNorm, GELU; mean squared error
   llama  embedding, RMSNorm, rotated queries and keys, causal attention, SiLU gate, residuals; cross entropy
 """
 import pathlib
@@ -54,13 +54,13 @@ class Block(nn.Module):
 block = Block()
 for p in block.parameters():
     p.data = torch.randn_like(p) * 0.4
-x, mask, target = torch.randn(N, L, E), torch.randn(L, L), torch.randn(N, L, E)
-out["block.x"], out["block.mask"], out["block.target"] = x, mask, target
+x, mask, target = torch.randn(N, L, E), nn.Parameter(torch.randn(L, L)), torch.randn(N, L, E)
+out["block.x"], out["block.target"] = x, target
 with torch.no_grad():
     y, weights = block.attention(x, x, x, attn_mask=mask)
     out["block.attention"], out["block.weights"] = y.contiguous(), weights.contiguous()
     out["block.head_weights"] = block.attention(x, x, x, attn_mask=mask, average_attn_weights=False)[1].contiguous()
-put("block", dict(block.named_parameters()), F.mse_loss(block(x, mask), target))
+put("block", dict(block.named_parameters(), mask=mask), F.mse_loss(block(x, mask), target))
 
 torch.manual_seed(23)
 V, D, H, L, I = 11, 8, 2, 6, 14
