@@ -135,7 +135,8 @@ static void invert_columns(void *user, int64_t begin, int64_t end) {
     }
 }
 
-/* H of columns in the order of `turn`, and its factor; NULL: no memory. */
+/* H of columns in the order of `turn`, and its factor. Fails: NIB_E_MEMORY; NIB_E_ARGUMENT for what
+ * is not finite, since damping makes a factor of anything else. */
 static float *factor_of(nib_ctx *ctx, const float *h, int64_t K, const int32_t *turn) {
     nib_mem *mem = nib_ctx_mem(ctx);
     double *a = nib_mem_alloc_array(mem, (size_t)(K * K), sizeof *a);
@@ -154,6 +155,11 @@ static float *factor_of(nib_ctx *ctx, const float *h, int64_t K, const int32_t *
     }
     nib_mem_free(mem, a, (size_t)(K * K) * sizeof *a);
     if (done) return u;
+    if (u)
+        NIB_RAISE(NIB_E_ARGUMENT,
+                  "gptq: inputs or gradients of %lld columns are not finite, so "
+                  "they do not tell what rounding costs; feed other data",
+                  (long long)K);
     nib_mem_free(mem, u, (size_t)(K * K) * sizeof *u);
     return NULL;
 }
@@ -464,7 +470,7 @@ static void order(int32_t *turn, const float *cost, int64_t K) {
     }
 }
 
-/* The factor of outputs and the order of rows that it is in; false: no memory. */
+/* The factor of outputs and the order of rows that it is in; false: as factor_of fails. */
 static bool factor_of_outputs(nib_ctx *ctx, const double *outs, int64_t N, float **whole, float **u,
                               int32_t **rows) {
     nib_mem *mem = nib_ctx_mem(ctx);

@@ -18,7 +18,8 @@ nib_status nib_gptq_add(nib_ctx *ctx, double *sums, const float *x, const float 
  *   outs  [N, N], the same of gradients of outputs, or NULL: then rows make up for earlier ones as
  *         well, which assumes that the two do not depend on each other. Tseng, Sun, Hou and De Sa,
  *         "Model-Preserving Adaptive Rounding", 2025.
- * Fails: NIB_E_MEMORY (two doubles for each number of sums, one f32 a weight). */
+ * Fails: NIB_E_MEMORY (two doubles for each number of sums, one f32 a weight); NIB_E_ARGUMENT where
+ * sums are not finite. */
 nib_status nib_gptq(nib_ctx *ctx, const void *w, const double *sums, const double *outs,
                     nib_codes *codes);
 #endif

@@ -234,6 +234,31 @@ TEST(inputs_that_are_all_zero_are_no_failure) {
     nib_ctx_free(ctx);
 }
 
+TEST(inputs_or_gradients_that_are_no_numbers_are_refused) {
+    NEEDS_SCHEME("qint4:algo=mse");
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    uint64_t seed = test_seed();
+    nib_tensor *w = weight_of(ctx, &seed);
+    const float bad[] = {NAN, INFINITY};
+    for (int i = 0; i < 4; i++) {
+        double *ins = calloc_sums(K), *outs = calloc_sums(N);
+        static float x[K];
+        x[3] = bad[i % 2];
+        CHECK_OK(nib_gptq_add(ctx, i < 2 ? ins : outs, x, NULL, 1, i < 2 ? K : N));
+        nib_codes plain, fed;
+        codes_with(state_, "qint4", w, &plain);
+        CHECK_OK(nib_codes_alloc(nib_ctx_mem(ctx), &plain.desc, &fed));
+        CHECK_FAILS(nib_gptq(ctx, nib_tensor_data(w), ins, outs, &fed), NIB_E_ARGUMENT,
+                    "are not finite");
+        nib_codes_free(nib_ctx_mem(ctx), &plain);
+        nib_codes_free(nib_ctx_mem(ctx), &fed);
+        free(ins);
+        free(outs);
+    }
+    nib_tensor_free(w);
+    nib_ctx_free(ctx);
+}
+
 TEST(algorithms_go_with_their_types_only) {
     NEEDS_SCHEME("qint8");
     static const char *const wrong[] = {"qint8:algo=max", "qint8:algo=hqq", "qint4:algo=absmax",
@@ -250,4 +275,6 @@ TESTS(RUNS(least_squares_miss_no_more_than_the_range_does_and_fewer_bits_gain_mo
       RUNS(error_feedback_misses_less_of_the_outputs_where_inputs_go_together),
       RUNS(sums_are_those_of_weighed_rows),
       RUNS(feedback_along_outputs_costs_less_still_where_their_gradients_go_together),
-      RUNS(inputs_that_are_all_zero_are_no_failure), RUNS(algorithms_go_with_their_types_only))
+      RUNS(inputs_that_are_all_zero_are_no_failure),
+      RUNS(inputs_or_gradients_that_are_no_numbers_are_refused),
+      RUNS(algorithms_go_with_their_types_only))
