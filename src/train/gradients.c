@@ -77,6 +77,7 @@ static nib_status replace(void *user, const char *dotted, nib_module *owner, con
 typedef struct watching {
     nib_gradients *g;
     nib_module *root;
+    bool any;
 } watching;
 
 /* Bytes of its own, so that an optimizer may write them: what a file or the caller lent stays. */
@@ -92,11 +93,12 @@ static nib_tensor *owned(const watching *w, nib_tensor *t) {
 
 static nib_status watch(void *user, const char *dotted, nib_module *owner, const char *name,
                         nib_tensor *t) {
-    const watching *w = user;
+    watching *w = user;
     nib_place place;
     (void)owner;
     (void)name;
     if (t->layout || !nib_place_of(t, &place)) return NIB_OK;
+    w->any = true;
     t = nib_tensor_contiguous(t) ? owned(w, t) : t;
     if (!t || nib_gradients_watch(w->g, t, dotted) < NIB_OK) return nib_error_at(NULL, dotted, -1);
     return NIB_OK;
@@ -105,12 +107,13 @@ static nib_status watch(void *user, const char *dotted, nib_module *owner, const
 nib_status nib_gradients_watch_module(nib_gradients *g, nib_module *root) {
     if (!g || !root) return nib_last_error()->status;
     const size_t before = g->count;
-    const nib_status status = nib_module_walk_parameters(root, watch, &(watching){g, root});
+    watching w = {.g = g, .root = root};
+    const nib_status status = nib_module_walk_parameters(root, watch, &w);
     if (status < NIB_OK) {
         forget_from(g, before);
         return status;
     }
-    if (g->count == 0)
+    if (!w.any)
         return NIB_RAISE(NIB_E_ARGUMENT, "there is no float parameter to train in this tree");
     return NIB_OK;
 }

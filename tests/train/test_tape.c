@@ -194,6 +194,10 @@ TEST(a_tree_of_quantized_weights_alone_has_nothing_to_train) {
     nib_module *m = nib_linear_new(ctx, floats(4, 32, 1), NIB_NONE);
     CHECK_OK(nib_quantize(m, NIB_INT8_WEIGHT_ONLY(), NULL));
     CHECK_FAILS(nib_gradients_watch_module(gradients, m), NIB_E_ARGUMENT, "no float parameter");
+    nib_tensor *other = floats(1, 3, 2);
+    CHECK_OK(nib_gradients_watch(gradients, other, NULL)); /* which is none of the tree's */
+    CHECK_FAILS(nib_gradients_watch_module(gradients, m), NIB_E_ARGUMENT, "no float parameter");
+    nib_tensor_free(other);
     nib_module_free(m);
 }
 
