@@ -57,8 +57,9 @@ static nib_status both(const making *m, const char *key, int64_t least, bool req
                        int64_t v[2]) {
     const json_t *value = json_object_get(m->row, key);
     if (!value && !required) return NIB_OK;
+    const bool pair = json_is_array(value) && json_array_size(value) == 2;
     for (size_t i = 0; i < 2; i++) {
-        const json_t *n = json_is_array(value) ? json_array_get(value, i) : value;
+        const json_t *n = pair ? json_array_get(value, i) : value;
         if (!json_is_integer(n) || json_integer_value(n) < least ||
             json_integer_value(n) > MAX_SIDE)
             return NIB_RAISE(NIB_E_FORMAT, "\"%s\" is no number from %lld to %d, nor two of these",

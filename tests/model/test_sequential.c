@@ -350,6 +350,7 @@ TEST(a_config_that_is_wrong_is_one_error_with_the_layer_it_is_in) {
         {"{\"name\": \"conv1\"}", 1, NIB_E_FORMAT, "two layers of this name", "layers[1] conv1"},
         {"{\"groups\": 3}", 4, NIB_E_FORMAT, "3 groups do not divide 8 and 16", "layers[4] conv2"},
         {"{\"kernel_size\": [3]}", 4, NIB_E_FORMAT, "\"kernel_size\"", "layers[4] conv2"},
+        {"{\"kernel_size\": [3, 3, 3]}", 4, NIB_E_FORMAT, "\"kernel_size\"", "layers[4] conv2"},
         {"{\"stride\": 0}", 0, NIB_E_FORMAT, "\"stride\"", "layers[0] conv1"},
         {"{\"padding\": \"some\"}", 4, NIB_E_ARGUMENT, "want same or valid", "layers[4] conv2"},
         {"{\"in_features\": 255}", 10, NIB_E_FORMAT, "config.json asks for [10, 255]", "fc.weight"},
