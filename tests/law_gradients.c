@@ -5,8 +5,7 @@
  * (4 D(h) - D(2h)) / 3; what the two differ by bounds the rest, and y is off by a few roundings of
  * what it is summed from:
  *
- *   |gradient - slope| <= |D(h) - D(2h)| + ROUNDINGS eps (sum |r y| + 1) / h + ROUNDINGS eps
- * |gradient|
+ *   |gradient - slope| <= |D(h) - D(2h)| + ROUNDINGS eps ((sum |r y| + 1) / h + |gradient|)
  *
  * Inputs of an op with kinks keep 4 h away from them. */
 #include <float.h>

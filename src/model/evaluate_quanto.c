@@ -3,9 +3,10 @@
  *
  *   text     lines without a word become " \n", which is what its data set makes of them
  *   ids      of all of it at once, with the tokenizer's special tokens
- *   windows  disjoint, `context` ids each, BOS in place of the first (where there is one); what
- * does not fill a window is dropped scored   the ids after the first `context` / 2 + 1 result after
- * each window exp(sum of nll / ids scored so far); the mean of these
+ *   windows  disjoint, `context` ids each, BOS in place of the first (where there is one); the
+ *            rest that fills none is dropped
+ *   scored   the ids after the first `context` / 2 + 1
+ *   result   after each window exp(sum of nll / ids scored so far); the mean of these
  *
  * Early windows count in every term of that mean, so it is no perplexity: that of all scored ids is
  * given beside it. */

@@ -1,9 +1,10 @@
 /* conv_backward.c: gradients of convolutions: images one after the other, each a product with what
  * the filters saw.
  *
- *   columns [K, P]   number k = (channel, row, column of the filter) under each position of the
- * output dW = sum over images of g columns^T,   d columns = W^T g,   dx = each column back where it
- * was
+ *   columns [K, P]   number k (channel, row, column of the filter) under each position
+ *   dW = sum over images of g columns^T
+ *   d columns = W^T g
+ *   dx = each column back where it was
  *
  * Legend: C channels in, M channels out of a group, K numbers that a filter sees, P positions. */
 #include <string.h>
