@@ -51,15 +51,10 @@ static void let_go(nib_recording *r) {
         for (int i = 0; i < rec->nin; i++) nib_tensor_free(rec->in[i]);
         for (int i = 0; i < rec->nout; i++) nib_tensor_free(rec->out[i]);
     }
-    size_t kept = 0;
-    for (size_t i = 0; i < r->ngradients; i++) {
-        const nib_gradient g = r->gradients[i];
-        if (g.kept)
-            r->gradients[kept++] = g;
-        else
-            nib_mem_free(r->mem, g.data, (size_t)g.count * sizeof *g.data);
+    while (r->ngradients) {
+        const nib_gradient *g = &r->gradients[--r->ngradients];
+        nib_mem_free(r->mem, g->data, (size_t)g->count * sizeof *g->data);
     }
-    r->ngradients = kept;
 }
 
 nib_status nib_recording_begin(nib_recording *r) {
@@ -97,12 +92,6 @@ static nib_gradient *add_gradient(nib_recording *r, nib_gradient g) {
     return &list[r->ngradients++];
 }
 
-nib_status nib_recording_want(nib_recording *r, const nib_tensor *t, float *gradient) {
-    return add_gradient(r, (nib_gradient){nib_tensor_data(t), gradient, nib_tensor_count(t), true})
-               ? NIB_OK
-               : nib_last_error()->status;
-}
-
 /* Where the gradient of t is summed, zeros at first; NULL: no memory. */
 static float *into(nib_recording *r, const nib_tensor *t) {
     nib_gradient *g = find(r, t);
@@ -111,14 +100,14 @@ static float *into(nib_recording *r, const nib_tensor *t) {
     float *data = nib_mem_alloc_array(r->mem, (size_t)count, sizeof *data); /* zeroed */
     if (!data) return NULL;
     memset(data, 0, (size_t)count * sizeof *data);
-    if (add_gradient(r, (nib_gradient){nib_tensor_data(t), data, count, false})) return data;
+    if (add_gradient(r, (nib_gradient){nib_tensor_data(t), data, count})) return data;
     nib_mem_free(r->mem, data, (size_t)count * sizeof *data);
     return NULL;
 }
 
 static void give_back(nib_recording *r, const nib_tensor *t) {
     nib_gradient *g = find(r, t);
-    if (!g || g->kept) return;
+    if (!g) return;
     nib_mem_free(r->mem, g->data, (size_t)g->count * sizeof *g->data);
     *g = r->gradients[--r->ngradients];
 }
@@ -137,7 +126,7 @@ static void add_to(nib_recording *r, float *to, const float *from, int64_t count
     nib_parallel_for(r->ctx->pool, count, 16384, add_some, &(adding){to, from});
 }
 
-/* ---- linear: dx = g W, dW = g^T x, db the sum of g's rows ---- */
+/* ---- linear: dx = g W ---- */
 
 typedef struct turning {
     const float *x;
@@ -176,20 +165,14 @@ static nib_status add_product(nib_recording *r, float *to, const nib_tensor *x,
 }
 
 static nib_tensor *turned_weight(nib_recording *r, const nib_tensor *w) {
-    nib_turned *t = NULL;
-    for (size_t i = 0; i < r->nturned && !t; i++)
-        if (r->turned[i].weight == w) t = &r->turned[i];
+    for (size_t i = 0; i < r->nturned; i++)
+        if (r->turned[i].weight == w) return r->turned[i].turned;
     const int64_t N = w->shape.dim[0], K = w->shape.dim[1];
-    if (!t) {
-        nib_turned *list = grown(r->mem, r->turned, r->nturned, &r->turned_room, sizeof *list);
-        if (!list) return NULL;
-        r->turned = list;
-        nib_tensor *made = matrix(r, K, N);
-        if (!made) return NULL;
-        list[r->nturned] = (nib_turned){w, made, false};
-        t = &list[r->nturned++];
-    }
-    if (t->fresh) return t->turned;
+    nib_turned *list = grown(r->mem, r->turned, r->nturned, &r->turned_room, sizeof *list);
+    if (!list) return NULL;
+    r->turned = list;
+    nib_tensor *made = matrix(r, K, N);
+    if (!made) return NULL;
     const size_t mark = nib_scope_begin(r->ctx);
     const nib_tensor *dense = w->layout ? nib_dequantize(w) : w;
     float *wide = NULL;
@@ -198,27 +181,20 @@ static nib_tensor *turned_weight(nib_recording *r, const nib_tensor *w) {
         wide = nib_mem_alloc_array(r->mem, count, sizeof *wide);
         if (wide) nib_to_f32(dense->dtype, wide, nib_tensor_data(dense), count);
     }
-    if (dense && (wide || dense->dtype == NIB_F32)) {
-        turn(r, nib_tensor_data_mut(t->turned), wide ? wide : nib_tensor_data(dense), N, K);
-        t->fresh = true;
-    }
+    const bool done = dense && (wide || dense->dtype == NIB_F32);
+    if (done) turn(r, nib_tensor_data_mut(made), wide ? wide : nib_tensor_data(dense), N, K);
     nib_mem_free(r->mem, wide, count * sizeof *wide);
     nib_scope_end(r->ctx, mark);
-    return t->fresh ? t->turned : NULL;
-}
-
-void nib_recording_renew(nib_recording *r, const nib_tensor *weight) {
-    for (size_t i = 0; i < r->nturned; i++)
-        if (r->turned[i].weight == weight) r->turned[i].fresh = false;
-}
-
-static void sum_rows(float *to, const float *x, int64_t M, int64_t N) {
-    for (int64_t m = 0; m < M; m++)
-        for (int64_t n = 0; n < N; n++) to[n] += x[m * N + n];
+    if (done) {
+        list[r->nturned++] = (nib_turned){w, made};
+        return made;
+    }
+    nib_tensor_free(made);
+    return NULL;
 }
 
 static nib_status linear_backward(nib_recording *r, const nib_recorded *c, const float *g) {
-    const nib_tensor *x = c->in[0], *w = c->in[1], *bias = c->in[2];
+    const nib_tensor *x = c->in[0], *w = c->in[1];
     const int64_t N = w->shape.dim[0], K = w->shape.dim[1], M = nib_tensor_count(c->out[0]) / N;
     const size_t mark = nib_scope_begin(r->ctx);
     nib_tensor *rows = nib_scope_own(r->ctx, matrix(r, M, N));
@@ -234,22 +210,7 @@ static nib_status linear_backward(nib_recording *r, const nib_recorded *c, const
         status = floats ? r->linear(r->user, w, nib_tensor_data(floats), g, M)
                         : nib_last_error()->status;
     }
-    const nib_gradient *wanted = w->layout ? NULL : find(r, w);
-    if (status >= NIB_OK && wanted) {
-        nib_tensor *gt = nib_scope_own(r->ctx, matrix(r, N, M)),
-                   *xt = gt ? nib_scope_own(r->ctx, matrix(r, K, M)) : NULL;
-        const nib_tensor *floats = x->layout ? nib_dequantize(x) : x;
-        if (xt && floats) {
-            turn(r, nib_tensor_data_mut(gt), g, M, N);
-            turn(r, nib_tensor_data_mut(xt), nib_tensor_data(floats), M, K);
-            status = add_product(r, wanted->data, gt, xt);
-        } else {
-            status = nib_last_error()->status;
-        }
-    }
     nib_scope_end(r->ctx, mark);
-    const nib_gradient *of_bias = bias ? find(r, bias) : NULL;
-    if (status >= NIB_OK && of_bias) sum_rows(of_bias->data, g, M, N);
     return status;
 }
 
@@ -257,10 +218,9 @@ static nib_status linear_backward(nib_recording *r, const nib_recorded *c, const
  */
 
 typedef struct norming {
-    const nib_kernels *k;
     const float *x, *w, *g;
-    float *dx, *dot; /* dot: [M] s of each row, kept for dw; then [M] means */
-    int64_t D, M;
+    float *dx;
+    int64_t D;
     float eps;
     bool centred;
 } norming;
@@ -282,8 +242,6 @@ static void norm_rows(void *user, int64_t begin, int64_t end) {
             gwx += t * v;
         }
         const double s = 1 / sqrt(squares / (double)D + (double)n->eps);
-        n->dot[m] = (float)s;
-        n->dot[n->M + m] = mean;
         const float a = (float)s, b = (float)(s * s * s * gwx / (double)D),
                     c = n->centred ? (float)(s * gw / (double)D) : 0;
         for (int64_t i = 0; i < D; i++) dx[i] += a * (g[i] * n->w[i]) - b * (x[i] - mean) - c;
@@ -292,31 +250,23 @@ static void norm_rows(void *user, int64_t begin, int64_t end) {
 
 static nib_status norm_backward(nib_recording *r, const nib_recorded *c, const float *g,
                                 bool centred) {
-    const nib_tensor *x = c->in[0], *w = c->in[1], *bias = centred ? c->in[2] : NULL;
-    if (!w) return NIB_RAISE(NIB_E_UNSUPPORTED, "distilling: a norm without a weight");
+    const nib_tensor *x = c->in[0], *w = c->in[1];
+    if (!w) return NIB_RAISE(NIB_E_UNSUPPORTED, "sensing: a norm without a weight");
     const int64_t D = nib_tensor_count(w), M = nib_tensor_count(x) / D;
     float *dx = into(r, x);
     if (!dx) return nib_last_error()->status;
-    float *memory = nib_mem_alloc_array(r->mem, (size_t)(D + 2 * M), sizeof *memory);
+    float *memory = nib_mem_alloc_array(r->mem, (size_t)D, sizeof *memory);
     if (!memory) return nib_last_error()->status;
     nib_to_f32(w->dtype, memory, nib_tensor_data(w), (size_t)D);
-    norming n = {.k = &r->ctx->kernels,
-                 .x = nib_tensor_data(x),
+    norming n = {.x = nib_tensor_data(x),
                  .w = memory,
                  .g = g,
                  .dx = dx,
-                 .dot = memory + D,
                  .D = D,
-                 .M = M,
                  .eps = (float)c->attr[1].d,
                  .centred = centred};
     nib_parallel_for(r->ctx->pool, M, 16, norm_rows, &n);
-    const nib_gradient *dw = find(r, w), *db = bias ? find(r, bias) : NULL;
-    for (int64_t m = 0; dw && m < M; m++)
-        for (int64_t i = 0; i < D; i++)
-            dw->data[i] += g[m * D + i] * ((n.x[m * D + i] - n.dot[M + m]) * n.dot[m]);
-    if (db) sum_rows(db->data, g, M, D);
-    nib_mem_free(r->mem, memory, (size_t)(D + 2 * M) * sizeof *memory);
+    nib_mem_free(r->mem, memory, (size_t)D * sizeof *memory);
     return NIB_OK;
 }
 
@@ -365,7 +315,7 @@ static nib_status rope_backward(nib_recording *r, const nib_recorded *c, const f
 static nib_status append_backward(nib_recording *r, const nib_recorded *c, const float *g) {
     const nib_tensor *cache = c->in[0], *rows = c->in[1];
     if (c->in[2] || c->attr[0].i != 0)
-        return NIB_RAISE(NIB_E_UNSUPPORTED, "distilling: a cache that is turned or not empty");
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "sensing: a cache that is turned or not empty");
     const int64_t Hk = cache->shape.dim[0], T = cache->shape.dim[1], d = cache->shape.dim[2],
                   M = rows->shape.dim[0];
     float *dx = into(r, rows);
@@ -474,7 +424,7 @@ static void attend_some(void *user, int64_t begin, int64_t end) {
 static nib_status attention_backward(nib_recording *r, const nib_recorded *c, const float *g) {
     const nib_tensor *q = c->in[0], *k = c->in[1], *v = c->in[2];
     if (k->layout || v->layout || c->attr[1].i != 0)
-        return NIB_RAISE(NIB_E_UNSUPPORTED, "distilling: attention over a cache that is quantized "
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "sensing: attention over a cache that is quantized "
                                             "or not empty");
     attending a = {.kernels = &r->ctx->kernels,
                    .q = nib_tensor_data(q),
@@ -540,7 +490,7 @@ static nib_status add_backward(nib_recording *r, const nib_recorded *c, const fl
     const int64_t count = nib_tensor_count(c->out[0]);
     for (int i = 0; i < 2; i++) {
         if (nib_tensor_count(c->in[i]) != count)
-            return NIB_RAISE(NIB_E_UNSUPPORTED, "distilling: a sum that repeats one side");
+            return NIB_RAISE(NIB_E_UNSUPPORTED, "sensing: a sum that repeats one side");
         float *dx = into(r, c->in[i]);
         if (!dx) return nib_last_error()->status;
         add_to(r, dx, g, count);
@@ -597,7 +547,7 @@ static nib_status back_through(nib_recording *r, const nib_recorded *c) {
         give_back(r, c->out[0]);
         return NIB_OK;
     }
-    return NIB_RAISE(NIB_E_UNSUPPORTED, "distilling: %s has no gradient here", c->op->name);
+    return NIB_RAISE(NIB_E_UNSUPPORTED, "sensing: %s has no gradient here", c->op->name);
 }
 
 nib_status nib_recording_backward(nib_recording *r, const float *gradient) {

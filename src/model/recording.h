@@ -1,6 +1,6 @@
 /* recording.h: a forward of a decoder kept op by op, and the gradients of what it computed: what
- * distilling needs. Gradients are f32, kept by the first byte of the tensor that they belong to, so
- * that views of it share them. Sums have one order, whatever the number of threads. */
+ * sensing (sense.c) needs. Gradients are f32, kept by the first byte of the tensor that they belong
+ * to, so that views of it share them. Sums have one order, whatever the number of threads. */
 #ifndef NIB_MODEL_RECORDING_H
 #define NIB_MODEL_RECORDING_H
 #include <nibble/extend.h>
@@ -18,14 +18,12 @@ typedef struct nib_gradient {
     const void *of; /* first byte of the tensor */
     float *data;
     int64_t count;
-    bool kept; /* not given back on the way */
 } nib_gradient;
 
 /* A weight of linears seen so far, turned about for gradients of inputs. */
 typedef struct nib_turned {
     const nib_tensor *weight;
     nib_tensor *turned;
-    bool fresh;
 } nib_turned;
 
 typedef struct nib_recording {
@@ -51,14 +49,7 @@ void nib_recording_close(nib_recording *recording); /* a zeroed struct is fine *
 nib_status nib_recording_begin(nib_recording *recording);
 void nib_recording_end(nib_recording *recording);
 
-/* A gradient that is wanted: of the parameter `t`, count floats that are there already, added to by
- * every backward until it is closed; borrowed. */
-nib_status nib_recording_want(nib_recording *recording, const nib_tensor *t, float *gradient);
-
 /* `gradient` [M, V] of the result of the latest op goes back through all that was recorded, which
  * is let go. Fails: NIB_E_UNSUPPORTED naming an op that has no gradient here. */
 nib_status nib_recording_backward(nib_recording *recording, const float *gradient);
-
-/* The weights have new values. */
-void nib_recording_renew(nib_recording *recording, const nib_tensor *weight);
 #endif
