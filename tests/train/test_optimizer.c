@@ -63,6 +63,40 @@ TEST(steps_are_those_of_torch) {
     nib_ctx_free(ctx);
 }
 
+/* As nib_parallel_for cuts it, and any thread takes any piece. */
+TEST(a_step_is_the_same_however_it_is_cut) {
+    enum { COUNT = 97, STEPS = 3 };
+    static const int64_t cuts[][2] = {{50, COUNT}, {0, 7}, {7, 50}};
+    const nib_optimizer_kind *kind;
+    for (size_t i = 0; (kind = nib_optimizer_kind_at(i)); i++) {
+        nib_optimizer_config *config = calloc(1, kind->config_size);
+        *config = (nib_optimizer_config){kind, kind->config_size};
+        CHECK_OK(kind->prepare(config));
+        CHECK(kind->states <= NIB_OPTIMIZER_STATES);
+        float p[2][COUNT], g[COUNT], state[2][NIB_OPTIMIZER_STATES][COUNT] = {0};
+        uint64_t seed = test_seed();
+        for (int k = 0; k < COUNT; k++) p[0][k] = p[1][k] = test_uniform(&seed);
+        double power[NIB_OPTIMIZER_STATES] = {1, 1};
+        for (int step = 1; step <= STEPS; step++) {
+            for (int k = 0; k < COUNT; k++) g[k] = test_uniform(&seed);
+            for (int k = 0; k < kind->states && kind->decay; k++)
+                power[k] *= kind->decay(config, k);
+            for (int side = 0; side < 2; side++) {
+                nib_optimizer_slot slot = {.p = p[side], .g = g, .count = COUNT, .steps = step};
+                for (int k = 0; k < kind->states; k++) slot.state[k] = state[side][k];
+                memcpy(slot.power, power, sizeof power);
+                if (!side) kind->step(config, &slot, 0, COUNT);
+                for (int c = 0; side && c < 3; c++)
+                    kind->step(config, &slot, cuts[c][0], cuts[c][1]);
+            }
+            if (memcmp(p[0], p[1], sizeof p[0]) != 0 ||
+                memcmp(state[0], state[1], sizeof state[0]) != 0)
+                FAIL_AT("%s: step %d differs where it is cut", kind->name, step);
+        }
+        free(config);
+    }
+}
+
 TEST(wrong_configs_and_tensors_are_refused) {
     nib_ctx *ctx = nib_ctx_new(NULL);
     nib_gradients *g = nib_gradients_new(ctx);
@@ -91,4 +125,5 @@ TEST(wrong_configs_and_tensors_are_refused) {
     nib_ctx_free(ctx);
 }
 
-TESTS(RUNS(steps_are_those_of_torch), RUNS(wrong_configs_and_tensors_are_refused))
+TESTS(RUNS(steps_are_those_of_torch), RUNS(a_step_is_the_same_however_it_is_cut),
+      RUNS(wrong_configs_and_tensors_are_refused))
