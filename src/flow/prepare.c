@@ -17,6 +17,7 @@
 #include "op/conv_filters.h"
 #include "quant/act8.h"
 #include "quant/codes.h"
+#include "quant/lanes_bits.h"
 #include "quant/layouts.h"
 #include "quant/scheme.h"
 #include "tensor/context.h"
@@ -117,6 +118,23 @@ static void pack_rows(void *user, int64_t begin, int64_t end) {
     nib_scratch_give(&p->scratch, block);
 }
 
+/* Rows of every band at once, from the bytes of quanto. */
+static void pack_bits(void *user, int64_t begin, int64_t end) {
+    packing *p = user;
+    const void *from[NIB_MAX_PARTS] = {0};
+    void *to[NIB_MAX_PARTS] = {0};
+    for (int i = 0; i < p->from->nparts; i++) from[i] = nib_tensor_part(p->from, i);
+    for (int i = 0; i < p->count; i++) to[i] = p->bytes[i];
+    nib_lanes_bits(&p->from->desc, from, to, begin, end - begin);
+}
+
+static bool in_bits(const nib_tensor *t) {
+    const void *from[NIB_MAX_PARTS] = {0};
+    if (strcmp(t->layout->name, "quanto_bits") != 0) return false;
+    for (int i = 0; i < t->nparts; i++) from[i] = nib_tensor_part(t, i);
+    return nib_lanes_bits_fit(&t->desc, from);
+}
+
 /* A file that is not in memory yet is read in long runs, ahead of the threads that pack it. */
 static void ask_for(const nib_tensor *from) {
     nib_part parts[NIB_MAX_PARTS];
@@ -147,11 +165,16 @@ static nib_tensor *prepared(preparing *to, const nib_tensor *from, const nib_lay
         storage[i] = room;
         p.bytes[i] = room->data + at[i];
     }
-    NIB_TRY_GOTO(
-        nib_scratch_open(&ctx->mem, ctx->pool, runs, nib_rows_scratch_size(from, RUN), &p.scratch),
-        done);
-    nib_parallel_for(ctx->pool, from->desc.rows, RUN, pack_rows, &p);
-    nib_scratch_close(&p.scratch);
+    if (in_bits(from)) {
+        const int bands = nib_layout_bands(from->layout, &from->desc);
+        nib_parallel_for(ctx->pool, from->desc.rows / bands, RUN / bands, pack_bits, &p);
+    } else {
+        NIB_TRY_GOTO(nib_scratch_open(&ctx->mem, ctx->pool, runs, nib_rows_scratch_size(from, RUN),
+                                      &p.scratch),
+                     done);
+        nib_parallel_for(ctx->pool, from->desc.rows, RUN, pack_rows, &p);
+        nib_scratch_close(&p.scratch);
+    }
     t = nib_tensor_quantized(from->ctx, layout, &from->desc, storage, at);
     if (t) t->act = from->act;
     if (t && from->config && !(t->config = nib_config_copy(from->config))) {
