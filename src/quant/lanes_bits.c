@@ -29,42 +29,62 @@ bool nib_lanes_bits_fit(const nib_qdesc *d, const void *const from[]) {
            (d->block_cols == d->cols || d->block_cols % LEAST_GROUP == 0);
 }
 
-/* The lines of all bands from so many columns of words [columns / 4, 16], and what the codes of
- * each channel add up to. Inlined for each `bits`, so that shifts are constants. */
-static inline void open_words(int bits, const float *words, int64_t columns, uint8_t *const to[],
-                              int64_t sums[MOST_BANDS][NIB_PANEL]) {
-    const int bands = 8 / bits;
-    const uint32_t mask = 0x01010101u * (uint32_t)((1 << bits) - 1);
-    for (int b = 0; b < bands; b++) {
-        uint32_t sum[NIB_PANEL] = {0};
-        uint8_t *line = to[b];
-        const float *from = words; /* bits that are moved, no numbers */
-        for (int64_t k = 0; k < columns; k += 4 * bands, line += CELL, from += bands * NIB_PANEL) {
-            uint32_t cell[NIB_PANEL], w[MOST_BANDS * NIB_PANEL];
-            memcpy(w, from, (size_t)(bands * NIB_PANEL) * sizeof *w);
-            for (int c = 0; c < NIB_PANEL; c++) {
-                cell[c] = 0;
-                for (int j = 0; j < bands; j++) {
-                    const uint32_t code = w[j * NIB_PANEL + c] >> (bits * b) & mask;
-                    cell[c] |= code << (bits * j);
-                    sum[c] += code; /* four sums, one a byte */
-                }
-            }
-            memcpy(line, cell, CELL);
-        }
-        for (int c = 0; c < NIB_PANEL; c++) {
-            const uint32_t pairs = (sum[c] & 0xff00ff) + (sum[c] >> 8 & 0xff00ff);
-            sums[b][c] += (pairs & 0xffff) + (pairs >> 16);
-        }
+/* Sums of four codes that lie in each word. */
+static void add_sums(int64_t sums[NIB_PANEL], const uint32_t words[NIB_PANEL]) {
+    for (int c = 0; c < NIB_PANEL; c++) {
+        const uint32_t pairs = (words[c] & 0xff00ff) + (words[c] >> 8 & 0xff00ff);
+        sums[c] += (pairs & 0xffff) + (pairs >> 16);
     }
 }
+
+/* The lines of both bands from so many columns of words [columns / 4, 16], and what the codes of
+ * each channel add up to. */
 static void open_words4(const float *words, int64_t columns, uint8_t *const to[],
                         int64_t sums[MOST_BANDS][NIB_PANEL]) {
-    open_words(4, words, columns, to, sums);
+    const uint32_t mask = 0x0f0f0f0f;
+    uint32_t lows[NIB_PANEL] = {0}, highs[NIB_PANEL] = {0}; /* four sums a word, one a byte */
+    for (int64_t k = 0; k < columns / 8; k++, words += 2 * NIB_PANEL) {
+        uint32_t low[NIB_PANEL], high[NIB_PANEL];
+        for (int c = 0; c < NIB_PANEL; c++) {
+            uint32_t one, two; /* bits that are moved, no numbers */
+            memcpy(&one, words + c, sizeof one);
+            memcpy(&two, words + NIB_PANEL + c, sizeof two);
+            const uint32_t a = one & mask, b = two & mask;
+            const uint32_t x = one >> 4 & mask, y = two >> 4 & mask;
+            low[c] = a | b << 4;
+            high[c] = x | y << 4;
+            lows[c] += a + b;
+            highs[c] += x + y;
+        }
+        memcpy(to[0] + k * CELL, low, CELL);
+        memcpy(to[1] + k * CELL, high, CELL);
+    }
+    add_sums(sums[0], lows);
+    add_sums(sums[1], highs);
+}
+
+/* The same of one of four bands. */
+static inline void open_band2(int band, const float *words, int64_t columns, uint8_t *to,
+                              int64_t sums[NIB_PANEL]) {
+    const uint32_t mask = 0x03030303;
+    uint32_t sum[NIB_PANEL] = {0};
+    for (int64_t k = 0; k < columns / 16; k++, words += 4 * NIB_PANEL) {
+        uint32_t w[4 * NIB_PANEL], cell[NIB_PANEL];
+        memcpy(w, words, sizeof w);
+        for (int c = 0; c < NIB_PANEL; c++) {
+            const uint32_t a = w[c] >> 2 * band & mask, b = w[NIB_PANEL + c] >> 2 * band & mask;
+            const uint32_t x = w[2 * NIB_PANEL + c] >> 2 * band & mask;
+            const uint32_t y = w[3 * NIB_PANEL + c] >> 2 * band & mask;
+            cell[c] = a | b << 2 | x << 4 | y << 6;
+            sum[c] += a + b + x + y;
+        }
+        memcpy(to + k * CELL, cell, CELL);
+    }
+    add_sums(sums, sum);
 }
 static void open_words2(const float *words, int64_t columns, uint8_t *const to[],
                         int64_t sums[MOST_BANDS][NIB_PANEL]) {
-    open_words(2, words, columns, to, sums);
+    for (int b = 0; b < MOST_BANDS; b++) open_band2(b, words, columns, to[b], sums[b]);
 }
 
 /* Values of groups [g, g + n) of 16 rows, laid side by side, as f32 and where they go. */
