@@ -12,7 +12,7 @@
 #include "quant/layouts.h"
 
 enum {
-    BLOCK = 512,       /* columns laid side by side at once: 8 KiB of words */
+    BLOCK = 1024,      /* columns laid side by side at once: 16 KiB of words */
     WORDS = BLOCK / 4, /* of each channel */
     SPELL = 64,        /* columns whose codes of 4 bits add up in a byte */
     CELL = 64,         /* bytes of a cell of all channels */
@@ -104,6 +104,12 @@ static void lay_values(const nib_qdesc *d, const void *from, void *to, int64_t r
                 memcpy(halves + i * NIB_PANEL + c,
                        (const char *)from + (size_t)(first + c * groups + i) * 2, 2);
         nib_part_load(d->scale_dtype, halves, 0, values, n * NIB_PANEL);
+        bool numbers = true; /* which come back as they were; what a NaN is may change */
+        for (int64_t i = 0; i < n * NIB_PANEL; i++) numbers &= values[i] == values[i];
+        if (numbers) {
+            memcpy((char *)to + (size_t)place * 2, halves, (size_t)(n * NIB_PANEL) * 2);
+            return;
+        }
     }
     nib_part_store(d->scale_dtype, to, place, values, n * NIB_PANEL);
 }
