@@ -195,7 +195,7 @@ static nib_tensor *turned_weight(nib_recording *r, const nib_tensor *w) {
 
 static nib_status linear_backward(nib_recording *r, const nib_recorded *c, const float *g) {
     const nib_tensor *x = c->in[0], *w = c->in[1];
-    const int64_t N = w->shape.dim[0], K = w->shape.dim[1], M = nib_tensor_count(c->out[0]) / N;
+    const int64_t N = w->shape.dim[0], M = nib_tensor_count(c->out[0]) / N;
     const size_t mark = nib_scope_begin(r->ctx);
     nib_tensor *rows = nib_scope_own(r->ctx, matrix(r, M, N));
     nib_status status = rows ? NIB_OK : nib_last_error()->status;
