@@ -153,7 +153,7 @@ nib_filters nib_filters_in(const nib_filters_plan *p, const void *memory) {
 typedef struct kept {
     nib_filters_plan plan;
     void (*pack)(float *, const float *, int64_t, int64_t, int64_t); /* of whose order tiles are */
-    const nib_storage *of;                                           /* what they were made from */
+    uint64_t of; /* id of the storage that they were made from */
     int64_t version;
 } kept;
 enum { KEPT = (sizeof(kept) + LINE - 1) / LINE * LINE };
@@ -163,7 +163,7 @@ bool nib_filters_kept(const nib_filters_plan *p, const nib_kernels *kernels,
     if (!weight->kept) return false;
     const kept *k = (const void *)weight->kept->data;
     if (k->plan.form != p->form || k->plan.codes != p->codes || k->plan.groups != p->groups ||
-        k->plan.M != p->M || k->plan.K != p->K || k->of != weight->part[0] ||
+        k->plan.M != p->M || k->plan.K != p->K || k->of != weight->part[0]->id ||
         k->version != weight->part[0]->version ||
         (p->form == NIB_FILTERS_TILES && k->pack != kernels->pack_rows_f32))
         return false;
@@ -184,7 +184,7 @@ nib_status nib_filters_keep(nib_ctx *ctx, nib_tensor *weight, const nib_filters_
     if (status >= NIB_OK) {
         nib_filters_make(ctx, plan, weight, made->data + KEPT, &scratch);
         nib_scratch_close(&scratch);
-        const kept of = {*plan, ctx->kernels.pack_rows_f32, weight->part[0],
+        const kept of = {*plan, ctx->kernels.pack_rows_f32, weight->part[0]->id,
                          weight->part[0]->version};
         memcpy(made->data, &of, sizeof of);
         nib_storage_release(weight->kept);
