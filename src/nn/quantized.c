@@ -147,7 +147,10 @@ static double *sums_of(nib_ctx *ctx, double **sums, int64_t *have, int64_t want)
 
 nib_status nib_quantized_sense(nib_ctx *ctx, nib_quantized *q, const float *x, const float *g,
                                int64_t M, int64_t K, int64_t N) {
-    if (!sums_of(ctx, &q->sums, &q->K, K) || !sums_of(ctx, &q->outs, &q->N, N))
+    /* More would take 128 MiB and up for each linear: then inputs are weighed alone. */
+    enum { MOST_OUTPUTS = 4096 };
+    if (!sums_of(ctx, &q->sums, &q->K, K) ||
+        (N <= MOST_OUTPUTS && !sums_of(ctx, &q->outs, &q->N, N)))
         return nib_last_error()->status;
     nib_mem *mem = nib_ctx_mem(ctx);
     float *weight = nib_mem_alloc_array(mem, (size_t)M, sizeof *weight);
@@ -157,7 +160,7 @@ nib_status nib_quantized_sense(nib_ctx *ctx, nib_quantized *q, const float *x, c
         weight[m] = sqrtf(ctx->kernels.sum_squares_f32(g_m, (size_t)N) / (float)N);
     }
     nib_status status = nib_gptq_add(ctx, q->sums, x, weight, M, K);
-    if (status >= NIB_OK) status = nib_gptq_add(ctx, q->outs, g, NULL, M, N);
+    if (status >= NIB_OK && q->outs) status = nib_gptq_add(ctx, q->outs, g, NULL, M, N);
     nib_mem_free(mem, weight, (size_t)M * sizeof *weight);
     return status;
 }
