@@ -59,6 +59,8 @@ typedef struct test_case {
 #define TWO(name, ...)  .op = name, .nin = 2, .in = {__VA_ARGS__}
 #define NORM(name, ...) .op = name, .nin = 3, .in = {__VA_ARGS__}
 #define BATCH(...)      .op = "batch_norm", .nin = 5, .in = {__VA_ARGS__}
+#define CACHED(...)     .op = "attention", .nin = 4, .in = {__VA_ARGS__}
+#define APPEND(...)     .op = "kv_append", .nin = 3, .in = {__VA_ARGS__}
 #define ATTENTION(...)  .op = "scaled_dot_product_attention", .nin = 4, .in = {__VA_ARGS__}
 #define I(value)                                                                                   \
     { .i = value }
@@ -140,6 +142,16 @@ static const test_case cases[] = {
     {ATTENTION(IN(2, 3, 5), IN(2, 4, 5), IN(2, 4, 3), IN(2, 1, 4)), .nattr = 4},
     {ATTENTION(IN(2, 3, 4), IN(2, 5, 4), IN(2, 5, 4), IN(3, 5)), .nattr = 4,
      .attr = {{.d = 0}, {.i = 1}, {.d = 0.7}}},
+    {CACHED(IN(3, 12), IN(2, 6, 3), IN(2, 6, 3), NO), .nattr = 4,
+     .attr = {I(4), I(0), I(0), {.d = 0.7}}},
+    {CACHED(IN(4, 12), IN(2, 7, 3), IN(2, 7, 3), STILL(PLAIN, 4)), .nattr = 4,
+     .attr = {I(4), I(2), I(3), {.d = 0.7}}},
+    {CACHED(IN(70, 2), IN(1, 71, 2), IN(1, 71, 2), NO), .nattr = 4, /* more than a tile */
+     .attr = {I(1), I(1), I(0), {.d = 1}}},
+    {APPEND(IN(2, 5, 4), IN(3, 8), NO), .nattr = 1, .attr = {I(1)}},
+    {APPEND(IN(2, 3, 4), IN(3, 8), STILL(PLAIN, 3, 2, 2)), .nattr = 1},
+    {OF("split_qkv", IN(3, 12)), .nattr = 2, .attr = {I(2), I(0)}},
+    {OF("split_qkv", IN(3, 12)), .nattr = 2, .attr = {I(2), I(1)}},
     {.op = "mse_loss", .nin = 2, .in = {IN(3, 5), IN(3, 5)}, .nattr = 1, .attr = {{.i = 1}}},
     {.op = "cross_entropy_loss", /* rows of class 2 do not count */
      .nin = 3,
@@ -199,9 +211,10 @@ static void set_up(void **state_, setting *s, const test_case *c, nib_ctx *ctx) 
                 s->index[k] = (int32_t)(test_random(&seed) % (uint64_t)g->below);
             s->in[i] = nib_tensor_wrap(ctx, NIB_I32, g->shape, s->index, NULL, NULL);
         } else {
-            s->data[i] = malloc((size_t)n * sizeof(float));
+            s->in[i] = nib_tensor_new(ctx, NIB_F32, g->shape); /* which ops may change */
+            CHECK_MADE(s->in[i]);
+            s->data[i] = nib_tensor_data_mut(s->in[i]);
             fill_floats(s->data[i], n, g->fill, &seed);
-            s->in[i] = nib_tensor_wrap(ctx, NIB_F32, g->shape, s->data[i], NULL, NULL);
         }
         CHECK_MADE(s->in[i]);
         if (i == 1 && c->quantized) {
@@ -211,7 +224,6 @@ static void set_up(void **state_, setting *s, const test_case *c, nib_ctx *ctx) 
             CHECK_MADE(q);
             nib_config_free(config);
             nib_tensor_free(s->in[i]);
-            free(s->data[i]);
             s->data[i] = NULL;
             s->in[i] = q;
         }
@@ -219,10 +231,7 @@ static void set_up(void **state_, setting *s, const test_case *c, nib_ctx *ctx) 
 }
 
 static void tear_down(setting *s) {
-    for (int i = 0; i < s->c->nin; i++) {
-        nib_tensor_free(s->in[i]);
-        free(s->data[i]);
-    }
+    for (int i = 0; i < s->c->nin; i++) nib_tensor_free(s->in[i]);
 }
 
 static nib_status call(const setting *s, nib_call_args *args) {
@@ -232,6 +241,12 @@ static nib_status call(const setting *s, nib_call_args *args) {
     for (int i = 0; i < s->c->nattr; i++) args->attr[i] = s->c->attr[i];
     return nib_call(args);
 }
+
+/* What a call made; of an op without results what it changed. */
+static const nib_tensor *result_of(const nib_call_args *args, int i) {
+    return args->nout ? args->out[i] : args->in[0];
+}
+static int results_of(const nib_call_args *args) { return args->nout ? args->nout : 1; }
 
 /* The numbers r of a result. */
 static float weight_of(int result, int64_t i) {
@@ -246,9 +261,9 @@ static double loss(void **state_, const setting *s, double *magnitude) {
     double sum = 0;
     *magnitude = 0;
     CHECK_OK(call(s, &args));
-    for (int o = 0; o < args.nout; o++) {
-        const float *y = nib_tensor_data(args.out[o]);
-        for (int64_t i = 0; i < nib_tensor_count(args.out[o]); i++) {
+    for (int o = 0; o < results_of(&args); o++) {
+        const float *y = nib_tensor_data(result_of(&args, o));
+        for (int64_t i = 0; i < nib_tensor_count(result_of(&args, o)); i++) {
             const double term = (double)weight_of(o, i) * y[i];
             sum += term;
             *magnitude += fabs(term);
@@ -267,13 +282,14 @@ static nib_gradients *gradients_of(void **state_, const setting *s) {
     CHECK_OK(nib_tape_begin(s->ctx, g));
     const size_t mark = nib_scope_begin(s->ctx);
     CHECK_OK(call(s, &args));
-    const int nout = args.nout;
+    const int nout = results_of(&args);
     for (int o = 0; o < nout; o++) {
         if (o) CHECK_OK(call(s, &args)); /* going back forgets: one result at a time */
-        float *r = malloc((size_t)nib_tensor_count(args.out[o]) * sizeof *r);
-        for (int64_t i = 0; i < nib_tensor_count(args.out[o]); i++) r[i] = weight_of(o, i);
-        nib_tensor *up = nib_tensor_wrap(s->ctx, NIB_F32, args.out[o]->shape, r, NULL, NULL);
-        CHECK_OK(nib_backward(args.out[o], up));
+        const nib_tensor *y = result_of(&args, o);
+        float *r = malloc((size_t)nib_tensor_count(y) * sizeof *r);
+        for (int64_t i = 0; i < nib_tensor_count(y); i++) r[i] = weight_of(o, i);
+        nib_tensor *up = nib_tensor_wrap(s->ctx, NIB_F32, y->shape, r, NULL, NULL);
+        CHECK_OK(nib_backward(y, up));
         nib_tensor_free(up);
         free(r);
     }
@@ -288,7 +304,7 @@ static double slope(void **state_, const setting *s, float *at, double h, double
     const float above = *at;
     const double high = loss(state_, s, magnitude);
     *at = (float)(was - h);
-    const double low = loss(state_, s, magnitude), width = (double)above - *at;
+    const double width = (double)above - *at, low = loss(state_, s, magnitude);
     *at = was;
     return (high - low) / width;
 }

@@ -210,7 +210,8 @@ typedef struct nib_call_args {
 typedef struct nib_backward_args {
     const nib_call_args *call;             /* as it ran. What nib_op.saves does not name has a shape
                                               and a dtype, and no values */
-    const nib_tensor *out[NIB_MAX_OUTPUTS];/* of each result, in its shape */
+    const nib_tensor *out[NIB_MAX_OUTPUTS];/* of each result, in its shape; an op without results has
+                                              its first input, which it changes, for one */
     bool wants[NIB_MAX_INPUTS];            /* which of these to make: */
     nib_tensor *in[NIB_MAX_INPUTS];        /* of each input, in its shape, owned by the open scope (or
                                               one of `out`); left NULL: zeros */

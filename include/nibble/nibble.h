@@ -303,13 +303,16 @@ nib_module *nib_model_root(nib_model *model);        /* borrowed; change it befo
 /* Run data through a model, to calibrate it or to watch it: each sample by itself from its first
  * token on. A file of text is cut into samples of `context` tokens; of one that ends in .jsonl each line
  * is an object whose "text" is a sample, cut off at `context` tokens. Arrays of .npy, of .npz ("input_ids",
- * or the only one) are token ids as they run, [N, T] samples, or [T] to be cut. A model that hears
+ * or the only one) are token ids as they run, [N, T] samples, or [T] to be cut. Of a file that has more
+ * than `samples`, those taken are spread evenly over it. With no file a decoder of text makes its data
+ * up: it begins as texts do and goes on with tokens drawn from its own distribution, the same on every
+ * machine; not while activations are being calibrated, which need real data. A model that hears
  * (Whisper) takes a sound, or a folder of them, and says what it hears, at most `context` tokens a
  * window. A model that sees takes pictures: idx files as MNIST has them, plain or packed by gzip, .npy
  * or .npz ("pixel_values"), u8 or f32 [N, C, H, W], [N, H, W] of one channel. */
 typedef struct nib_data {
     size_t size;
-    const char *file;
+    const char *file;                  /* NULL: made up */
     int64_t samples;                   /* at most, of sounds: files; 0: 128 */
     int context;                       /* tokens; 0: 512, or as many as the model takes */
     int64_t tokens;                    /* out: that ran */

@@ -68,9 +68,8 @@ nib_status nib_tape_end(nib_ctx *ctx);               /* also forgets what was re
  * nib_model_feed (nibble.h) with gradients, for error feedback (gptq): inputs are weighed by what the
  * next token's distribution makes of them and outputs are looked at as well, so that codes cost the least
  * divergence, not the least squared error of each output. About three times the time of nib_model_feed.
- * Of a file with more than data->samples samples those taken are spread evenly; with no file the model
- * makes them up: tokens drawn from its own distribution, the same on every machine.
- * Fails: NIB_E_UNSUPPORTED naming an op that has no gradient here; feed the model then. */
+ * For decoders of text, by the tape: none may have begun. Fails: NIB_E_UNSUPPORTED for a model that
+ * hears or sees, or naming an op that has no gradient; feed the model then. */
 nib_status nib_model_sense(nib_ctx *ctx, nib_model *model, nib_data *data);
 
 /* ---- losses: a tensor of one number without dimensions ----

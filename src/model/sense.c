@@ -12,17 +12,19 @@
 #include "base/error.h"
 #include "base/parallel.h"
 #include "base/rng.h"
-#include "model/recording.h"
 #include "model/samples.h"
 #include "model/scorer.h"
 #include "nn/quantized.h"
+#include "op/calls.h"
+#include "op/gradient.h"
 #include "tensor/context.h"
 #include "tensor/tensor.h"
+#include "train/tape.h"
 
 typedef struct sensing {
     nib_ctx *ctx;
     nib_mem *mem;
-    nib_recording recording;
+    nib_gradients *none; /* are watched: linears are looked at as gradients pass */
     struct sensed {
         nib_module *module;
         const nib_tensor *weight;
@@ -31,6 +33,7 @@ typedef struct sensing {
     size_t count, room;
     int64_t V;
     uint64_t drawn; /* tokens */
+    bool kept;      /* what is seen counts */
 } sensing;
 
 static nib_status find_modules(void *user, const char *dotted, nib_module *module) {
@@ -51,14 +54,17 @@ static nib_status find_modules(void *user, const char *dotted, nib_module *modul
     return NIB_OK;
 }
 
-static nib_status see(void *user, const nib_tensor *weight, const float *x, const float *g,
-                      int64_t M) {
+static nib_status see(void *user, const nib_backward_args *args) {
     sensing *s = user;
-    for (size_t i = 0; i < s->count; i++)
-        if (s->modules[i].weight == weight)
-            return nib_quantized_sense(s->ctx, s->modules[i].quantized, x, g, M,
-                                       weight->shape.dim[1], weight->shape.dim[0]);
-    return NIB_OK;
+    const nib_tensor *weight = args->call->in[1];
+    size_t i = 0;
+    while (i < s->count && s->modules[i].weight != weight) i++;
+    if (i == s->count || !s->kept) return NIB_OK;
+    const nib_tensor *x = nib_gradient_floats(args->call->in[0]), *g = args->out[0];
+    if (!x) return nib_last_error()->status;
+    const int64_t N = weight->shape.dim[0], K = weight->shape.dim[1];
+    return nib_quantized_sense(s->ctx, s->modules[i].quantized, nib_tensor_data(x),
+                               nib_tensor_data(g), nib_tensor_count(g) / N, K, N);
 }
 
 typedef struct drawing {
@@ -88,17 +94,27 @@ static void draw(void *user, int64_t begin, int64_t end) {
     }
 }
 
-static nib_status sense_sample(sensing *s, nib_scorer *scorer, const int32_t *ids, int64_t count,
-                               float *gradient) {
+static nib_status there_and_back(sensing *s, nib_scorer *scorer, const int32_t *ids, int64_t count,
+                                 float *gradient) {
     const float *logits;
-    NIB_TRY(nib_recording_begin(&s->recording));
-    const nib_status status = nib_scorer_step(scorer, ids, 0, count, count, NIB_WANT_ALL, &logits);
-    nib_recording_end(&s->recording);
-    NIB_TRY(status);
+    NIB_TRY(nib_tape_look_at(s->ctx, &nib_op_linear, see, s));
+    NIB_TRY(nib_scorer_step(scorer, ids, 0, count, count, NIB_WANT_ALL, &logits));
     drawing d = {&s->ctx->kernels, logits, gradient, s->V, s->drawn};
     nib_parallel_for(s->ctx->pool, count, 4, draw, &d);
     s->drawn += (uint64_t)count;
-    return nib_recording_backward(&s->recording, gradient);
+    nib_tensor *g = nib_tensor_wrap(s->ctx, NIB_F32, scorer->logits->shape, gradient, NULL, NULL);
+    if (!g) return nib_last_error()->status;
+    const nib_status status = nib_backward(scorer->logits, g);
+    nib_tensor_free(g);
+    return status;
+}
+
+static nib_status sense_sample(sensing *s, nib_scorer *scorer, const int32_t *ids, int64_t count,
+                               float *gradient) {
+    NIB_TRY(nib_tape_begin(s->ctx, s->none));
+    const nib_status status = there_and_back(s, scorer, ids, count, gradient);
+    (void)nib_tape_end(s->ctx);
+    return status;
 }
 
 /* Two tokens there and back, unseen by modes, for what cannot go back to show before anything is
@@ -110,9 +126,8 @@ static nib_status try_it(sensing *s, nib_scorer *scorer, const int32_t *ids, flo
         off[i] = s->ctx->modes[i].inside;
         s->ctx->modes[i].inside = true;
     }
-    s->recording.linear = NULL;
     const nib_status status = sense_sample(s, scorer, ids, 2, gradient);
-    s->recording.linear = see;
+    s->kept = true;
     s->drawn = 0;
     for (int i = 0; i < nmodes; i++) s->ctx->modes[i].inside = off[i];
     return status;
@@ -130,11 +145,11 @@ nib_status nib_model_sense(nib_ctx *ctx, nib_model *model, nib_data *data) {
     sensing s = {.ctx = ctx, .mem = nib_ctx_mem(ctx), .V = model->hparams.vocab_size};
     nib_samples samples = {.mem = s.mem};
     nib_scorer scorer = {0};
-    nib_recording_open(ctx, &s.recording);
-    s.recording.user = &s;
     float *gradient = NULL;
     int64_t most = 0;
-    nib_status status = nib_module_walk(nib_model_root(model), find_modules, &s);
+    s.none = nib_gradients_new(ctx);
+    nib_status status = s.none ? nib_module_walk(nib_model_root(model), find_modules, &s)
+                               : nib_last_error()->status;
     if (status >= NIB_OK) status = nib_samples_read(ctx, model, &d, &samples);
     for (size_t i = 0, at = 0; i < samples.samples; at = samples.ends[i++])
         if ((int64_t)(samples.ends[i] - at) > most) most = (int64_t)(samples.ends[i] - at);
@@ -157,7 +172,7 @@ nib_status nib_model_sense(nib_ctx *ctx, nib_model *model, nib_data *data) {
         s.modules[i].quantized->sensed = false;
     }
     nib_scorer_close(&scorer);
-    nib_recording_close(&s.recording);
+    nib_gradients_free(s.none);
     nib_mem_free(s.mem, gradient, (size_t)(most * s.V) * sizeof *gradient);
     nib_mem_free(s.mem, s.modules, s.room * sizeof *s.modules);
     nib_samples_free(&samples);

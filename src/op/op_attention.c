@@ -14,6 +14,7 @@
 #include "base/parallel.h"
 #include "kernel/kernel.h"
 #include "kernel/kv_place.h"
+#include "op/attention_backward.h"
 #include "op/calls.h"
 #include "op/kv.h"
 #include "tensor/context.h"
@@ -58,6 +59,8 @@ const nib_op nib_op_attention = {
     .name = "attention",
     .nout = 1,
     .shape = shape,
+    .backward = nib_attention_backward,
+    .saves = NIB_SAVES_IN(0) | NIB_SAVES_IN(1) | NIB_SAVES_IN(2) | NIB_SAVES_IN(3),
     .schema = "nib::attention(Tensor q, Tensor k, Tensor v, int heads, SymInt start, int window, "
               "float scale, Tensor? slopes=None) -> Tensor",
 };

@@ -8,6 +8,7 @@
 #include "base/parallel.h"
 #include "kernel/kernel.h"
 #include "op/calls.h"
+#include "op/gradient.h"
 #include "op/kv.h"
 #include "quant/codes.h"
 #include "quant/layout_part.h"
@@ -65,10 +66,46 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+/* Rows get what their tokens of the cache got, turned back, and straight through where they were
+ * rounded; what the cache held there gets nothing. */
+static nib_status backward(nib_backward_args *args) {
+    const nib_call_args *call = args->call;
+    const nib_tensor *cache = call->in[CACHE], *g = args->out[0], *angles = call->in[ANGLES];
+    nib_tensor *old = args->wants[CACHE] ? nib_gradient_like(cache) : NULL;
+    nib_tensor *rows = nib_gradient_like(call->in[ROWS]);
+    if (!rows || (args->wants[CACHE] && !old)) return nib_last_error()->status;
+    const int64_t Hk = cache->shape.dim[0], T = cache->shape.dim[1], d = cache->shape.dim[2];
+    const float *from = nib_tensor_data(g);
+    float *to = nib_tensor_data_mut(rows), *rest = old ? nib_tensor_data_mut(old) : NULL;
+    if (rest) memcpy(rest, from, nib_tensor_bytes(old));
+    for (int64_t m = 0; m < rows->shape.dim[0]; m++)
+        for (int64_t h = 0; h < Hk; h++) {
+            const int64_t at = (h * T + call->attr[0].i + m) * d;
+            memcpy(to + (m * Hk + h) * d, from + at, (size_t)d * sizeof *to);
+            if (rest) memset(rest + at, 0, (size_t)d * sizeof *rest);
+        }
+    args->in[CACHE] = old;
+    args->in[ROWS] = rows;
+    if (angles == NIB_NONE) return NIB_OK;
+    const nib_call_args turn = {.ctx = call->ctx,
+                                .op = &nib_op_rope,
+                                .nin = 2,
+                                .nattr = 1,
+                                .in = {rows, angles},
+                                .attr = {{.i = Hk}}};
+    nib_backward_args rope = {
+        .call = &turn, .out = {rows}, .wants = {args->wants[ROWS], args->wants[ANGLES]}};
+    NIB_TRY(nib_op_rope.backward(&rope));
+    args->in[ROWS] = rope.in[0];
+    return NIB_OK;
+}
+
 const nib_op nib_op_kv_append = {
     .name = "kv_append",
     .nout = 0,
     .shape = shape,
+    .backward = backward,
+    .saves = NIB_SAVES_IN(ANGLES),
     .schema = "nib::kv_append(Tensor(a!) cache, Tensor rows, SymInt start, Tensor? angles=None) "
               "-> ()",
 };

@@ -11,6 +11,7 @@
 #include "op/op.h"
 #include "tensor/context.h"
 #include "train/gradients.h"
+#include "train/tape.h"
 
 typedef struct value {
     nib_place place;
@@ -32,6 +33,11 @@ typedef struct tape {
     value *values;
     record *records;
     size_t nvalues, values_room, nrecords, records_room;
+    struct { /* of one op, every call is written down, and looked at on the way back */
+        const nib_op *op;
+        nib_tape_look *look;
+        void *user;
+    } looks;
     struct { /* the call that runs, to see which of its inputs it changes itself */
         const nib_op *op;
         int64_t version[NIB_MAX_INPUTS];
@@ -122,16 +128,19 @@ static nib_status write_down(tape *t, const nib_call_args *args, const int in[],
         if (!r->call.in[i]) return nib_last_error()->status;
         r->call.nin++;
     }
-    for (int i = 0; i < args->nout; i++) {
+    /* An op without results changes its first input, which is a new value from here on. */
+    const bool changes = args->nout == 0 && args->nin > 0;
+    for (int i = 0; i < (changes ? 1 : args->nout); i++) {
+        const nib_tensor *out = changes ? args->in[0] : args->out[i];
         const bool whole = saves & NIB_SAVES_OUT(i);
         nib_place made;
-        r->out_version[i] = whole ? version_of(args->out[i]) : -1;
+        r->out_version[i] = whole ? version_of(out) : -1;
         r->out[i] = -1;
-        r->call.out[i] = kept(args->out[i], whole);
+        r->call.out[i] = kept(out, whole);
         if (!r->call.out[i]) return nib_last_error()->status;
         r->call.nout++;
-        if (!nib_place_of(args->out[i], &made)) continue;
-        r->out[i] = add_value(t, args->out[i], &made, -1);
+        if (!nib_place_of(out, &made)) continue;
+        r->out[i] = add_value(t, out, &made, -1);
         if (r->out[i] < 0) return nib_last_error()->status;
     }
     return NIB_OK;
@@ -148,7 +157,7 @@ static nib_status after_op(void *self, const nib_op *op, nib_call_args *args) {
     tape *t = self;
     int in[NIB_MAX_INPUTS];
     nib_place place[NIB_MAX_INPUTS] = {0};
-    bool reached = false;
+    bool reached = op == t->looks.op;
     for (int i = 0; i < args->nin; i++) {
         in[i] = value_of(t, args->in[i], &place[i]);
         if (in[i] < -1) return nib_last_error()->status;
@@ -184,6 +193,16 @@ nib_status nib_tape_begin(nib_ctx *ctx, nib_gradients *gradients) {
     const nib_status status = nib_mode_push(ctx, &mode, t);
     if (status < NIB_OK) nib_mem_free(&ctx->mem, t, sizeof *t);
     return status;
+}
+
+nib_status nib_tape_look_at(nib_ctx *ctx, const nib_op *op, nib_tape_look *look, void *user) {
+    nib_pushed_mode *pushed = tape_of(ctx);
+    if (!pushed) return NIB_RAISE(NIB_E_ARGUMENT, "no tape of this context has begun");
+    tape *t = pushed->self;
+    t->looks.op = op;
+    t->looks.look = look;
+    t->looks.user = user;
+    return NIB_OK;
 }
 
 nib_status nib_tape_end(nib_ctx *ctx) {
@@ -240,7 +259,13 @@ static nib_status run_record(tape *t, record *r) {
         args.out[i] = take_sum(t, r, i);
         if (!args.out[i]) return nib_last_error()->status;
     }
-    for (int i = 0; i < r->call.nin; i++) args.wants[i] = r->in[i] >= 0;
+    bool wanted = false;
+    for (int i = 0; i < r->call.nin; i++) {
+        args.wants[i] = r->in[i] >= 0;
+        wanted = wanted || args.wants[i];
+    }
+    if (r->call.op == t->looks.op) NIB_TRY(t->looks.look(t->looks.user, &args));
+    if (!wanted) return NIB_OK;
     NIB_TRY(r->call.op->backward(&args));
     for (int i = 0; i < r->call.nin; i++) {
         if (!args.wants[i] || !args.in[i]) continue;

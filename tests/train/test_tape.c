@@ -3,6 +3,7 @@
 #include "op/calls.h"
 #include "quant/act8.h"
 #include "tensor/context.h"
+#include "train/tape.h"
 #include "train_golden.h"
 
 static nib_ctx *ctx;
@@ -140,6 +141,90 @@ TEST(an_op_without_a_gradient_is_refused_by_name_where_it_is_reached) {
     nib_tensor_free(slopes);
     nib_tensor_free(w);
     nib_tensor_free(x);
+}
+
+typedef struct looked {
+    const nib_tensor *weight[4];
+    bool wants[4];
+    float g[4];
+    int count, fails;
+} looked;
+
+static nib_status look(void *user, const nib_backward_args *args) {
+    looked *l = user;
+    l->weight[l->count] = args->call->in[1];
+    l->wants[l->count] = args->wants[0];
+    l->g[l->count] = *(const float *)nib_tensor_data(args->out[0]);
+    if (++l->count == l->fails) return NIB_RAISE(NIB_E_CANCELLED, "enough");
+    return NIB_OK;
+}
+
+/* d x = g w of the one that comes later; past the first one nothing goes. */
+TEST(calls_of_one_op_are_looked_at_on_the_way_back_though_nothing_is_watched) {
+    nib_tensor *x = floats(1, 1, 1), *w = floats(1, 1, 2), *v = floats(1, 1, 3),
+               *up = floats(1, 1, 4);
+    const float g = *(const float *)nib_tensor_data(up);
+    looked l = {0};
+    CHECK_FAILS(nib_tape_look_at(ctx, &nib_op_linear, look, &l), NIB_E_ARGUMENT, "no tape");
+    CHECK_OK(nib_tape_begin(ctx, gradients));
+    CHECK_OK(nib_tape_look_at(ctx, &nib_op_linear, look, &l));
+    for (l.fails = 0; l.fails < 2; l.fails++) {
+        l.count = 0;
+        const size_t mark = nib_scope_begin(ctx);
+        nib_tensor *y = nib_linear(nib_linear(nib_add(x, x), w, NIB_NONE), v, NIB_NONE);
+        if (l.fails)
+            CHECK_FAILS(nib_backward(y, up), NIB_E_CANCELLED, "enough");
+        else
+            CHECK_OK(nib_backward(y, up));
+        nib_scope_end(ctx, mark);
+        CHECK_INT(l.count, l.fails ? 1 : 2);
+        CHECK(l.weight[0] == v && l.wants[0]);
+        CHECK_NEAR(l.g[0], g, 0);
+    }
+    CHECK(l.weight[1] == w && !l.wants[1]);
+    CHECK_NEAR(l.g[1], g * *(const float *)nib_tensor_data(v), 0);
+    CHECK_OK(nib_tape_end(ctx));
+    nib_tensor_free(x);
+    nib_tensor_free(w);
+    nib_tensor_free(v);
+    nib_tensor_free(up);
+}
+
+/* Token after token: what a later one does to the cache is a change that earlier ones would need
+ * undone; a cache that was filled first is one value for all. */
+TEST(a_cache_is_a_new_value_each_time_it_is_appended_to) {
+    nib_tensor *w = floats(2, 2, 1), *x = floats(1, 2, 2), *up = floats(1, 2, 3);
+    nib_tensor *cache[2];
+    for (int i = 0; i < 2; i++) {
+        cache[i] = nib_tensor_new(ctx, NIB_F32, (nib_shape){3, {1, 2, 2}});
+        memset(nib_tensor_data_mut(cache[i]), 0, nib_tensor_bytes(cache[i]));
+    }
+    CHECK_OK(nib_gradients_watch(gradients, w, NULL));
+    CHECK_OK(nib_tape_begin(ctx, gradients));
+    for (int between = 0; between < 2; between++) {
+        const size_t mark = nib_scope_begin(ctx);
+        nib_tensor *y = NULL, *k = nib_linear(x, w, NIB_NONE);
+        for (int at = 0; at < 2; at++) {
+            for (int i = 0; i < 2; i++) CHECK_OK(nib_kv_append(cache[i], k, at));
+            if (!between && !at) continue;
+            nib_tensor *row = nib_attention(x, cache[0], cache[1], 1, at, 0, 1);
+            y = y ? nib_add(y, row) : row;
+        }
+        if (between) {
+            CHECK_FAILS(nib_backward(y, up), NIB_E_ARGUMENT, "attention needs its input 1");
+        } else {
+            /* Both tokens are x w^T, so the row is, whatever the scores: dw = up^T x. */
+            CHECK_OK(nib_backward(y, up));
+            const float *g = nib_tensor_data(up), *v = nib_tensor_data(x);
+            for (int i = 0; i < 4; i++) CHECK_NEAR(found(w)[i], g[i / 2] * v[i % 2], 1e-6);
+        }
+        nib_scope_end(ctx, mark);
+    }
+    CHECK_OK(nib_tape_end(ctx));
+    for (int i = 0; i < 2; i++) nib_tensor_free(cache[i]);
+    nib_tensor_free(w);
+    nib_tensor_free(x);
+    nib_tensor_free(up);
 }
 
 TEST(beginnings_and_ends_that_do_not_match_are_said) {
@@ -347,6 +432,8 @@ TESTS(EACH(a_tensor_that_is_used_twice_gets_both_gradients),
       EACH(what_is_needed_outlives_its_scope_and_its_names),
       EACH(a_value_that_was_changed_is_named_and_gradients_stay),
       EACH(an_op_without_a_gradient_is_refused_by_name_where_it_is_reached),
+      EACH(calls_of_one_op_are_looked_at_on_the_way_back_though_nothing_is_watched),
+      EACH(a_cache_is_a_new_value_each_time_it_is_appended_to),
       EACH(beginnings_and_ends_that_do_not_match_are_said),
       EACH(watching_a_tree_gives_it_bytes_of_its_own_also_where_a_tensor_stands_twice),
       EACH(a_tree_of_quantized_weights_alone_has_nothing_to_train),
