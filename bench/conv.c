@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "op/calls.h"
+#include "random_tensor.h"
 #include "timing.h"
 
 enum { MOST_ROUNDS = 101 };
@@ -48,30 +49,6 @@ static const struct subject {
     {"mnist", 1, 28, 0, 0, 0, 0, 0},
 };
 enum { SUBJECTS = sizeof subjects / sizeof *subjects };
-
-static void fail(void) {
-    fprintf(stderr, "%s\n", nib_last_error()->what);
-    exit(1);
-}
-
-static uint32_t state = 1;
-static float normal(void) { /* nearly: a sum of four */
-    float sum = 0;
-    for (int i = 0; i < 4; i++) {
-        state = state * 1664525u + 1013904223u;
-        sum += (float)(state >> 8) * 0x1p-24f - 0.5f;
-    }
-    return sum * 1.7320508f;
-}
-
-static nib_tensor *random_tensor(nib_ctx *ctx, nib_shape shape, float scale) {
-    int64_t count = 1;
-    for (int i = 0; i < shape.ndim; i++) count *= shape.dim[i];
-    float *data = malloc((size_t)count * sizeof *data);
-    if (!data) exit(1);
-    for (int64_t i = 0; i < count; i++) data[i] = scale * normal();
-    return nib_tensor_wrap(ctx, NIB_F32, shape, data, free, data);
-}
 
 static nib_module *conv(nib_ctx *ctx, const struct subject *s) {
     const nib_conv_options options = {
