@@ -1,6 +1,7 @@
 /* Saving and requantizing trees against optimum-quanto's own state: make_workflow.py. */
 #include <nibble/nn.h>
 
+#include "counted_memory.h"
 #include "io/safetensors.h"
 #include "nn/quantized.h"
 #include "op/calls.h"
@@ -285,20 +286,6 @@ TEST(a_module_under_two_names_is_quantized_once_and_both_names_run) {
 }
 
 /* ---- every allocation of the whole way may fail ---- */
-
-static long live, left;
-static void *counted(void *user, size_t size, size_t align) {
-    (void)user;
-    if (left-- <= 0) return NULL;
-    void *p = aligned_alloc(align, (size + align - 1) / align * align);
-    live += p != NULL;
-    return p;
-}
-static void given_back(void *user, void *p, size_t size) {
-    (void)user, (void)size;
-    live -= p != NULL;
-    free(p);
-}
 
 static nib_status whole_way(void) {
     nib_ctx *mine =

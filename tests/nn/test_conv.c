@@ -1,5 +1,6 @@
 /* Conv1d and Conv2d against torch, and the laws that define them to the bit. */
 #include "base/mem.h"
+#include "counted_memory.h"
 #include "golden_layers.h"
 #include "op/calls.h"
 #include "quant/act8.h"
@@ -264,20 +265,6 @@ TEST(a_prepared_convolution_gives_the_same_bits_and_sees_what_is_written_later) 
 }
 
 /* ---- every allocation may fail ---- */
-
-static long live, left;
-static void *counted(void *user, size_t size, size_t align) {
-    (void)user;
-    if (left-- <= 0) return NULL;
-    void *p = aligned_alloc(align, (size + align - 1) / align * align);
-    live += p != NULL;
-    return p;
-}
-static void given_back(void *user, void *p, size_t size) {
-    (void)user, (void)size;
-    live -= p != NULL;
-    free(p);
-}
 
 /* Floats and codes, prepared in between; how far it came. */
 static nib_status whole_way(int64_t groups) {
