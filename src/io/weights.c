@@ -5,6 +5,7 @@
 #include "io/weights.h"
 
 #include <float.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/error.h"
@@ -161,13 +162,28 @@ static nib_tensor *quantized(const nib_weights *w, const nib_stored *item) {
     return t;
 }
 
+/* Is a weight there in parts, as optimum-quanto saves it, but not the map that tells their type? */
+static bool lacks_map(const nib_weights *w, const char *name) {
+    char scale[1024]; /* longer names get the plain error */
+    const int length = snprintf(scale, sizeof scale, "%s._scale", name);
+    return length > 0 && (size_t)length < sizeof scale && nib_checkpoint_find(w->checkpoint, scale);
+}
+
+static nib_tensor *missing(const nib_weights *w, const char *name) {
+    if (lacks_map(w, name))
+        NIB_RAISE(NIB_E_FORMAT,
+                  "%s is quantized by optimum-quanto, but quanto_qmap.json, which holds its type, "
+                  "is not beside it or does not name it; save the map too",
+                  name);
+    else
+        NIB_RAISE(NIB_E_FORMAT, "there is no tensor %s", name);
+    nib_weights_error_at(w, name);
+    return NULL;
+}
+
 nib_tensor *nib_weights_get(nib_weights *w, const char *name, const nib_shape *shape) {
     const nib_stored *item = nib_manifest_find(&w->manifest, name);
-    if (!item) {
-        NIB_RAISE(NIB_E_FORMAT, "there is no tensor %s", name);
-        nib_weights_error_at(w, name);
-        return NULL;
-    }
+    if (!item) return missing(w, name);
     if (item->layout) {
         const bool known = nib_manifest_resolve(&w->manifest, w->checkpoint, item, shape) >= NIB_OK;
         nib_tensor *t = known ? quantized(w, item) : NULL;

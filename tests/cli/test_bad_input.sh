@@ -181,7 +181,7 @@ unreadable b/model.safetensors $proj "[48, 1]" "at byte"
 changed model.safetensors 's/down_proj.input_scale/down_proj.input_scalx/'
 refused 3 "there is no $proj.input_scale" -- generate b --ids 5 -n 1
 rm "$work/a/$map"
-refused 3 "there is no tensor" q_proj.weight -- generate a --ids 5 -n 1
+refused 3 "quantized by optimum-quanto" $map q_proj.weight -- generate a --ids 5 -n 1
 
 # ---- values that are not finite ----
 nan() { # a file of 4 x 32 floats, one of them NaN
