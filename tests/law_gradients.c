@@ -23,6 +23,7 @@ typedef enum fill {
     POSITIVE, /* [0.5, 1.5) */
     APART,    /* any two, and zero, at least 0.05 apart: a shuffled row of steps */
     INDEX,    /* i32, below `below` */
+    ANSWERS,  /* bool */
 } fill;
 
 typedef struct given {
@@ -52,6 +53,8 @@ typedef struct test_case {
     { .shape = SHAPE(__VA_ARGS__), .fill = how, .still = true }
 #define AWAY(how, ...)                                                                             \
     { .shape = SHAPE(__VA_ARGS__), .fill = how }
+#define YES_OR_NO(...)                                                                             \
+    { .shape = SHAPE(__VA_ARGS__), .fill = ANSWERS }
 #define NO                                                                                         \
     { .absent = true }
 
@@ -124,6 +127,11 @@ static const test_case cases[] = {
     {TWO("cat", IN(2, 3, 2), IN(2, 1, 2)), .nattr = 1, .attr = {I(1)}},
     {TWO("silu_mul", IN(3, 7), IN(3, 7))},
     {TWO("cat", IN(2, 3), IN(4, 3)), .nattr = 1},
+    {TWO("stack", IN(2, 3), IN(2, 3)), .nattr = 1, .attr = {I(1)}},
+    {TWO("stack", IN(2, 3), IN(2, 3)), .nattr = 1, .attr = {I(2)}},
+    {OF("split", IN(2, 5, 3)), .nattr = 2, .attr = {I(2), I(1)}},
+    {OF("expand", IN(3, 1)), .nattr = 4, .attr = {I(2), I(-1), I(4), I(0)}},
+    {.op = "where", .nin = 3, .in = {YES_OR_NO(3, 5), IN(5), IN(2, 3, 1)}},
     {TWO("rope", IN(3, 12), STILL(PLAIN, 3, 2, 3)), .nattr = 1, .attr = {{.i = 2}}},
     {TWO("rms_norm", IN(3, 7), IN(7)), .nattr = 2, .attr = {{.i = 7}, {.d = 0.01}}},
     {TWO("embedding", IN(6, 5), {.shape = SHAPE(9), .fill = INDEX, .below = 6}), .nattr = 3},
@@ -210,6 +218,10 @@ static void set_up(void **state_, setting *s, const test_case *c, nib_ctx *ctx) 
             for (int64_t k = 0; k < n; k++)
                 s->index[k] = (int32_t)(test_random(&seed) % (uint64_t)g->below);
             s->in[i] = nib_tensor_wrap(ctx, NIB_I32, g->shape, s->index, NULL, NULL);
+        } else if (g->fill == ANSWERS) {
+            unsigned char *answers = (unsigned char *)s->index;
+            for (int64_t k = 0; k < n; k++) answers[k] = test_random(&seed) % 2;
+            s->in[i] = nib_tensor_wrap(ctx, NIB_BOOL, g->shape, answers, NULL, NULL);
         } else {
             s->in[i] = nib_tensor_new(ctx, NIB_F32, g->shape); /* which ops may change */
             CHECK_MADE(s->in[i]);

@@ -72,16 +72,19 @@ static nib_status stack_shape(const nib_call_args *args, nib_shape *out, nib_dty
 static nib_status backward(nib_backward_args *args) {
     const nib_tensor *g = args->out[0];
     const int64_t dim = args->call->attr[0].i;
+    const bool stacked = args->call->op == &nib_op_stack;
     int64_t step[NIB_MAX_DIMS], first = 0;
     nib_rearrange_steps(&g->shape, step);
+    const int64_t along = step[dim];
+    for (int64_t d = dim; stacked && d + 1 < g->shape.ndim; d++) step[d] = step[d + 1];
     for (int i = 0; i < args->call->nin; i++) {
         const nib_tensor *x = args->call->in[i];
         if (args->wants[i]) {
             args->in[i] = nib_gradient_like(x);
             NIB_TRY(nib_gradient_made(args->in[i]));
-            nib_rearrange(g->ctx, g, first * step[dim], step, args->in[i]);
+            nib_rearrange(g->ctx, g, first * along, step, args->in[i]);
         }
-        first += x->shape.dim[dim];
+        first += stacked ? 1 : x->shape.dim[dim];
     }
     return NIB_OK;
 }
@@ -98,6 +101,7 @@ const nib_op nib_op_stack = {
     .name = "stack",
     .nout = 1,
     .shape = stack_shape,
+    .backward = backward,
     .schema = "aten::stack(Tensor[] tensors, int dim=0) -> Tensor",
 };
 

@@ -1,6 +1,7 @@
 /* op_expand.c: dimensions of length 1, or that are not there yet, repeated. Elements are copied. */
 #include "base/error.h"
 #include "op/calls.h"
+#include "op/gradient.h"
 #include "op/rearrange.h"
 
 /* Attributes: the sizes, -1 for one that stays, then `implicit`. */
@@ -27,10 +28,16 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+static nib_status backward(nib_backward_args *args) {
+    args->in[0] = nib_gradient_unbroadcast(args->out[0], &args->call->in[0]->shape);
+    return nib_gradient_made(args->in[0]);
+}
+
 const nib_op nib_op_expand = {
     .name = "expand",
     .nout = 1,
     .shape = shape,
+    .backward = backward,
     .schema = "aten::expand(Tensor self, SymInt[] size, *, bool implicit=False) -> Tensor",
 };
 

@@ -1,6 +1,7 @@
 /* op_split.c: a tensor cut along one dimension, each piece by itself. */
 #include "base/error.h"
 #include "op/calls.h"
+#include "op/gradient.h"
 #include "op/rearrange.h"
 
 enum { SIZE, DIM }; /* attributes: the length of all pieces but the last */
@@ -27,10 +28,16 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     return NIB_OK;
 }
 
+static nib_status backward(nib_backward_args *args) {
+    args->in[0] = nib_cat_along(args->out, (size_t)args->call->nout, (int)args->call->attr[DIM].i);
+    return nib_gradient_made(args->in[0]);
+}
+
 const nib_op nib_op_split = {
     .name = "split",
     .nout = -1,
     .shape = shape,
+    .backward = backward,
     .schema = "aten::split.Tensor(Tensor self, SymInt split_size, int dim=0) -> Tensor[]",
 };
 

@@ -2,6 +2,8 @@
 #include "base/error.h"
 #include "op/broadcast.h"
 #include "op/calls.h"
+#include "op/gradient.h"
+#include "tensor/context.h"
 #include "tensor/dtype.h"
 
 static nib_status lt_shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
@@ -38,10 +40,28 @@ static nib_status where_shape(const nib_call_args *args, nib_shape *out, nib_dty
     return nib_broadcast_with(args->op, out, &args->in[0]->shape);
 }
 
+/* What was not taken gets zeros; what was repeated, its sum. */
+static nib_status where_backward(nib_backward_args *args) {
+    const nib_tensor *g = args->out[0], *condition = args->call->in[0];
+    nib_tensor *zero = nib_scope_own(g->ctx, nib_tensor_new(g->ctx, NIB_F32, (nib_shape){0}));
+    NIB_TRY(nib_gradient_made(zero));
+    *(float *)nib_tensor_data_mut(zero) = 0;
+    for (int i = 1; i < 3; i++) {
+        if (!args->wants[i]) continue;
+        const nib_tensor *taken =
+            i == 1 ? nib_where(condition, g, zero) : nib_where(condition, zero, g);
+        args->in[i] = nib_gradient_unbroadcast(taken, &args->call->in[i]->shape);
+        NIB_TRY(nib_gradient_made(args->in[i]));
+    }
+    return NIB_OK;
+}
+
 const nib_op nib_op_where = {
     .name = "where",
     .nout = 1,
     .shape = where_shape,
+    .backward = where_backward,
+    .saves = NIB_SAVES_IN(0),
     .schema = "aten::where.self(Tensor condition, Tensor self, Tensor other) -> Tensor",
 };
 

@@ -153,6 +153,13 @@ static bool before_op(void *self, const nib_op *op, nib_call_args *args) {
     return false;
 }
 
+/* Yes and no have no slope: gradients end there, as in torch. */
+static bool only_answers(const nib_call_args *args) {
+    bool only = args->nout > 0;
+    for (int i = 0; i < args->nout; i++) only = only && args->out[i]->dtype == NIB_BOOL;
+    return only;
+}
+
 static nib_status after_op(void *self, const nib_op *op, nib_call_args *args) {
     tape *t = self;
     int in[NIB_MAX_INPUTS];
@@ -163,7 +170,7 @@ static nib_status after_op(void *self, const nib_op *op, nib_call_args *args) {
         if (in[i] < -1) return nib_last_error()->status;
         reached = reached || in[i] >= 0;
     }
-    if (!reached) return NIB_OK;
+    if (!reached || only_answers(args)) return NIB_OK;
     if (!op->backward)
         return NIB_RAISE(NIB_E_UNSUPPORTED,
                          "%s has no gradient, and what a tape watches reaches it", op->name);

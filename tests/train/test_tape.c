@@ -160,6 +160,31 @@ static nib_status look(void *user, const nib_backward_args *args) {
 }
 
 /* d x = g w of the one that comes later; past the first one nothing goes. */
+TEST(a_choice_hands_gradients_to_what_it_took_and_none_to_what_it_went_by) {
+    nib_tensor *a = floats(3, 4, 1), *b = floats(3, 4, 2);
+    CHECK_OK(nib_gradients_watch(gradients, a, NULL));
+    CHECK_OK(nib_gradients_watch(gradients, b, NULL));
+    CHECK_OK(nib_tape_begin(ctx, gradients));
+    const size_t mark = nib_scope_begin(ctx);
+    const nib_tensor *least = nib_where(nib_lt(a, b), a, b);
+    nib_tensor *ones = nib_tensor_new(ctx, NIB_F32, (nib_shape){2, {3, 4}});
+    CHECK_MADE(ones);
+    for (int i = 0; i < 12; i++) ((float *)nib_tensor_data_mut(ones))[i] = 1;
+    CHECK_OK(nib_backward(least, ones));
+    const float *x = nib_tensor_data(a), *y = nib_tensor_data(b),
+                *dx = nib_tensor_data(nib_gradient_of(gradients, a)),
+                *dy = nib_tensor_data(nib_gradient_of(gradients, b));
+    for (int i = 0; i < 12; i++) {
+        CHECK(dx[i] == (x[i] < y[i] ? 1 : 0));
+        CHECK(dy[i] == (x[i] < y[i] ? 0 : 1));
+    }
+    nib_tensor_free(ones);
+    nib_scope_end(ctx, mark);
+    CHECK_OK(nib_tape_end(ctx));
+    nib_tensor_free(a);
+    nib_tensor_free(b);
+}
+
 TEST(calls_of_one_op_are_looked_at_on_the_way_back_though_nothing_is_watched) {
     nib_tensor *x = floats(1, 1, 1), *w = floats(1, 1, 2), *v = floats(1, 1, 3),
                *up = floats(1, 1, 4);
@@ -432,6 +457,7 @@ TESTS(EACH(a_tensor_that_is_used_twice_gets_both_gradients),
       EACH(what_is_needed_outlives_its_scope_and_its_names),
       EACH(a_value_that_was_changed_is_named_and_gradients_stay),
       EACH(an_op_without_a_gradient_is_refused_by_name_where_it_is_reached),
+      EACH(a_choice_hands_gradients_to_what_it_took_and_none_to_what_it_went_by),
       EACH(calls_of_one_op_are_looked_at_on_the_way_back_though_nothing_is_watched),
       EACH(a_cache_is_a_new_value_each_time_it_is_appended_to),
       EACH(beginnings_and_ends_that_do_not_match_are_said),
