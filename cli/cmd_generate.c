@@ -6,7 +6,7 @@
 #include "cli.h"
 
 static struct {
-    const char *prompt, *ids, *scheme, *activations, *kv;
+    const char *prompt, *ids, *scheme, *activations, *kv, *tune;
     int64_t count, logits, top_k;
     double temperature, top_p, min_p, repetition_penalty;
     bool greedy, ignore_eos, raw, profile, compile, no_compile;
@@ -37,6 +37,7 @@ static const cli_option options[] = {
      false},
     {"no-compile", 0, NULL, CLI_FLAG, &o.no_compile, "run it op by op: the same tokens", 0, 0,
      false},
+    {"tune", 0, "FILE", CLI_TEXT, &o.tune, "keep what a compiled step measures", 0, 0, false},
     {"kv", 0, "KIND", CLI_TEXT, &o.kv, "the cache: float, int8, int4 or fp8 (float)", 0, 0, false},
     {"profile", 0, NULL, CLI_FLAG, &o.profile, "also the time of each op", 0, 0, false},
     {0},
@@ -107,7 +108,8 @@ static int prepare(talk *t) {
                                .seed = c->seed,
                                .ignore_eos = o.ignore_eos,
                                .compile = cli_compile_when(o.compile, o.no_compile),
-                               .kv = o.kv});
+                               .kv = o.kv,
+                               .tune = o.tune});
     if (!t->session) return cli_fail(c);
     t->ids = calloc((size_t)o.count + 1, sizeof *t->ids);
     return t->ids ? CLI_OK : cli_error(c, CLI_FULL, "no memory for %lld ids", (long long)o.count);

@@ -6,7 +6,7 @@
 #include "cli.h"
 
 static struct {
-    const char *language, *scheme, *activations, *kv;
+    const char *language, *scheme, *activations, *kv, *tune;
     int64_t count;
     bool translate, timestamps, compile, no_compile;
 } o;
@@ -26,6 +26,7 @@ static const cli_option options[] = {
     {"compile", 0, NULL, CLI_FLAG, &o.compile, "fail where the step cannot be compiled", 0, 0,
      false},
     {"no-compile", 0, NULL, CLI_FLAG, &o.no_compile, "run it op by op: the same ids", 0, 0, false},
+    {"tune", 0, "FILE", CLI_TEXT, &o.tune, "keep what a compiled step measures", 0, 0, false},
     {0},
 };
 
@@ -99,6 +100,7 @@ static int hear(hearing *t) {
                                   .max_tokens = (int)o.count,
                                   .kv = o.kv,
                                   .compile = cli_compile_when(o.compile, o.no_compile),
+                                  .tune = o.tune,
                                   .piece = say,
                                   .user = t},
         &t->ids);

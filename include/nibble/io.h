@@ -182,6 +182,7 @@ typedef struct nib_transcribe_options {
     const char *kv;                    /* both caches, as in nib_session_options */
     nib_status (*piece)(void *user, const nib_spoken *piece); void *user; /* less than NIB_OK: stop with it */
     nib_compile_when compile;          /* the step from id to id, as in nib_session_options */
+    const char *tune;                  /* likewise */
 } nib_transcribe_options;
 
 /* Append the ids that a model says to a sound of [count] f32 samples at 16000 a second

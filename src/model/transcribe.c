@@ -91,7 +91,7 @@ static nib_status compile(listener *l, const nib_step_row *row, bool *compiled) 
     if (l->o->compile == NIB_COMPILE_NEVER || l->not_compiled ||
         !nib_step_fits(l->ctx, l->model, row->position))
         return NIB_OK;
-    if (!l->step) l->step = nib_step_new(l->ctx, l->model, row, 1, NULL);
+    if (!l->step) l->step = nib_step_new(l->ctx, l->model, row, 1, l->o->tune);
     *compiled = l->step != NULL;
     if (l->step) return NIB_OK;
     const nib_status status = nib_last_error()->status;

@@ -96,6 +96,27 @@ TEST(raw_adds_no_special_tokens_and_ids_stand_for_a_text) {
     json_decref(bare);
 }
 
+TEST(what_a_step_measures_is_kept_and_changes_no_token) {
+    TEST_FOLDER(folder);
+    const char *kept = IN(folder, "tune");
+    char words[2048];
+    json_t *got[3];
+    for (int i = 0; i < 3; i++) {
+        snprintf(words, sizeof words,
+                 "generate models/kjv-llama -p And -n 200 --ignore-eos -t 2 -j -q %s%s",
+                 i ? "--tune " : "", i ? kept : "");
+        got[i] = nibble_json(state_, words);
+    }
+    CHECK(json_equal(json_object_get(got[0], "ids"), json_object_get(got[1], "ids")));
+    CHECK(json_equal(json_object_get(got[0], "ids"), json_object_get(got[2], "ids")));
+    size_t size;
+    char *text = test_read(kept, &size);
+    CHECK(text && strncmp(text, "nibble tune ", 12) == 0);
+    free(text);
+    for (int i = 0; i < 3; i++) json_decref(got[i]);
+    test_folder_remove(folder);
+}
+
 TEST(a_profile_tells_where_the_time_went) {
     json_t *got = nibble_json(
         state_, "generate models/kjv-llama -p 'In the beginning' -n 60 --profile -t 1 -j -q");
@@ -293,6 +314,7 @@ TEST(mistakes_end_with_their_documented_code) {
 TESTS(RUNS(generate_says_what_transformers_says_of_the_embedded_model),
       RUNS(text_streams_to_stdout_and_equals_the_text_of_json),
       RUNS(raw_adds_no_special_tokens_and_ids_stand_for_a_text),
+      RUNS(what_a_step_measures_is_kept_and_changes_no_token),
       RUNS(a_profile_tells_where_the_time_went), RUNS(a_scheme_quantizes_while_loading),
       RUNS(activations_are_quantized_where_asked_and_every_result_names_them),
       RUNS(eval_prints_the_fields_of_each_task), RUNS(bench_prints_markdown_csv_and_json),
