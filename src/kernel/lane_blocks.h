@@ -64,6 +64,12 @@ static inline nib_rows_i8 lane_rows_from(const nib_rows_i8 *rows, int64_t m, int
     return from;
 }
 
+/* Few rows in turns of at most LANE_FEW, as even as can be: the rows of a turn. */
+static inline int64_t lane_even_turns(int64_t M) {
+    const int64_t turns = (M - 1) / LANE_FEW + 1;
+    return (M - 1) / turns + 1;
+}
+
 /* How an instruction set does it. */
 typedef struct lane_method {
     /* Columns [k, k + columns) of a panel as `rows` wants them, in `space` (16 LANE_KC bytes) or

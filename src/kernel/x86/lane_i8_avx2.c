@@ -1,7 +1,8 @@
 /* lane_i8_avx2.c: 8-bit inputs with weights in lanes of less than 8 bits.
  *
- * Up to eight rows: codes unpacked in registers and met by four rows at once, so that weights are
- * read once, as they lie in memory. More rows: tiles over a panel unpacked to bytes. */
+ * Up to twelve rows, which are four of digits: codes unpacked in registers and met by four rows at
+ * once, so that weights are read once, as they lie in memory. More rows: tiles over a panel
+ * unpacked to bytes. */
 #include "kernel/x86/lane_few_planes_avx2.h"
 #include "kernel/x86/lane_tiles_avx2.h"
 
@@ -131,16 +132,17 @@ static void lane_i8(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
     static few_function *const few[2][LANE_FEW] = {{few_4_1, few_4_2, few_4_3, few_4_4},
                                                    {few_2_1, few_2_2, few_2_3, few_2_4}};
     if (M <= 0) return;
-    if (M <= 2 * LANE_FEW && w->lane == NIB_LANE_WX) {
+    if (M <= 3 * LANE_FEW && w->lane == NIB_LANE_WX) {
         lane_few_planes(y, ldy, rows, M, w, panel, panels);
-    } else if (M <= 2 * LANE_FEW) {
-        const int64_t first = M <= LANE_FEW ? M : (M + 1) / 2;
-        const nib_rows_i8 rest = lane_rows_from(rows, first, w->groups);
-        for (int64_t p = panel; p < panel + panels; p++) {
-            few[w->lane == NIB_LANE_W2][first - 1](y, ldy, rows, w, p, 1);
-            if (first < M) /* finds the panel in a cache */
-                few[w->lane == NIB_LANE_W2][M - first - 1](y + first * ldy, ldy, &rest, w, p, 1);
-        }
+    } else if (M <= 3 * LANE_FEW) {
+        const int64_t most = lane_even_turns(M);
+        for (int64_t p = panel; p < panel + panels; p++)
+            for (int64_t m = 0; m < M;
+                 m += most) { /* all but the first find the panel in a cache */
+                const int64_t R = M - m < most ? M - m : most;
+                const nib_rows_i8 from = lane_rows_from(rows, m, w->groups);
+                few[w->lane == NIB_LANE_W2][R - 1](y + m * ldy, ldy, &from, w, p, 1);
+            }
     } else {
         lane_many_rows(w->bits < 5   ? &deep
                        : w->bits < 7 ? &pairs

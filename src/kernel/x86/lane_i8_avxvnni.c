@@ -1,7 +1,8 @@
 /* lane_i8_avxvnni.c: 8-bit inputs with weights in lanes of less than 8 bits.
  *
- * Up to eight rows: codes unpacked in registers, four columns of 16 channels at a time, and met by
- * four rows at once. More rows: tiles over a panel unpacked to bytes. */
+ * Up to twelve rows, which are four of digits: codes unpacked in registers, four columns of 16
+ * channels at a time, and met by four rows at once. More rows: tiles over a panel unpacked to
+ * bytes. */
 #include "kernel/x86/lane_planes_avx2.h"
 #include "kernel/x86/lane_tiles_avxvnni.h"
 
@@ -110,18 +111,17 @@ static few_function *const few[8][LANE_FEW] = {{0},       FEW_OF(1), FEW_OF(2), 
 static void lane_i8(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M,
                     const nib_lane_weight *w, int64_t panel, int64_t panels, void *scratch) {
     static const lane_method method = {lane_unpack, lane_groups, lane_vnni_tiles, lane_finish};
-    if (M > 2 * LANE_FEW) {
+    if (M > 3 * LANE_FEW) {
         lane_many_rows(&method, y, ldy, rows, M, w, panel, panels, scratch);
         return;
     }
     if (M <= 0) return;
-    const int64_t first = M <= LANE_FEW ? M : (M + 1) / 2;
-    const nib_rows_i8 rest = lane_rows_from(rows, first, w->groups);
-    for (int64_t p = panel; p < panel + panels; p++) {
-        few[w->bits][first - 1](y, ldy, rows, w, p);
-        if (first < M) /* finds the panel in a cache */
-            few[w->bits][M - first - 1](y + first * ldy, ldy, &rest, w, p);
-    }
+    const int64_t most = lane_even_turns(M);
+    for (int64_t p = panel; p < panel + panels; p++)
+        for (int64_t m = 0; m < M; m += most) { /* all but the first find the panel in a cache */
+            const nib_rows_i8 from = lane_rows_from(rows, m, w->groups);
+            few[w->bits][(M - m < most ? M - m : most) - 1](y + m * ldy, ldy, &from, w, p);
+        }
 }
 
 static void install(nib_kernels *k) {

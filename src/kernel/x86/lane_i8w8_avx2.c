@@ -197,16 +197,15 @@ static void lane_i8_w8(float *y, int64_t ldy, const nib_rows_i8 *rows, int64_t M
         many_rows(y, ldy, rows, M, w, panel, panels, space);
         return;
     }
-    const int64_t first = M <= LANE_FEW ? M : (M + 1) / 2;
-    const nib_rows_i8 rest = lane_rows_from(rows, first, w->groups);
+    const int64_t most = lane_even_turns(M);
     const uint8_t *q = space;
     for (int64_t m = 0; m < M; m++)
         widen_inputs((uint8_t *)space + m * ldq, rows->q + m * rows->ld, columns);
-    for (int64_t p = panel; p < panel + panels; p++) {
-        few(first, y, ldy, rows, w, p, q, ldq);
-        if (first < M) /* finds the panel in a cache */
-            few(M - first, y + first * ldy, ldy, &rest, w, p, q + first * ldq, ldq);
-    }
+    for (int64_t p = panel; p < panel + panels; p++)
+        for (int64_t m = 0; m < M; m += most) { /* all but the first find the panel in a cache */
+            const nib_rows_i8 from = lane_rows_from(rows, m, w->groups);
+            few(M - m < most ? M - m : most, y + m * ldy, ldy, &from, w, p, q + m * ldq, ldq);
+        }
 }
 
 static void install(nib_kernels *k) { k->lane_i8[NIB_LANE_W8] = lane_i8_w8; }
