@@ -42,9 +42,7 @@ INLINE void lane_few_of_planes(const int bits, const int R, float *y, int64_t ld
         LANE_UNROLL
         for (int r = 0; r < R; r++) t[r][0] = t[r][1] = lane_start(w, sums[r * w->groups]);
         for (int64_t left = w->G; left > 0; left -= 32) {
-            for (int i = 0; i < 4 && bits & 4; i++) lane_fetch(at.four + 64 * i, LANE_AHEAD);
-            for (int i = 0; i < 2 && bits & 2; i++) lane_fetch(at.two + 64 * i, LANE_AHEAD / 2);
-            if (bits & 1) lane_fetch(at.one, LANE_AHEAD / 4);
+            lane_fetch_chunk(bits, at);
             lane_keep_rows(R, q);
             lane_few_chunk(bits, R, t, at, q);
             at.four += 256, at.two += 128, at.one += 64;

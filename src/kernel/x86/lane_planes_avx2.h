@@ -35,11 +35,19 @@ INLINE __m256i lane_put_together(const int bits, lane_chunk at, const int j, con
     return u;
 }
 
+/* Ask for the chunk that lies LANE_AHEAD further, in each plane. */
+INLINE void lane_fetch_chunk(const int bits, lane_chunk at) {
+    for (int i = 0; i < 4 && bits & 4; i++) lane_fetch(at.four + 64 * i, LANE_AHEAD);
+    for (int i = 0; i < 2 && bits & 2; i++) lane_fetch(at.two + 64 * i, LANE_AHEAD / 2);
+    if (bits & 1) lane_fetch(at.one, LANE_AHEAD / 4);
+}
+
 /* Columns of 4-bit or 2-bit codes that begin there, a byte each. */
 INLINE void lane_unpack_cells(const int bits, uint8_t *out, const uint8_t *codes, int64_t columns) {
     const __m256i mask = _mm256_set1_epi8((char)((1 << bits) - 1));
     for (int64_t k = 0; k < columns; k += 32 / bits, codes += 64) {
         const __m256i low = lane_load(codes), high = lane_load(codes + 32);
+        lane_fetch(codes, LANE_AHEAD);
         LANE_UNROLL
         for (int i = 0; i < 8 / bits; i++, out += 64) {
             const __m256i a = _mm256_and_si256(_mm256_srli_epi16(low, i * bits), mask);
@@ -51,10 +59,13 @@ INLINE void lane_unpack_cells(const int bits, uint8_t *out, const uint8_t *codes
 }
 
 INLINE void lane_unpack_chunks(const int bits, uint8_t *out, lane_chunk at, int64_t columns) {
-    for (; columns > 0; columns -= 32, at.four += 256, at.two += 128, at.one += 64) LANE_UNROLL
-    for (int j = 0; j < 8; j++, out += 64)
-        for (int h = 0; h < 2; h++)
-            _mm256_storeu_si256((__m256i *)(out + 32 * h), lane_put_together(bits, at, j, h));
+    for (; columns > 0; columns -= 32, at.four += 256, at.two += 128, at.one += 64) {
+        lane_fetch_chunk(bits, at);
+        LANE_UNROLL
+        for (int j = 0; j < 8; j++, out += 64)
+            for (int h = 0; h < 2; h++)
+                _mm256_storeu_si256((__m256i *)(out + 32 * h), lane_put_together(bits, at, j, h));
+    }
 }
 
 /* Columns [k, k + columns) as cells of one byte a code; k a multiple of 32. */
