@@ -71,33 +71,34 @@ static int value_of(nib_graph *g, const nib_tensor *t) {
 
 static nib_status record(nib_graph *g, nib_call_args *args);
 
-/* What the door does where an op takes no codes: floats in their place. */
-static nib_status drop_codes(nib_graph *g, nib_call_args *args) {
-    for (int i = 0; i < args->nin; i++) {
-        if (!nib_act8_is(args->in[i])) continue;
-        nib_call_args floats = {.ctx = args->ctx, .op = &nib_op_dequantize, .nin = 1};
-        floats.in[0] = args->in[i];
-        NIB_TRY(record(g, &floats));
-        args->in[i] = floats.out[0];
-    }
+static nib_status record_step(void *user, nib_call_args *args) { return record(user, args); }
+
+/* Codes times or by one number are codes of another scale, which must be known. */
+static nib_status want_known_numbers(const nib_graph *g, const nib_call_args *args) {
+    if (args->op != &nib_op_mul && args->op != &nib_op_div) return NIB_OK;
+    for (int i = 0; i < args->nin; i++)
+        if (!args->in[i]->shape.ndim && !nib_act8_is(args->in[i]) &&
+            describe(g, args->in[i]).kind != NIB_VALUE_CONSTANT)
+            return NIB_RAISE(NIB_E_UNSUPPORTED,
+                             "%s of a quantized activation and a number that is computed cannot "
+                             "be compiled; run it op by op",
+                             args->op->name);
     return NIB_OK;
 }
 
-/* Does the door's table hand floats to the op? Products of two activations are floats; by one
- * number they are codes of another scale, which is not known before it runs. */
-static bool gets_floats(const nib_call_args *args) {
-    if (args->op->codes) return true;
-    if (args->op != &nib_op_mul && args->op != &nib_op_div) return !nib_codes_keeps(args->op);
-    return args->in[0]->shape.ndim > 0 && args->in[1]->shape.ndim > 0;
+/* What the door does with codes that the op does not take as they are; NIB_END: it takes floats. */
+static nib_status record_codes(nib_graph *g, nib_call_args *args) {
+    NIB_TRY(want_known_numbers(g, args));
+    const nib_status status = nib_codes_run(args, record_step, g);
+    if (status != NIB_END) return status;
+    NIB_TRY(nib_codes_drop(args, record_step, g));
+    return NIB_END;
 }
 
 static nib_status record(nib_graph *g, nib_call_args *args) {
     if (nib_codes_among(args) && !nib_call_takes_codes(args)) {
-        if (!gets_floats(args))
-            return NIB_RAISE(NIB_E_UNSUPPORTED,
-                             "%s of a quantized activation cannot be compiled; run it op by op",
-                             args->op->name);
-        NIB_TRY(drop_codes(g, args));
+        const nib_status status = record_codes(g, args);
+        if (status != NIB_END) return status;
     }
     if (args->op == &nib_op_quantize_activation &&
         describe(g, args->in[1]).kind != NIB_VALUE_CONSTANT)

@@ -47,12 +47,6 @@ static nib_rows_made lay(const nib_tensor *x, float scale, int64_t M, const nib_
     return l.to;
 }
 
-static nib_status give(nib_call_args *args, nib_tensor *made) {
-    args->nout = 1;
-    args->out[0] = nib_scope_own(args->ctx, made);
-    return args->out[0] ? NIB_OK : nib_last_error()->status;
-}
-
 /* ---- codes by codes: columns of the second are laid in lanes as a weight is ---- */
 
 typedef struct job {
@@ -135,45 +129,36 @@ static bool plan(job *j, size_t *size) {
     return false;
 }
 
-static nib_status multiply(nib_call_args *args, job *j) {
+bool nib_codes_bmm_takes(const nib_call_args *args) {
     const nib_tensor *a = args->in[0], *b = args->in[1];
-    const int64_t rows = j->cut.B * j->cut.M, all = j->cut.B * j->cut.across * j->cut.down;
-    const nib_rows_kind kind = {.K = j->cut.K,
-                                .group = j->cut.K,
-                                .bits = a->desc.code == NIB_I7 ? 7 : 8,
-                                .symmetric = true};
+    nib_bmm_cut cut;
+    if (!nib_act8_is(a) || !nib_act8_is(b) || !nib_act8_integer(a->desc.code) ||
+        !nib_act8_integer(b->desc.code) || !nib_bmm_fits(args, &cut) || !cut.K)
+        return false;
+    const nib_qdesc desc = desc_of(NIB_BMM_WIDTH, cut.K);
+    return nib_lanes_hold(&desc, NIB_LANE_W8);
+}
+
+nib_status nib_codes_bmm(const nib_call_args *args) {
+    const nib_tensor *a = args->in[0], *b = args->in[1];
+    job j = {
+        .k = &args->ctx->kernels, .b = nib_act8_data(b), .y = nib_tensor_data_mut(args->out[0])};
+    if (!nib_bmm_fits(args, &j.cut) || !nib_tensor_count(args->out[0])) return NIB_OK;
+    const int64_t rows = j.cut.B * j.cut.M, all = j.cut.B * j.cut.across * j.cut.down;
+    const nib_rows_kind kind = {
+        .K = j.cut.K, .group = j.cut.K, .bits = a->desc.code == NIB_I7 ? 7 : 8, .symmetric = true};
     size_t block, laid, room, whole;
-    if (plan(j, &block) || nib_mul_size((size_t)rows, (size_t)nib_rows_width(&kind), &laid) ||
+    if (plan(&j, &block) || nib_mul_size((size_t)rows, (size_t)nib_rows_width(&kind), &laid) ||
         nib_align_size(laid, NIB_MEM_ALIGN, &laid) ||
         !(room = nib_scratch_room(args->ctx->pool, all, block)) || nib_add_size(laid, room, &whole))
         return NIB_RAISE(NIB_E_MEMORY, "%s: codes of %lld rows of %lld columns overflow",
-                         args->op->name, (long long)rows, (long long)j->cut.K);
+                         args->op->name, (long long)rows, (long long)j.cut.K);
     char *space = nib_ctx_workspace(args->ctx, whole);
     if (!space) return nib_last_error()->status;
     const float scale = nib_round_to(nib_act8_scale(a) * nib_act8_scale(b), a->desc.math);
     const nib_rows_made made = lay(a, scale, rows, &kind, space);
-    j->rows = nib_rows_read(&kind, &made);
-    nib_scratch_over(args->ctx->pool, all, block, space + laid, &j->scratch);
-    nib_parallel_for(args->ctx->pool, all, 1, pieces, j);
+    j.rows = nib_rows_read(&kind, &made);
+    nib_scratch_over(args->ctx->pool, all, block, space + laid, &j.scratch);
+    nib_parallel_for(args->ctx->pool, all, 1, pieces, &j);
     return NIB_OK;
-}
-
-nib_status nib_codes_bmm(nib_call_args *args) {
-    const nib_tensor *a = args->in[0], *b = args->in[1];
-    job j = {.k = &args->ctx->kernels};
-    if (!nib_act8_is(a) || !nib_act8_is(b) || !nib_act8_integer(a->desc.code) ||
-        !nib_act8_integer(b->desc.code) || !nib_bmm_fits(args, &j.cut) || !j.cut.K)
-        return NIB_END;
-    const nib_qdesc desc = desc_of(NIB_BMM_WIDTH, j.cut.K);
-    if (!nib_lanes_hold(&desc, NIB_LANE_W8)) return NIB_END;
-    nib_shape shape = a->shape;
-    shape.dim[shape.ndim - 1] = j.cut.N;
-    nib_tensor *y = nib_tensor_new(args->ctx, NIB_F32, shape);
-    if (!y) return nib_last_error()->status;
-    j.b = nib_act8_data(b);
-    j.y = nib_tensor_data_mut(y);
-    const nib_status status = nib_tensor_count(y) ? multiply(args, &j) : NIB_OK;
-    if (status >= NIB_OK) return give(args, y);
-    nib_tensor_free(y);
-    return status;
 }

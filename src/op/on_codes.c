@@ -2,8 +2,6 @@
  * An op that has no row, or whose row gives NIB_END, gets the floats: any op takes any activation.
  *
  *   op                      integer codes                    float codes
- *   bmm, mm                 integer product -> float         floats (codes_product.c)
- *   neg                     on the codes                     floats
  *   lt                      codes, where scales are equal    floats
  *   cat of two              codes, where scales are equal    floats
  *   stack of two            codes, where scales are equal    codes, where scales are equal
@@ -12,15 +10,17 @@
  *   softmax                 in floats, then codes of scale 1 / largest code, as it is normalized
  *   where                   in floats, then codes of the scale that self had
  *   reshape, rows of it     views of the codes (tensor/view.c)
- * linear, conv1d, conv2d and relu take integer codes by themselves, dequantize any (nib_op.codes).
- */
+ * By themselves (nib_op.codes) linear, conv1d, conv2d, bmm, mm, relu and neg take integer codes;
+ * dequantize and functions of every element (pointwise.h) take any.
+ *
+ * What a row does is a few steps on tensors that are no codes. It does not run them: the door, or a
+ * trace, gives the function that does, so that both know the same rows. */
 #include "op/on_codes.h"
 
 #include <string.h>
 
 #include "base/error.h"
 #include "op/calls.h"
-#include "op/codes_product.h"
 #include "quant/act8.h"
 #include "quant/codes.h"
 #include "tensor/context.h"
@@ -31,15 +31,32 @@ bool nib_codes_among(const nib_call_args *args) {
     return false;
 }
 
-nib_status nib_codes_drop(nib_call_args *args) {
+nib_status nib_codes_at_once(void *user, nib_call_args *args) {
+    (void)user;
+    if (args->op == &nib_op_dequantize || args->op == &nib_op_quantize_activation)
+        return nib_call(args); /* modes see these as they see those of a module */
+    NIB_TRY(nib_call_outputs(args));
+    const nib_impl *impl = nib_call_choose(args);
+    return impl ? impl->run(args) : nib_last_error()->status;
+}
+
+nib_status nib_codes_drop(nib_call_args *args, nib_codes_step *step, void *user) {
     for (int i = 0; i < args->nin; i++) {
         if (!nib_act8_is(args->in[i])) continue;
-        const nib_tensor *floats = nib_dequantize(args->in[i]);
-        if (!floats) return nib_last_error()->status;
-        args->in[i] = floats;
+        nib_call_args floats = {.ctx = args->ctx, .op = &nib_op_dequantize, .nin = 1};
+        floats.in[0] = args->in[i];
+        NIB_TRY(step(user, &floats));
+        args->in[i] = floats.out[0];
     }
     return NIB_OK;
 }
+
+/* A call of a row, and what runs its steps. */
+typedef struct call {
+    nib_call_args *args;
+    nib_codes_step *step;
+    void *user;
+} call;
 
 /* One result that the caller owns, or NULL after a failure, to the open scope. */
 static nib_status give(nib_call_args *args, nib_tensor *made) {
@@ -50,48 +67,23 @@ static nib_status give(nib_call_args *args, nib_tensor *made) {
 
 static bool integer(const nib_tensor *t) { return nib_act8_integer(t->desc.code); }
 
-/* ---- on the codes alone ---- */
-
-/* Of integers; -128 stays, and -64 of a reduced range, which has no 64, becomes 63. */
-static nib_status neg(nib_call_args *args) {
-    const nib_tensor *x = args->in[0];
-    if (!integer(x)) return NIB_END;
-    nib_tensor *y =
-        nib_act8_new(args->ctx, x->desc.code, x->desc.math, x->shape, nib_act8_scale(x));
-    if (!y) return nib_last_error()->status;
-    const uint8_t *from = nib_act8_data(x);
-    uint8_t *to = nib_act8_data_mut(y);
-    const int64_t count = nib_tensor_count(x);
-    for (int64_t i = 0; i < count; i++) to[i] = (uint8_t)(0u - from[i]);
-    for (int64_t i = 0; x->desc.code == NIB_I7 && i < count; i++)
-        if (to[i] == 64) to[i] = 63;
-    return give(args, y);
-}
-
 /* ---- where they lie ---- */
 
-/* The op on tensors that are no codes. */
-static nib_status run_plain(nib_call_args *plain) {
-    NIB_TRY(nib_call_outputs(plain));
-    const nib_impl *impl = nib_call_choose(plain);
-    return impl ? impl->run(plain) : nib_last_error()->status;
-}
-
 /* The op on the codes, whatever they mean: *plain has its results. */
-static nib_status run_on_data(const nib_call_args *args, nib_call_args *plain) {
-    *plain = *args;
-    for (int i = 0; i < args->nin; i++) {
-        plain->in[i] = nib_scope_own(args->ctx, nib_act8_codes(args->in[i]));
+static nib_status run_on_data(const call *c, nib_call_args *plain) {
+    *plain = *c->args;
+    for (int i = 0; i < plain->nin; i++) {
+        plain->in[i] = nib_scope_own(plain->ctx, nib_act8_codes(plain->in[i]));
         if (!plain->in[i]) return nib_last_error()->status;
     }
-    return run_plain(plain);
+    return c->step(c->user, plain);
 }
 
 /* Codes in other places stand for floats of the same scale. */
-static nib_status on_data(nib_call_args *args) {
+static nib_status on_data(const call *c) {
+    nib_call_args *args = c->args, plain;
     const nib_tensor *x = args->in[0];
-    nib_call_args plain;
-    NIB_TRY(run_on_data(args, &plain));
+    NIB_TRY(run_on_data(c, &plain));
     for (int i = 0; i < plain.nout; i++) {
         args->out[i] = nib_scope_own(
             args->ctx, nib_act8_over(plain.out[i], x->desc.code, x->desc.math, nib_act8_scale(x)));
@@ -108,14 +100,15 @@ static bool alike(const nib_call_args *args) {
            a->desc.math == b->desc.math && nib_act8_scale(a) == nib_act8_scale(b);
 }
 
-static nib_status stack(nib_call_args *args) { return alike(args) ? on_data(args) : NIB_END; }
-static nib_status cat(nib_call_args *args) { return integer(args->in[0]) ? stack(args) : NIB_END; }
+static nib_status stack(const call *c) { return alike(c->args) ? on_data(c) : NIB_END; }
+static nib_status cat(const call *c) { return integer(c->args->in[0]) ? stack(c) : NIB_END; }
 
 /* What is smaller has the smaller code, unless the scale turns the order around. */
-static nib_status lt(nib_call_args *args) {
+static nib_status lt(const call *c) {
+    nib_call_args *args = c->args;
     if (!alike(args) || !integer(args->in[0]) || !(nib_act8_scale(args->in[0]) > 0)) return NIB_END;
     nib_call_args plain;
-    NIB_TRY(run_on_data(args, &plain));
+    NIB_TRY(run_on_data(c, &plain));
     args->nout = 1;
     args->out[0] = plain.out[0];
     return NIB_OK;
@@ -139,7 +132,8 @@ static nib_status with_scale(nib_call_args *args, const nib_tensor *x, float sca
     return give(args, y);
 }
 
-static nib_status mul(nib_call_args *args) {
+static nib_status mul(const call *c) {
+    nib_call_args *args = c->args;
     const nib_tensor *a = args->in[0], *b = args->in[1];
     float number;
     if (nib_act8_is(a) && one_number(b, &number))
@@ -149,7 +143,8 @@ static nib_status mul(nib_call_args *args) {
     return NIB_END;
 }
 
-static nib_status divide(nib_call_args *args) {
+static nib_status divide(const call *c) {
+    nib_call_args *args = c->args;
     const nib_tensor *a = args->in[0];
     float number;
     if (!nib_act8_is(a) || !one_number(args->in[1], &number)) return NIB_END;
@@ -159,42 +154,46 @@ static nib_status divide(nib_call_args *args) {
 /* ---- in floats, and codes again ---- */
 
 /* The op on floats, and its result as codes of this scale. */
-static nib_status requantized(nib_call_args *args, nib_dtype code, float scale) {
-    nib_call_args plain = *args;
-    NIB_TRY(nib_codes_drop(&plain));
-    NIB_TRY(run_plain(&plain));
-    nib_tensor *one = nib_tensor_new(args->ctx, NIB_F32, (nib_shape){0});
+static nib_status requantized(const call *c, nib_dtype code, float scale) {
+    nib_call_args *args = c->args, plain = *args;
+    NIB_TRY(nib_codes_drop(&plain, c->step, c->user));
+    NIB_TRY(c->step(c->user, &plain));
+    nib_tensor *one = nib_scope_own(args->ctx, nib_tensor_new(args->ctx, NIB_F32, (nib_shape){0}));
     if (!one) return nib_last_error()->status;
     memcpy(nib_tensor_data_mut(one), &scale, sizeof scale);
-    args->out[0] = nib_quantize_activation(plain.out[0], one, code);
+    nib_call_args codes = {.ctx = args->ctx,
+                           .op = &nib_op_quantize_activation,
+                           .nin = 2,
+                           .in = {plain.out[0], one},
+                           .nattr = 1,
+                           .attr = {{.i = code}}};
+    NIB_TRY(c->step(c->user, &codes));
+    args->out[0] = codes.out[0];
     args->nout = 1;
-    nib_tensor_free(one);
-    return args->out[0] ? NIB_OK : nib_last_error()->status;
+    return NIB_OK;
 }
 
 /* What a softmax gives lies between 0 and 1, so the best scale is known. */
-static nib_status softmax(nib_call_args *args) {
-    const nib_qdesc *x = &args->in[0]->desc;
-    return requantized(args, x->code, nib_round_to(1.0f / nib_act8_largest(x->code), x->math));
+static nib_status softmax(const call *c) {
+    const nib_qdesc *x = &c->args->in[0]->desc;
+    return requantized(c, x->code, nib_round_to(1.0f / nib_act8_largest(x->code), x->math));
 }
 
-static nib_status where(nib_call_args *args) {
-    const nib_tensor *self = args->in[1];
-    if (!nib_act8_is(self) || nib_act8_is(args->in[2])) return NIB_END;
-    return requantized(args, self->desc.code, nib_act8_scale(self));
+static nib_status where(const call *c) {
+    const nib_tensor *self = c->args->in[1];
+    if (!nib_act8_is(self) || nib_act8_is(c->args->in[2])) return NIB_END;
+    return requantized(c, self->desc.code, nib_act8_scale(self));
 }
 
 /* ---- the table ---- */
 
 static const struct row {
     const char *op;
-    nib_status (*run)(nib_call_args *args);
+    nib_status (*run)(const call *c);
 } table[] = {
-    {"bmm", nib_codes_bmm}, {"cat", cat},       {"div", divide},
-    {"expand", on_data},    {"lt", lt},         {"mm", nib_codes_bmm},
-    {"mul", mul},           {"neg", neg},       {"permute", on_data},
-    {"softmax", softmax},   {"split", on_data}, {"stack", stack},
-    {"where", where},
+    {"cat", cat},     {"div", divide},      {"expand", on_data},  {"lt", lt},
+    {"mul", mul},     {"permute", on_data}, {"softmax", softmax}, {"split", on_data},
+    {"stack", stack}, {"where", where},
 };
 
 static const struct row *row_of(const nib_op *op) {
@@ -204,7 +203,7 @@ static const struct row *row_of(const nib_op *op) {
 }
 
 bool nib_codes_keeps(const nib_op *op) { return op->codes || row_of(op); }
-nib_status nib_codes_run(nib_call_args *args) {
+nib_status nib_codes_run(nib_call_args *args, nib_codes_step *step, void *user) {
     const struct row *row = row_of(args->op);
-    return row ? row->run(args) : NIB_END;
+    return row ? row->run(&(call){args, step, user}) : NIB_END;
 }

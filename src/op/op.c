@@ -109,13 +109,13 @@ nib_status nib_call(nib_call_args *args) {
     if (!args->ctx) /* that of the first tensor */
         return NIB_RAISE(NIB_E_ARGUMENT, "%s: its first tensor cannot be NIB_NONE", args->op->name);
     const bool codes = nib_codes_among(args) && !nib_call_takes_codes(args);
-    if (codes && !nib_codes_keeps(args->op)) NIB_TRY(nib_codes_drop(args));
+    if (codes && !nib_codes_keeps(args->op)) NIB_TRY(nib_codes_drop(args, nib_codes_at_once, NULL));
     if (nib_modes_before_op(args)) return NIB_OK;
     if (codes && nib_codes_keeps(args->op)) {
-        const nib_status status = nib_codes_run(args);
+        const nib_status status = nib_codes_run(args, nib_codes_at_once, NULL);
         if (status == NIB_OK) return nib_modes_after_op(args);
         NIB_TRY(status);
-        NIB_TRY(nib_codes_drop(args));
+        NIB_TRY(nib_codes_drop(args, nib_codes_at_once, NULL));
     }
     NIB_TRY(nib_call_outputs(args));
     const nib_impl *impl = nib_call_choose(args);

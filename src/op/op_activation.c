@@ -91,21 +91,21 @@ static nib_status gelu_shape(const nib_call_args *args, nib_shape *out, nib_dtyp
 }
 
 /* Integer codes stay codes, of the same scale. */
-static bool relu_codes(const nib_call_args *args) {
+static bool integer_codes(const nib_call_args *args) {
     return nib_act8_is(args->in[0]) && nib_act8_integer(args->in[0]->desc.code);
 }
 
-static nib_status relu_shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
-    if (!relu_codes(args)) return shape(args, out, dtype);
+static nib_status codes_shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
+    if (!integer_codes(args)) return shape(args, out, dtype);
     *out = args->in[0]->shape;
     *dtype = args->in[0]->dtype;
     return NIB_OK;
 }
 
-static nib_tensor *relu_output(const nib_call_args *args, int index, nib_dtype dtype,
-                               nib_shape shape) {
+static nib_tensor *codes_output(const nib_call_args *args, int index, nib_dtype dtype,
+                                nib_shape shape) {
     (void)index;
-    if (!relu_codes(args)) return nib_tensor_new(args->ctx, dtype, shape);
+    if (!integer_codes(args)) return nib_tensor_new(args->ctx, dtype, shape);
     return nib_act8_new(args->ctx, args->in[0]->desc.code, dtype, shape,
                         nib_act8_scale(args->in[0]));
 }
@@ -113,9 +113,9 @@ static nib_tensor *relu_output(const nib_call_args *args, int index, nib_dtype d
 const nib_op nib_op_relu = {
     .name = "relu",
     .nout = 1,
-    .shape = relu_shape,
-    .codes = relu_codes,
-    .output = relu_output,
+    .shape = codes_shape,
+    .codes = integer_codes,
+    .output = codes_output,
     .backward = relu_backward,
     .saves = NIB_SAVES_OUT(0),
     .schema = "aten::relu(Tensor self) -> Tensor",
@@ -124,7 +124,9 @@ const nib_op nib_op_relu = {
 const nib_op nib_op_neg = {
     .name = "neg",
     .nout = 1,
-    .shape = shape,
+    .shape = codes_shape,
+    .codes = integer_codes,
+    .output = codes_output,
     .schema = "aten::neg(Tensor self) -> Tensor",
 };
 
@@ -204,10 +206,29 @@ static void relu_i8(void *user, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) y[i] = x[i] < 0 ? 0 : x[i];
 }
 
-static nib_status run_relu_codes(const nib_call_args *args) {
+/* -128 stays. */
+static void neg_i8(void *user, int64_t begin, int64_t end) {
+    const int8_t *x = ((const codes *)user)->x;
+    int8_t *y = ((const codes *)user)->y;
+    for (int64_t i = begin; i < end; i++) y[i] = (int8_t)(uint8_t)(0u - (uint8_t)x[i]);
+}
+
+/* -64 of a reduced range, which has no 64, becomes 63. */
+static void neg_i7(void *user, int64_t begin, int64_t end) {
+    const int8_t *x = ((const codes *)user)->x;
+    int8_t *y = ((const codes *)user)->y;
+    for (int64_t i = begin; i < end; i++) y[i] = (int8_t)(x[i] == -64 ? 63 : -x[i]);
+}
+
+static nib_status each_code(const nib_call_args *args, void (*body)(void *, int64_t, int64_t)) {
     codes c = {nib_act8_data(args->in[0]), nib_act8_data_mut(args->out[0])};
-    nib_parallel_for(args->ctx->pool, nib_tensor_count(args->out[0]), 1 << 16, relu_i8, &c);
+    nib_parallel_for(args->ctx->pool, nib_tensor_count(args->out[0]), 1 << 16, body, &c);
     return NIB_OK;
+}
+
+static nib_status run_relu_codes(const nib_call_args *args) { return each_code(args, relu_i8); }
+static nib_status run_neg_codes(const nib_call_args *args) {
+    return each_code(args, args->in[0]->desc.code == NIB_I7 ? neg_i7 : neg_i8);
 }
 
 static nib_status run_neg(const nib_call_args *args) { return each(args, neg_f32); }
@@ -228,10 +249,15 @@ static nib_status run_gelu(const nib_call_args *args) {
 const nib_impl nib_impl_relu_i8 = {.op = &nib_op_relu,
                                    .device = "cpu",
                                    .layouts = "self:int8 codes",
-                                   .accepts = relu_codes,
+                                   .accepts = integer_codes,
                                    .run = run_relu_codes};
 const nib_impl nib_impl_relu_f32 = {
     .op = &nib_op_relu, .device = "cpu", .layouts = "self:dense f32", .run = run_relu};
+const nib_impl nib_impl_neg_i8 = {.op = &nib_op_neg,
+                                  .device = "cpu",
+                                  .layouts = "self:int8 codes",
+                                  .accepts = integer_codes,
+                                  .run = run_neg_codes};
 const nib_impl nib_impl_neg_f32 = {
     .op = &nib_op_neg, .device = "cpu", .layouts = "self:dense f32", .run = run_neg};
 const nib_impl nib_impl_gelu_f32 = {

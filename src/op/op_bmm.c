@@ -11,6 +11,7 @@
 #include "kernel/kernel.h"
 #include "op/broadcast.h"
 #include "op/calls.h"
+#include "op/codes_product.h"
 #include "op/gradient.h"
 #include "tensor/context.h"
 
@@ -41,8 +42,10 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     const nib_tensor *a = args->in[0], *b = args->in[1];
     nib_bmm_cut bmm;
     char text[96], other[96];
-    NIB_TRY(nib_op_want_dense_f32(args->op, "self", a));
-    NIB_TRY(nib_op_want_dense_f32(args->op, "mat2", b));
+    if (!nib_codes_bmm_takes(args)) {
+        NIB_TRY(nib_op_want_dense_f32(args->op, "self", a));
+        NIB_TRY(nib_op_want_dense_f32(args->op, "mat2", b));
+    }
     if (!nib_bmm_fits(args, &bmm))
         return NIB_RAISE(NIB_E_SHAPE, "%s: self is %s and mat2 %s, want %s", args->op->name,
                          nib_shape_text(&a->shape, text, sizeof text),
@@ -76,6 +79,7 @@ const nib_op nib_op_mm = {
     .name = "mm",
     .nout = 1,
     .shape = shape,
+    .codes = nib_codes_bmm_takes,
     .backward = backward,
     .saves = NIB_SAVES_IN(0) | NIB_SAVES_IN(1),
     .schema = "aten::mm(Tensor self, Tensor mat2) -> Tensor",
@@ -85,6 +89,7 @@ const nib_op nib_op_bmm = {
     .name = "bmm",
     .nout = 1,
     .shape = shape,
+    .codes = nib_codes_bmm_takes,
     .backward = backward,
     .saves = NIB_SAVES_IN(0) | NIB_SAVES_IN(1),
     .schema = "aten::bmm(Tensor self, Tensor mat2) -> Tensor",
@@ -145,6 +150,16 @@ static nib_status run(const nib_call_args *args) {
     return NIB_OK;
 }
 
+const nib_impl nib_impl_mm_i8 = {.op = &nib_op_mm,
+                                 .device = "cpu",
+                                 .layouts = "self, mat2:int8 codes",
+                                 .accepts = nib_codes_bmm_takes,
+                                 .run = nib_codes_bmm};
+const nib_impl nib_impl_bmm_i8 = {.op = &nib_op_bmm,
+                                  .device = "cpu",
+                                  .layouts = "self, mat2:int8 codes",
+                                  .accepts = nib_codes_bmm_takes,
+                                  .run = nib_codes_bmm};
 const nib_impl nib_impl_mm_f32 = {
     .op = &nib_op_mm, .device = "cpu", .layouts = "self, mat2:dense f32", .run = run};
 const nib_impl nib_impl_bmm_f32 = {

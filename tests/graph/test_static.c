@@ -3,6 +3,7 @@
 #include <nibble/graph.h>
 #include <nibble/nn.h>
 
+#include "base/mem.h"
 #include "op/calls.h"
 #include "quant/act8.h"
 #include "tensor/context.h"
@@ -70,6 +71,48 @@ static nib_module *layer(nib_ctx *ctx, uint64_t *seed, bool biased) {
     for (size_t i = 0; i < sizeof linears / sizeof *linears; i++)
         nib_module_add(m, linears[i].name,
                        linear(ctx, seed, linears[i].in, linears[i].out, biased));
+    return m;
+}
+
+/* Attention by all that may become of codes between linears: moved, taken apart and together,
+ * multiplied by each other, by numbers, softmaxed. */
+static nib_tensor *number(nib_ctx *ctx, float value) {
+    nib_tensor *t = nib_scope_own(ctx, nib_tensor_new(ctx, NIB_F32, (nib_shape){0}));
+    if (t) *(float *)nib_tensor_data_mut(t) = value;
+    return t;
+}
+
+static nib_tensor *heads_of(nib_tensor *x) {
+    const nib_shape split = {3, {-1, 4, 24}};
+    return nib_permute(nib_reshape(x, &split), (const int[]){1, 0, 2});
+}
+
+static nib_tensor *attends_forward(nib_module *m, nib_tensor *x) {
+    nib_ctx *ctx = nib_module_ctx(m);
+    nib_tensor *n = child(m, "norm", x);
+    nib_tensor *q = heads_of(child(m, "q", n)), *k = heads_of(child(m, "k", n)),
+               *v = heads_of(child(m, "v", n));
+    nib_tensor *scores = nib_matmul(nib_mul(q, number(ctx, 0.2f)), nib_transpose(k, 1, 2));
+    nib_tensor *own = nib_matmul(nib_softmax(scores, -1), v);
+    nib_tensor *other = nib_scaled_dot_product_attention(nib_neg(q), k, nib_div(v, number(ctx, 3)),
+                                                         NIB_NONE, false, 0);
+    nib_tensor *piece[NIB_MAX_OUTPUTS];
+    const nib_shape rows = {2, {-1, 96}};
+    if (nib_split(v, 12, -1, piece) != 2) return NULL;
+    nib_tensor *turned = nib_cat_along((const nib_tensor *[]){piece[1], piece[0]}, 2, -1);
+    nib_tensor *a = nib_add(nib_add(own, other), turned);
+    a = child(m, "out", nib_reshape(nib_permute(a, (const int[]){1, 0, 2}), &rows));
+    nib_tensor *f = nib_silu(nib_tanh(child(m, "view", nib_add(x, a))));
+    return child(m, "last", nib_gelu(f, false));
+}
+static const nib_module_kind kind_attends = {.name = "Attends", .forward = attends_forward};
+
+static nib_module *attends(nib_ctx *ctx, uint64_t *seed, bool biased) {
+    static const char *const linears[] = {"q", "k", "v", "out", "view", "last"};
+    nib_module *m = nib_module_new(ctx, &kind_attends, NULL);
+    nib_module_add(m, "norm", nib_layer_norm_new(ctx, NIB_NONE, NIB_NONE, 1, 1e-5));
+    for (size_t i = 0; i < sizeof linears / sizeof *linears; i++)
+        nib_module_add(m, linears[i], linear(ctx, seed, 96, 96, biased));
     return m;
 }
 
@@ -158,6 +201,39 @@ TEST(so_do_modules_whose_every_output_is_quantized) {
                        NIB_QUANTO(.activations = "qint8", .streamline = "off"), 2);
 }
 
+TEST(so_does_attention_over_codes) {
+    static const char *const activations[] = {"qint8", "qfloat8_e4m3fn"};
+    for (int threads = 1; threads <= 3; threads++)
+        for (int i = 0; i < 4; i++)
+            check_compiled(
+                state_, attends,
+                NIB_QUANTO(.activations = activations[i / 2], .streamline = i % 2 ? "off" : "on"),
+                threads);
+}
+
+TEST(running_asks_for_no_memory) {
+    uint64_t seed = test_seed();
+    nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+    for (int i = 0; i < 3; i++) {
+        nib_module *m = calibrated(state_, ctx, &seed,
+                                   i == 2 ? attends
+                                   : i    ? mlp
+                                          : layer,
+                                   true, NIB_QUANTO(.activations = "qint8", .streamline = "off"));
+        nib_tensor *x = random_tensor(ctx, &seed, (nib_shape){2, {40, 96}});
+        nib_graph *g = nib_compile(m, x, NULL);
+        CHECK_MADE(g);
+        CHECK_MADE(nib_graph_run(g, x));
+        nib_mem_fail_after(-1, false);
+        CHECK_MADE(nib_graph_run(g, x));
+        CHECK_INT(nib_mem_fail_after(-1, false), 0);
+        nib_graph_free(g);
+        nib_tensor_free(x);
+        nib_module_free(m);
+    }
+    nib_ctx_free(ctx);
+}
+
 /* ---- what is left of the calls ---- */
 
 static int nodes_of(void **state_, const nib_graph *g, const char *op) {
@@ -241,6 +317,6 @@ TEST(codes_come_straight_out_of_convolutions) {
 
 TESTS(RUNS(compiled_static_int8_gives_the_bits_of_the_forward),
       RUNS(so_do_other_weights_and_float8_activations),
-      RUNS(so_do_modules_whose_every_output_is_quantized),
-      RUNS(codes_come_straight_out_of_products_and_norms),
+      RUNS(so_do_modules_whose_every_output_is_quantized), RUNS(so_does_attention_over_codes),
+      RUNS(running_asks_for_no_memory), RUNS(codes_come_straight_out_of_products_and_norms),
       RUNS(codes_come_straight_out_of_convolutions))
