@@ -7,6 +7,7 @@
 #include "base/parallel.h"
 #include "base/scratch.h"
 #include "op/op.h"
+#include "op/product_finish.h"
 #include "op/product_piece.h"
 #include "quant/act8.h"
 #include "quant/codes.h"
@@ -17,7 +18,13 @@ enum {
     MAX_WEIGHTS = 2 * NIB_MAX_PRODUCTS,
     OPENED = 1 << 14,                /* codes that are opened at once */
     LARGE_ROWS = 4 << 20,            /* floats of inputs that do not stay in a cache */
-    BESIDE_ROWS = 2 * NIB_ROW_BLOCK, /* of integer products that are made beside: they stay in L1 */
+    BESIDE_ROWS = 2 * NIB_ROW_BLOCK, /* of digits that are made beside: they stay in L1 */
+    BLOCK = 120,                     /* rows of codes, at most, that are a block: whole */
+    TALL = 12,                       /* tiles of the largest kernels, by weights with one */
+    LOW = 7,                         /* group of bytes, and others */
+    BLOCK_CODES = 512 << 10,         /* codes of a block: half of an L2 of 1 MiB */
+    BESIDE_CODES = 384 << 10,        /* and of the weights that it meets before it is finished */
+    LONG = 8192,                     /* columns from which on kernels cut rows in spans */
 };
 
 /* How a product is cut. It shows in the time alone, so which of these is best may be measured. */
@@ -45,10 +52,13 @@ typedef struct job {
     target targets[NIB_MAX_PRODUCTS];
     int count;
     nib_scratch scratch;
-    int64_t span;        /* channels, at most, that are finished together */
-    size_t at_up;        /* in a block of scratch */
-    const int8_t *codes; /* inputs that came as codes, */
-    float codes_scale;   /* and the scale of them all */
+    int64_t pieces, run, runs; /* of all targets; so many pieces are a run */
+    int64_t rows, blocks;      /* of a block, and how many there are */
+    bool rows_first;           /* a block of rows meets all runs before the next */
+    int64_t span;              /* channels, at most, that are finished together */
+    size_t at_up;              /* in a block of scratch */
+    const int8_t *codes;       /* inputs that came as codes, */
+    float codes_scale;         /* and the scale of them all */
 } job;
 
 static bool is_wide(nib_dtype dtype) {
@@ -72,113 +82,20 @@ bool nib_product_wants(const nib_tensor *w, nib_rows_kind *kind) {
     return nib_operand_kind(w, kind) && !kind->all;
 }
 
-/* ---- what follows a product ---- */
-
-static void add_bias(const nib_piece *s, const nib_tensor *bias, float *y, int64_t ldy) {
-    if (bias == NIB_NONE) return;
-    float values[NIB_PIECE_WIDTH];
-    const size_t width = (size_t)nib_dtype_bits(bias->dtype) / 8;
-    const char *from = (const char *)nib_tensor_data(bias) + (size_t)s->n * width;
-    const int64_t M = s->in->M, channels = s->channels; /* what a store cannot change */
-    for (int64_t n = 0; n < channels; n += NIB_PIECE_WIDTH) {
-        const int64_t here = channels - n < NIB_PIECE_WIDTH ? channels - n : NIB_PIECE_WIDTH;
-        nib_to_f32(bias->dtype, values, from + (size_t)n * width, (size_t)here);
-        for (int64_t m = 0; m < M; m++)
-            for (int64_t c = 0; c < here; c++) y[m * ldy + n + c] += values[c];
-    }
-}
-
-static void activate(const nib_kernels *k, nib_activation activation, float *y, int64_t n) {
-    switch (activation) {
-    case NIB_RELU:
-        for (int64_t i = 0; i < n; i++) y[i] = y[i] < 0 ? 0 : y[i];
-        break;
-    case NIB_GELU:
-        k->gelu_f32(y, y, (size_t)n);
-        break;
-    case NIB_GELU_TANH:
-        k->gelu_tanh_f32(y, y, (size_t)n);
-        break;
-    case NIB_SILU:
-        k->silu_f32(y, y, (size_t)n);
-        break;
-    case NIB_IDENTITY:
-        break;
-    }
-}
-
-static void finish(const job *j, const nib_piece *s, const target *t, float *y, int64_t ldy) {
-    const nib_kernels *k = j->in.k;
-    const nib_product *p = t->p;
-    float *up = NULL;
-    add_bias(s, p->bias, y, ldy);
-    if (p->up == NIB_NONE && p->activation == NIB_IDENTITY && !p->residual) return;
-    if (p->up != NIB_NONE) {
-        up = (float *)(void *)(s->scratch + j->at_up);
-        nib_piece_multiply(s, &t->up, up - s->n, j->span);
-        add_bias(s, p->up_bias, up, j->span);
-    }
-    for (int64_t m = 0; m < s->in->M; m++) {
-        float *y_m = y + m * ldy;
-        if (up)
-            k->silu_mul_f32(y_m, y_m, up + m * j->span, (size_t)s->channels);
-        else
-            activate(k, p->activation, y_m, s->channels);
-        if (!p->residual) continue;
-        const float *r_m = p->residual + m * t->N + s->n;
-        for (int64_t c = 0; c < s->channels; c++) y_m[c] = r_m[c] + y_m[c];
-    }
-}
-
-static bool is_narrow(const nib_product *p) { return p->dtype && p->dtype != NIB_F32; }
-
-/* A residual may be y itself, and a narrow y has no room for f32: such a product is made beside,
- * that of integers some rows after the others. */
-static bool goes_beside(const nib_product *p) { return p->residual == p->y || is_narrow(p); }
+/* ---- where things lie ---- */
 
 static bool in_lanes(const nib_operand *o) {
     return !o->t || (o->integer && o->how == NIB_OPERAND_LANES);
 }
 
+/* Do many rows of codes meet weights in lanes: products that are cut by rows, too? Digits of floats
+ * have blocks of their own. */
+static bool goes_by_rows(const nib_operand *o) { return !o->t || (in_lanes(o) && !o->kind.digits); }
+
 static int64_t rows_beside(const job *j, const target *t) {
+    if (j->blocks > 1) return j->rows;
     const bool some = in_lanes(&t->w) && in_lanes(&t->up) && j->in.M > BESIDE_ROWS;
     return some ? BESIDE_ROWS : j->in.M;
-}
-
-static void put_row(const nib_kernels *k, const nib_product *p, int64_t at, const float *from,
-                    size_t n) {
-    if (p->dtype == NIB_BF16)
-        k->f32_to_bf16((uint16_t *)p->y + at, from, n);
-    else if (p->dtype == NIB_F16)
-        k->f32_to_f16((uint16_t *)p->y + at, from, n);
-    else if (!is_narrow(p))
-        memcpy((float *)p->y + at, from, n * sizeof *from);
-    else if (p->floor)
-        k->quantize_divided((uint8_t *)p->y + at, from, 1, (int64_t)n, NULL, &p->scale, NULL, 0,
-                            (int)nib_act8_largest(p->dtype), NIB_F32);
-    else
-        nib_act8_quantize(k, p->dtype, NIB_F32, p->scale, from, (int64_t)n, (char *)p->y + at);
-}
-
-static nib_piece piece_at(const job *j, const target *t, int64_t index, int64_t count,
-                          char *scratch) {
-    nib_piece s = {.in = &j->in,
-                   .scratch = scratch,
-                   .n = index * NIB_PIECE_WIDTH,
-                   .channels = count * NIB_PIECE_WIDTH};
-    if (s.channels > t->N - s.n) s.channels = t->N - s.n;
-    return s;
-}
-
-/* Pieces that are taken in one call: of codes, so that a kernel lays the rows out once; of floats,
- * where the rows are more than what caches keep between pieces, so that all pieces of a run meet
- * some columns of them before the next. */
-static bool goes_at_once(const job *j, const target *t) {
-    if (goes_beside(t->p)) return false;
-    if (t->w.integer) return t->w.how == NIB_OPERAND_LANES;
-    return j->in.M > NIB_LANE_ROWS &&
-           (t->w.how == NIB_OPERAND_LANES || t->w.how == NIB_OPERAND_DENSE) &&
-           j->in.M * j->in.K > LARGE_ROWS;
 }
 
 /* The inputs from row m on, for an operand of which only they are wanted. */
@@ -189,65 +106,123 @@ static nib_operand operand_from(const nib_operand *o, int64_t m) {
     return from;
 }
 
-static void run_beside(const job *j, const target *t, int64_t index, int64_t count, char *scratch) {
-    const int64_t most = rows_beside(j, t);
-    float *beside = (float *)(void *)(scratch + j->at_up) + most * j->span;
-    for (int64_t m = 0; m < j->in.M; m += most) {
-        nib_inputs in = j->in;
-        if (most < in.M) in.M = in.M - m < most ? in.M - m : most;
-        nib_product p = *t->p;
-        if (p.residual) p.residual += m * t->N;
-        const target here = {
-            .p = &p, .w = operand_from(&t->w, m), .up = operand_from(&t->up, m), .N = t->N};
-        nib_piece s = piece_at(j, t, index, count, scratch);
-        s.in = &in;
-        nib_piece_multiply(&s, &here.w, beside - s.n, j->span);
-        finish(j, &s, &here, beside, j->span);
-        for (int64_t r = 0; r < in.M; r++)
-            put_row(in.k, &p, (m + r) * t->N + s.n, beside + r * j->span, (size_t)s.channels);
-    }
+static nib_piece piece_at(const nib_inputs *in, const target *t, int64_t index, int64_t count,
+                          char *scratch) {
+    nib_piece s = {.in = in,
+                   .scratch = scratch,
+                   .n = index * NIB_PIECE_WIDTH,
+                   .channels = count * NIB_PIECE_WIDTH};
+    if (s.channels > t->N - s.n) s.channels = t->N - s.n;
+    return s;
 }
 
-/* Few rows are little beside their weights: what is multiplied in one call is finished in one. */
+/* ---- one part of a product ---- */
+
+/* Pieces that are taken in one call: of codes, so that a kernel lays the rows out once; of floats,
+ * where the rows are more than what caches keep between pieces, so that all pieces of a run meet
+ * some columns of them before the next. */
+static bool goes_at_once(const job *j, const target *t) {
+    if (nib_product_beside(t->p)) return false;
+    if (t->w.integer) return t->w.how == NIB_OPERAND_LANES;
+    return j->in.M > NIB_LANE_ROWS &&
+           (t->w.how == NIB_OPERAND_LANES || t->w.how == NIB_OPERAND_DENSE) &&
+           j->in.M * j->in.K > LARGE_ROWS;
+}
+
+/* Few rows are little beside their weights, and a block of many stays in the cache: what is
+ * multiplied in one call is finished in one. */
 static bool reads_where_it_lies(const nib_operand *o) {
     return !o->t || o->how == NIB_OPERAND_LANES || o->how == NIB_OPERAND_DENSE;
 }
 static bool finishes_at_once(const job *j, const target *t) {
+    if (j->blocks > 1) return true;
     return j->in.M <= NIB_LANE_ROWS && reads_where_it_lies(&t->w) && reads_where_it_lies(&t->up);
 }
 
-static void run_some(const job *j, const target *t, int64_t index, int64_t count, bool multiplied,
-                     char *scratch) {
-    if (goes_beside(t->p)) {
-        run_beside(j, t, index, count, scratch);
-        return;
-    }
-    const nib_piece s = piece_at(j, t, index, count, scratch);
-    float *y = t->p->y;
-    if (!multiplied) nib_piece_multiply(&s, &t->w, y, t->N);
-    finish(j, &s, t, y + s.n, t->N);
+/* Rows [m, m + rows) by some pieces, with all that follows. `multiplied`: y has x W^T already. */
+static void run_part(const job *j, const target *t, int64_t m, int64_t rows, int64_t index,
+                     int64_t count, bool multiplied, char *scratch) {
+    nib_inputs in = j->in;
+    in.M = rows;
+    const nib_piece s = piece_at(&in, t, index, count, scratch);
+    const nib_operand w = operand_from(&t->w, m), up = operand_from(&t->up, m);
+    const bool beside = nib_product_beside(t->p);
+    float *gate = (float *)(void *)(scratch + j->at_up);
+    float *y = beside ? gate + rows_beside(j, t) * j->span : (float *)t->p->y + m * t->N + s.n;
+    const int64_t ld = beside ? j->span : t->N;
+    if (!multiplied) nib_piece_multiply(&s, &w, y - s.n, ld);
+    if (up.t) nib_piece_multiply(&s, &up, gate - s.n, j->span);
+    const nib_product_part part = {
+        .N = t->N, .m = m, .n = s.n, .rows = rows, .channels = s.channels};
+    nib_product_finish(in.k, t->p, &part, y, ld, up.t ? gate : NULL, j->span);
 }
 
-static void run_pieces(void *user, int64_t begin, int64_t end) {
+static void run_rows(const job *j, const target *t, int64_t m, int64_t rows, int64_t index,
+                     int64_t count, char *scratch) {
+    const int64_t step = finishes_at_once(j, t) ? count : 1;
+    const bool multiplied = step < count && goes_at_once(j, t);
+    if (multiplied) {
+        const nib_piece s = piece_at(&j->in, t, index, count, scratch);
+        nib_piece_multiply(&s, &t->w, t->p->y, t->N);
+    }
+    const int64_t most = nib_product_beside(t->p) ? rows_beside(j, t) : rows;
+    for (int64_t k = 0; k < count; k += step)
+        for (int64_t i = 0; i < rows; i += most)
+            run_part(j, t, m + i, rows - i < most ? rows - i : most, index + k, step, multiplied,
+                     scratch);
+}
+
+/* ---- all of them ---- */
+
+/* Rows and pieces of part i. What takes more room, rows or weights, is met once and the other as
+ * often as there are blocks. */
+static void run_parts(void *user, int64_t begin, int64_t end) {
     job *j = user;
     int block;
     char *scratch = nib_scratch_take(&j->scratch, &block);
-    for (int64_t i = begin; i < end;) {
-        const target *t = j->targets;
-        int64_t index = i;
-        while (index >= t->pieces) index -= t++->pieces;
-        const int64_t count = t->pieces - index < end - i ? t->pieces - index : end - i;
-        const int64_t step = finishes_at_once(j, t) ? count : 1;
-        const bool multiplied = step < count && goes_at_once(j, t);
-        if (multiplied) {
-            const nib_piece s = piece_at(j, t, index, count, scratch);
-            nib_piece_multiply(&s, &t->w, t->p->y, t->N);
+    for (int64_t part = begin; part < end; part++) {
+        const int64_t b = j->rows_first ? part / j->runs : part % j->blocks;
+        const int64_t m = b * j->rows, M = j->in.M - m < j->rows ? j->in.M - m : j->rows;
+        int64_t i = (j->rows_first ? part % j->runs : part / j->blocks) * j->run;
+        const int64_t last = i + j->run < j->pieces ? i + j->run : j->pieces;
+        while (i < last) {
+            const target *t = j->targets;
+            int64_t index = i;
+            while (index >= t->pieces) index -= t++->pieces;
+            const int64_t count = t->pieces - index < last - i ? t->pieces - index : last - i;
+            run_rows(j, t, m, M, index, count, scratch);
+            i += count;
         }
-        for (int64_t k = 0; k < count; k += step)
-            run_some(j, t, index + k, step, multiplied, scratch);
-        i += count;
     }
     nib_scratch_give(&j->scratch, block);
+}
+
+/* Blocks of rows, of `run` pieces in a row: their codes stay in L2 while they meet the weights, and
+ * their results until they are finished. */
+static void cut_rows(job *j) {
+    const int64_t M = j->in.M, K = j->in.K;
+    int64_t channels = 0;
+    bool follows = false, tall = true;
+    j->rows = M;
+    j->blocks = 1;
+    for (int i = 0; i < j->count; i++) {
+        const target *t = &j->targets[i];
+        if (!goes_by_rows(&t->w) || !goes_by_rows(&t->up)) return;
+        tall &= t->w.lane.groups == 1 && t->w.lane.bits == 8;
+        channels += t->up.t ? 2 * t->N : t->N;
+        follows |= nib_product_finishes(t->p);
+    }
+    j->rows_first = M >= channels;
+    if (!j->rows_first && !follows) return;
+    const int64_t height = tall ? TALL : LOW;
+    int64_t most = K > LONG ? BLOCK : BLOCK_CODES / (K + 1);
+    most = most < BLOCK / 2 ? BLOCK / 2 : most < BLOCK ? most : BLOCK;
+    most = most / height * height;
+    const int64_t blocks = (M + most - 1) / most;
+    j->rows = ((M + blocks - 1) / blocks + height - 1) / height * height;
+    j->blocks = (M + j->rows - 1) / j->rows;
+    const int64_t longest = BESIDE_CODES / (NIB_PIECE_WIDTH * (K + 1));
+    if (j->run > longest) j->run = longest > 0 ? longest : 1;
 }
 
 /* ---- memory ---- */
@@ -258,9 +233,9 @@ static nib_status plan_scratch(job *j, size_t *size) {
     bool bad = false;
     for (int i = 0; i < j->count; i++) {
         const target *t = &j->targets[i];
-        const int64_t rows = goes_beside(t->p)      ? rows_beside(j, t)
-                             : t->p->up != NIB_NONE ? j->in.M
-                                                    : 0;
+        const int64_t rows = nib_product_beside(t->p) ? rows_beside(j, t)
+                             : t->p->up != NIB_NONE   ? j->rows
+                                                      : 0;
         if (rows > beside) beside = rows;
         nib_piece_want(&sizes, &j->in, &t->w);
         if (t->up.t) nib_piece_want(&sizes, &j->in, &t->up);
@@ -419,14 +394,18 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
     }
     if (!M || !pieces) return NIB_OK;
     size_t block, rows_size = 0, inputs = 0, blocks, whole, packed = 0, opened = 0;
-    const int64_t grain = grain_of(&j, c, pieces, nib_pool_threads(ctx->pool));
-    j.span = NIB_PIECE_WIDTH * (M <= NIB_LANE_ROWS ? grain : 1);
+    j.pieces = pieces;
+    j.run = grain_of(&j, c, pieces, nib_pool_threads(ctx->pool));
+    cut_rows(&j);
+    j.runs = (pieces + j.run - 1) / j.run;
+    j.span = NIB_PIECE_WIDTH * (M <= NIB_LANE_ROWS || j.blocks > 1 ? j.run : 1);
+    const int64_t parts = j.runs * j.blocks;
     NIB_TRY(plan_scratch(&j, &block));
     if (coded)
         NIB_TRY(take_rows(&j, x));
     else
         NIB_TRY(input_bytes(&j, &rows_size, &inputs));
-    blocks = nib_scratch_room(ctx->pool, pieces, block);
+    blocks = nib_scratch_room(ctx->pool, parts, block);
     if ((block && !blocks) || nib_align_size(inputs, NIB_MEM_ALIGN, &inputs) ||
         (wants_rows(&j) && nib_mul_size((size_t)M, (size_t)K * sizeof *j.in.x, &packed)) ||
         (opens && nib_mul_size((size_t)M, (size_t)K * sizeof *j.in.x, &opened)) ||
@@ -442,13 +421,13 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
         j.in.x = o.out;
     }
     if (!coded) quantize_inputs(ctx, &j, memory, rows_size);
-    nib_scratch_over(ctx->pool, pieces, block, memory + inputs, &j.scratch);
+    nib_scratch_over(ctx->pool, parts, block, memory + inputs, &j.scratch);
     if (wants_rows(&j)) {
         packing p = {.j = &j, .rows = (float *)(void *)(memory + inputs + blocks)};
         if (K) nib_parallel_for(ctx->pool, M, NIB_ROW_BLOCK, pack_rows, &p);
         j.in.rows = p.rows;
     }
-    nib_parallel_for(ctx->pool, pieces, grain, run_pieces, &j);
+    nib_parallel_for(ctx->pool, parts, 1, run_parts, &j);
     return NIB_OK;
 }
 

@@ -445,6 +445,15 @@ static void span(const tile_job *t, int64_t panel, int panels) {
     } while (k < t->end);
 }
 
+/* Columns of a span. One group may end anywhere, so its spans are even; and a row that is longer is
+ * one span all the same where the rows of a block are few enough. */
+static int64_t span_length(const nib_lane_weight *w, int64_t block) {
+    if (w->groups > 1) return w->G <= SPAN ? SPAN / w->G * w->G : w->G;
+    if (block * w->K <= ROW_BLOCK * SPAN) return w->K;
+    const int64_t spans = (w->K + SPAN - 1) / SPAN, even = (w->K + spans - 1) / spans;
+    return (even + BYTES_DEPTH - 1) / BYTES_DEPTH * BYTES_DEPTH;
+}
+
 static void many_rows(float *y, int64_t ldy, const nib_rows_i8 *x, int64_t M,
                       const nib_lane_weight *w, int64_t panel, int64_t panels, void *scratch) {
     static const int cell_columns[] = {4, 8, 16, 32};
@@ -455,13 +464,13 @@ static void many_rows(float *y, int64_t ldy, const nib_rows_i8 *x, int64_t M,
                   .s = scratch,
                   .columns = cell_columns[w->lane],
                   .bits = w->lane == NIB_LANE_WX || M < 8 ? 8 : w->bits};
-    t.depth = t.bits == w->bits ? SPAN : BYTES_DEPTH;
     t.Kp = (w->K + t.columns - 1) / t.columns * t.columns;
     t.height = t.bits == 8 && w->groups == 1 ? TALL_ROWS : TILE_ROWS;
     const int64_t most = ROW_BLOCK / t.height * t.height, blocks = (M + most - 1) / most;
     const int64_t even = (M + blocks - 1) / blocks;
     const int64_t block = (even + t.height - 1) / t.height * t.height;
-    const int64_t G = w->G, length = w->groups == 1 ? SPAN : G <= SPAN ? SPAN / G * G : G;
+    const int64_t G = w->G, length = span_length(w, block);
+    t.depth = t.bits != w->bits ? BYTES_DEPTH : w->groups == 1 ? length : SPAN;
     do {
         t.end = least(w->K, t.k + length);
         t.group = G ? t.k / G : 0;
