@@ -120,8 +120,11 @@ static int run(cli *c) {
     cli_progress_end();
     int code = fed ? CLI_OK : cli_fail(c);
     const bool ended = !begun || nib_calibrate_end(root, fed ? &report : NULL) >= NIB_OK;
-    const bool made = fed && ended && (!waits || nib_freeze(root) >= NIB_OK) &&
-                      nib_model_save(model, o.out, NULL) >= NIB_OK;
+    nib_data again = data; /* so that what is printed is what was fed */
+    bool made = fed && ended;
+    if (made && waits)
+        made = (gptq ? nib_model_freeze(ctx, model, &again) : nib_freeze(root)) >= NIB_OK;
+    made = made && nib_model_save(model, o.out, NULL) >= NIB_OK;
     cli_progress_end();
     if (fed && !made) code = cli_fail(c);
     if (made) {

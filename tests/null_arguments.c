@@ -84,8 +84,10 @@ CALL(nib_module_walk_saved, nib_module_walk_saved(NULL, NULL, NULL) < NIB_OK)
 CALL(nib_quantization_map, !nib_quantization_map(NULL))
 CALL(nib_requantize, nib_requantize(NULL, NULL, 0, NULL, NULL) < NIB_OK)
 CALL(nib_requantize_file, nib_requantize_file(NULL, NULL, NULL) < NIB_OK)
-CALL(nib_model_sense, nib_model_sense(NULL, NULL, NULL) < NIB_OK &&
-                          nib_model_sense(ctx, NULL, NULL) < NIB_OK)
+CALL(nib_model_sense,
+     nib_model_sense(NULL, NULL, NULL) < NIB_OK && nib_model_sense(ctx, NULL, NULL) < NIB_OK)
+CALL(nib_model_freeze,
+     nib_model_freeze(NULL, NULL, NULL) < NIB_OK && nib_model_freeze(ctx, NULL, NULL) < NIB_OK)
 CALL(nib_model_feed,
      nib_model_feed(NULL, NULL, NULL) < NIB_OK && nib_model_feed(ctx, NULL, NULL) < NIB_OK)
 CALL(nib_session_new, !nib_session_new(NULL, NULL, NULL) && !nib_session_new(ctx, NULL, NULL))
@@ -458,6 +460,7 @@ static const call calls[] = {
     ROW(nib_freeze),
     ROW(nib_model_feed),
     ROW(nib_model_sense),
+    ROW(nib_model_freeze),
     ROW(nib_model_compare),
     ROW(nib_model_smooth),
     ROW(nib_module_walk_saved),

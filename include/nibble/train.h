@@ -72,6 +72,14 @@ nib_status nib_tape_end(nib_ctx *ctx);               /* also forgets what was re
  * hears or sees, or naming an op that has no gradient; feed the model then. */
 nib_status nib_model_sense(nib_ctx *ctx, nib_model *model, nib_data *data);
 
+/* nib_freeze of a model whose linears wait for gptq, after nib_calibrate_end: they are frozen as a
+ * forward over the data comes to them, and each makes up for what those before it lost. The first samples
+ * of the data run at once, with floats and with codes, as many as keep the widest tensor at 256 MiB
+ * (about six times that in all); linears with fewer than four rows for each input column are frozen as
+ * nib_freeze does it, and so is all of a model that hears or sees, and its head. All or nothing; data's
+ * counts are of what ran. */
+nib_status nib_model_freeze(nib_ctx *ctx, nib_model *model, nib_data *data);
+
 /* ---- losses: a tensor of one number without dimensions ----
  * The mean of -log softmax(logits)[target] over the rows whose target is not -100; NaN if none is.
  *   logits [N, C] f32, target [N] i32, i64 or u8     or     [C] and [] */

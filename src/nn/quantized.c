@@ -176,7 +176,7 @@ void nib_quantized_forget_inputs(nib_module *m) {
 }
 
 /* The codes that error feedback gives. */
-static nib_tensor *fed_weight(const nib_quantized *q, const nib_tensor *weight) {
+static nib_tensor *fed_weight(const nib_quantized *q, const nib_tensor *weight, const float *more) {
     const nib_site site = {"linear", "weight", weight->shape, weight->dtype};
     nib_qdesc desc;
     nib_act in, out;
@@ -190,7 +190,7 @@ static nib_tensor *fed_weight(const nib_quantized *q, const nib_tensor *weight) 
     nib_tensor *t = NULL;
     const nib_layout *layout = nib_layout_for(&desc);
     if (layout &&
-        nib_gptq(weight->ctx, nib_tensor_data(weight), q->sums, q->outs, &codes) >= NIB_OK)
+        nib_gptq(weight->ctx, nib_tensor_data(weight), more, q->sums, q->outs, &codes) >= NIB_OK)
         t = nib_pack_tensor(weight->ctx, layout, &codes);
     nib_codes_free(mem, &codes);
     if (t && nib_scheme_note(t, q->config) < NIB_OK) {
@@ -204,7 +204,12 @@ nib_tensor *nib_module_frozen_weight(nib_module *m) {
     const nib_quantized *q = nib_module_quantized(m);
     const nib_tensor *weight = nib_module_parameter(m, "weight");
     if (!nib_quantized_feeds(q) || !weight || weight->layout) return nib_module_weight(m);
-    if (q->sums) return fed_weight(q, weight);
+    return nib_module_fed_weight(m, NULL);
+}
+
+nib_tensor *nib_module_fed_weight(nib_module *m, const float *more) {
+    const nib_quantized *q = nib_module_quantized(m);
+    if (q->sums) return fed_weight(q, nib_module_parameter(m, "weight"), more);
     return NIB_RAISE_NULL(NIB_E_ARGUMENT, "error feedback (gptq) saw no inputs of this module; run "
                                           "data through it between nib_calibrate_begin and _end");
 }

@@ -17,7 +17,7 @@ typedef struct nib_quantized {
     double *sums; /* [K, K] products of inputs, for error feedback; NULL: none seen */
     int64_t K;
     nib_dtype activations; /* that the config asks for; output is 0 once streamlined */
-    double *outs; /* [N, N] products of gradients of outputs; NULL: none */
+    double *outs;          /* [N, N] products of gradients of outputs; NULL: none */
     int64_t N;
     bool sensed; /* sums are weighed by gradients and grow where those are */
 } nib_quantized;
@@ -35,6 +35,10 @@ nib_quantized *nib_module_quantized(const nib_module *module); /* NULL: carries 
 /* The weight as a forward meets it: the parameter, or quantized now and owned by the open scope. */
 nib_tensor *nib_module_weight(nib_module *module);
 nib_tensor *nib_module_frozen_weight(nib_module *module); /* as freezing makes it */
+
+/* The same of a module whose float weight error feedback rounds, with `more` f32 [N, K] added, or
+ * NULL. */
+nib_tensor *nib_module_fed_weight(nib_module *module, const float *more);
 
 /* Does the config ask for data about inputs? And more of it: x [..., K] of the inputs, floats. */
 bool nib_quantized_feeds(const nib_quantized *quantized);
@@ -57,8 +61,8 @@ void nib_module_carry(nib_module *module, nib_quantized *quantized);
 void nib_module_drop(nib_module *module, const char *name);
 void nib_quantized_free(nib_mem *mem, nib_quantized *quantized); /* NULL is fine */
 
-/* May the module's forward give the codes of its output itself, as nib_quantized_leave would make them
- * of floats? Not while a mode may want to see these. */
+/* May the module's forward give the codes of its output itself, as nib_quantized_leave would make
+ * them of floats? Not while a mode may want to see these. */
 bool nib_quantized_makes_codes(const nib_module *module, const nib_tensor *x);
 
 /* Groups of a Conv1d or Conv2d; 0: the module is another. */

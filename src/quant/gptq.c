@@ -99,7 +99,7 @@ static void cholesky_rows(void *user, int64_t begin, int64_t end) {
     }
 }
 
-static bool cholesky(nib_ctx *ctx, double *a, int64_t K) {
+bool nib_gptq_cholesky(nib_ctx *ctx, double *a, int64_t K) {
     factoring f = {.a = a, .K = K};
     for (int64_t j = 0; j < K; j++) {
         double *row = a + j * K;
@@ -147,7 +147,7 @@ static float *factor_of(nib_ctx *ctx, const float *h, int64_t K, const int32_t *
             for (int64_t j = 0; j <= i; j++)
                 a[i * K + j] =
                     (double)h[(int64_t)turn[K - 1 - i] * K + turn[K - 1 - j]] + (i == j ? damp : 0);
-        done = cholesky(ctx, a, K);
+        done = nib_gptq_cholesky(ctx, a, K);
     }
     if (done) {
         inverting v = {a, u, K};
@@ -487,8 +487,8 @@ static bool factor_of_outputs(nib_ctx *ctx, const double *outs, int64_t N, float
     return *u != NULL;
 }
 
-nib_status nib_gptq(nib_ctx *ctx, const void *w, const double *sums, const double *outs,
-                    nib_codes *codes) {
+nib_status nib_gptq(nib_ctx *ctx, const void *w, const float *more, const double *sums,
+                    const double *outs, nib_codes *codes) {
     const nib_qdesc *d = &codes->desc;
     nib_mem *mem = nib_ctx_mem(ctx);
     const int64_t N = d->rows, K = d->cols;
@@ -518,6 +518,7 @@ nib_status nib_gptq(nib_ctx *ctx, const void *w, const double *sums, const doubl
     }
     if (status >= NIB_OK) {
         nib_to_f32(d->math, wide, w, (size_t)(N * K));
+        for (int64_t i = 0; more && i < N * K; i++) wide[i] += more[i];
         f.w = wide;
         f.h = h;
         f.u = u;

@@ -115,7 +115,7 @@ TEST(error_feedback_misses_less_of_the_outputs_where_inputs_go_together) {
         nib_codes plain, fed;
         codes_with(state_, cases[i].text, w, &plain);
         CHECK_OK(nib_codes_alloc(nib_ctx_mem(ctx), &plain.desc, &fed));
-        CHECK_OK(nib_gptq(ctx, nib_tensor_data(w), sums, NULL, &fed));
+        CHECK_OK(nib_gptq(ctx, nib_tensor_data(w), NULL, sums, NULL, &fed));
         const double a = squares(&plain, w, x, M), b = squares(&fed, w, x, M);
         if (!(b <= cases[i].at_most * a))
             FAIL_AT("%s: feedback misses %.4g of the outputs, plain %.4g", cases[i].text, b, a);
@@ -200,8 +200,8 @@ TEST(feedback_along_outputs_costs_less_still_where_their_gradients_go_together) 
         codes_with(state_, texts[i], w, &plain);
         CHECK_OK(nib_codes_alloc(nib_ctx_mem(ctx), &plain.desc, &one));
         CHECK_OK(nib_codes_alloc(nib_ctx_mem(ctx), &plain.desc, &two));
-        CHECK_OK(nib_gptq(ctx, nib_tensor_data(w), ins, NULL, &one));
-        CHECK_OK(nib_gptq(ctx, nib_tensor_data(w), ins, outs, &two));
+        CHECK_OK(nib_gptq(ctx, nib_tensor_data(w), NULL, ins, NULL, &one));
+        CHECK_OK(nib_gptq(ctx, nib_tensor_data(w), NULL, ins, outs, &two));
         const double a = both_sides(&plain, w, ins, outs), b = both_sides(&one, w, ins, outs),
                      c = both_sides(&two, w, ins, outs);
         if (!(b <= a && c <= 0.6 * b))
@@ -225,7 +225,7 @@ TEST(inputs_that_are_all_zero_are_no_failure) {
     nib_codes plain, fed;
     codes_with(state_, "qint4", w, &plain);
     CHECK_OK(nib_codes_alloc(nib_ctx_mem(ctx), &plain.desc, &fed));
-    CHECK_OK(nib_gptq(ctx, nib_tensor_data(w), sums, NULL, &fed));
+    CHECK_OK(nib_gptq(ctx, nib_tensor_data(w), NULL, sums, NULL, &fed));
     CHECK(squares(&fed, w, NULL, 0) <= 1.2 * squares(&plain, w, NULL, 0));
     nib_codes_free(nib_ctx_mem(ctx), &plain);
     nib_codes_free(nib_ctx_mem(ctx), &fed);
@@ -248,7 +248,7 @@ TEST(inputs_or_gradients_that_are_no_numbers_are_refused) {
         nib_codes plain, fed;
         codes_with(state_, "qint4", w, &plain);
         CHECK_OK(nib_codes_alloc(nib_ctx_mem(ctx), &plain.desc, &fed));
-        CHECK_FAILS(nib_gptq(ctx, nib_tensor_data(w), ins, outs, &fed), NIB_E_ARGUMENT,
+        CHECK_FAILS(nib_gptq(ctx, nib_tensor_data(w), NULL, ins, outs, &fed), NIB_E_ARGUMENT,
                     "are not finite");
         nib_codes_free(nib_ctx_mem(ctx), &plain);
         nib_codes_free(nib_ctx_mem(ctx), &fed);

@@ -1,0 +1,49 @@
+/* Errors that inputs tell are found as a function of them, and what they do not tell is left. */
+#include "quant/make_up.h"
+
+#include <string.h>
+
+#include "tensor/context.h"
+#include "test.h"
+
+enum { N = 9, K = 37, M = 611 };
+
+static void made_up(float *x, float *r, float *D) {
+    uint64_t seed = test_seed();
+    for (int i = 0; i < M * K; i++) x[i] = test_uniform(&seed);
+    for (int i = 0; i < N * K; i++) D[i] = test_uniform(&seed);
+    for (int m = 0; m < M; m++)
+        for (int n = 0; n < N; n++) {
+            double sum = 0;
+            for (int k = 0; k < K; k++) sum += (double)D[n * K + k] * (double)x[m * K + k];
+            r[m * N + n] = (float)sum;
+        }
+}
+
+TEST(errors_that_inputs_tell_are_made_up_for_by_the_share_asked_for) {
+    static float x[M * K], r[M * N], D[N * K], found[2][N * K];
+    made_up(x, r, D);
+    for (int t = 0; t < 2; t++) {
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = t ? 3 : 1});
+        CHECK_OK(nib_make_up(ctx, r, N, x, K, M, 0.5f, found[t]));
+        nib_ctx_free(ctx);
+    }
+    for (int i = 0; i < N * K; i++) CHECK_NEAR(found[0][i], 0.5f * D[i], 0.02); /* damped by 1 % */
+    CHECK(memcmp(found[0], found[1], sizeof found[0]) == 0);
+}
+
+TEST(few_rows_and_inputs_of_zeros_tell_nothing) {
+    static float x[M * K], r[M * N], D[N * K], found[N * K];
+    made_up(x, r, D);
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    for (int i = 0; i < 2; i++) {
+        memset(found, 0x55, sizeof found);
+        CHECK_OK(nib_make_up(ctx, r, N, x, K, i ? M : 4 * K - 1, 1, found));
+        for (int k = 0; k < N * K; k++) CHECK(found[k] == 0);
+        memset(x, 0, sizeof x);
+    }
+    nib_ctx_free(ctx);
+}
+
+TESTS(RUNS(errors_that_inputs_tell_are_made_up_for_by_the_share_asked_for),
+      RUNS(few_rows_and_inputs_of_zeros_tell_nothing))
