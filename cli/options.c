@@ -239,17 +239,20 @@ static int spelled(char *text, size_t room, const cli_option *o) {
     return snprintf(text, room, "-%c, --%s%s%s", o->letter, o->name, gap, value);
 }
 
+enum { CROWDED = 19 }; /* options that leave no line of a screen empty */
+
 void cli_print_help(const cli_verb *verb, FILE *out) {
     cli scratch = {0};
     cli_option common[NCOMMON];
     char text[80];
-    int width = 0;
+    int width = 0, options = 0;
     common_options(&scratch, verb, common);
-    for (const cli_option *o = verb->options; o && !is_end(o); o++) {
+    for (const cli_option *o = verb->options; o && !is_end(o); o++, options++) {
         const int n = spelled(text, sizeof(text), o);
         width = n > width ? n : width;
     }
-    fprintf(out, "usage: nibble %s %s\n  %s\n\n", verb->name, verb->synopsis, verb->summary);
+    fprintf(out, "usage: nibble %s %s\n  %s\n", verb->name, verb->synopsis, verb->summary);
+    if (options < CROWDED) fputc('\n', out);
     for (const cli_option *o = verb->options; o && !is_end(o); o++) {
         spelled(text, sizeof(text), o);
         fprintf(out, "  %-*s  %s\n", width, text, o->help);
