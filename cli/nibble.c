@@ -56,8 +56,7 @@ static int check_output(cli *c, int code) {
 
 static void log_line(void *user, int level, const char *message) {
     const cli *c = user;
-    (void)level;
-    if (c->verbose) cli_say(c, "%s", message);
+    if (c->verbose || level > 0) cli_say(c, "%s", message);
 }
 
 nib_ctx *cli_context(cli *c) {

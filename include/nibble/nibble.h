@@ -64,7 +64,8 @@ typedef struct nib_ctx_options {
     void  *user;                       /* handed to each function below */
     void *(*alloc)(void *user, size_t size, size_t align); /* NULL: the C library */
     void  (*dealloc)(void *user, void *ptr, size_t size);
-    void  (*log)(void *user, int level, const char *message);      /* NULL: silence */
+    void  (*log)(void *user, int level, const char *message); /* NULL: silence. Level 0: what goes on,
+                                          1: something that was asked for cannot be had */
     bool  (*progress)(void *user, const char *what, double done, double total); /* false: cancel */
 } nib_ctx_options;
 

@@ -39,11 +39,12 @@ static int ways_of(const nib_graph *g, const nib_op *op) {
     return ways < NIB_MAX_WAYS ? ways : NIB_MAX_WAYS;
 }
 
+/* What a file that was asked for does not do. */
 static void tell(const nib_graph *g, const char *path, const char *what) {
     if (!g->ctx->log) return;
     nib_text text = {.mem = &g->ctx->mem};
     nib_text_format(&text, "%s: %s", path, what);
-    if (!text.failed) g->ctx->log(g->ctx->user, 0, text.data);
+    if (!text.failed) g->ctx->log(g->ctx->user, 1, text.data);
     nib_text_free(&text);
 }
 
@@ -311,6 +312,6 @@ void nib_graph_tuned_run(nib_graph *g) {
                  g->tune_runs, (double)g->tune_ns * 1e-6);
         g->ctx->log(g->ctx->user, 0, line);
     }
-    if (g->tune_path && write_lines(g, g->tune_path) < NIB_OK && g->ctx->log)
-        g->ctx->log(g->ctx->user, 0, nib_last_error()->what);
+    if (g->tune_path && write_lines(g, g->tune_path) < NIB_OK)
+        tell(g, g->tune_path, nib_last_error()->what);
 }

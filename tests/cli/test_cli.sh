@@ -125,5 +125,15 @@ run 3 info README.md
 stdout_empty
 stderr_has "README.md"
 
+# What was asked for and cannot be had is said once, and the run goes on.
+echo "my notes" >"$tmp/notes"
+run 0 generate models/kjv-llama -p And -n 8 --tune "$tmp/notes"
+stderr_has "notes: is not a file of measured choices; it is left as it is"
+run 0 generate models/kjv-llama -p And -n 200 --ignore-eos --tune "$tmp/nowhere/kept"
+stderr_has "nowhere/kept"
+run 0 generate models/kjv-llama -p And -n 8 --tune "$tmp/notes" -q
+stderr_empty
+[ "$(cat "$tmp/notes")" = "my notes" ] || fail "a file of notes was written over"
+
 [ "$failures" -eq 0 ] || exit 1
 echo "the command: all as documented"
