@@ -178,54 +178,57 @@ static const nib_mode mode = {.name = "in turn",
 
 /* ---- all of it ---- */
 
-/* The first samples, each twice; with 0, two tokens of the first one. */
-static nib_status forward(turning *t, const nib_model *model, const nib_samples *s,
-                          size_t samples) {
+/* `n` samples spread evenly over all of them, each twice; 0: two tokens of the first one. */
+static nib_status forward(turning *t, const nib_model *model, const nib_samples *s, size_t n) {
     const nib_hparams *h = &model->hparams;
-    const size_t n = samples ? samples : 1;
-    const int64_t rows = samples ? (int64_t)s->ends[samples - 1] : 2;
+    const bool trying = n == 0;
+    if (trying) n = 1;
     nib_kvcache *caches = nib_mem_alloc_array(t->mem, 2 * n, sizeof *caches);
     nib_segment *segments = caches ? nib_mem_alloc_array(t->mem, 2 * n, sizeof *segments) : NULL;
-    int32_t *ids = segments ? nib_mem_alloc_array(t->mem, 2 * (size_t)rows, sizeof *ids) : NULL;
+    int32_t *ids = segments ? nib_mem_alloc_array(t->mem, 2 * s->count, sizeof *ids) : NULL;
     const nib_kv_kind *kind = nib_kv_kind_find(NULL);
     nib_status status = ids ? NIB_OK : nib_last_error()->status;
+    int64_t rows = 0;
     for (size_t i = 0; i < 2 * n && status >= NIB_OK; i++) {
-        const size_t at = i % n, begin = at ? s->ends[at - 1] : 0;
-        const int64_t count = samples ? (int64_t)(s->ends[at] - begin) : rows;
+        const size_t at = i % n * s->samples / n, begin = at ? s->ends[at - 1] : 0;
+        const int64_t count = trying ? 2 : (int64_t)(s->ends[at] - begin);
+        memcpy(ids + rows, s->ids + begin, (size_t)count * sizeof *ids);
+        rows += count;
+        segments[i] = (nib_segment){&caches[i], 0, count, count};
         status = nib_kvcache_init(t->ctx, kind, h->num_hidden_layers, h->num_key_value_heads,
                                   h->head_dim, &caches[i]);
         if (status >= NIB_OK) status = nib_kvcache_reserve(&caches[i], count, 0);
-        segments[i] = (nib_segment){&caches[i], 0, count, count};
     }
     if (status >= NIB_OK) {
-        memcpy(ids, s->ids, (size_t)rows * sizeof *ids);
-        memcpy(ids + rows, s->ids, (size_t)rows * sizeof *ids);
         const nib_batch batch = {.ctx = t->ctx,
                                  .tokens = ids,
                                  .segments = segments,
                                  .nsegments = 2 * n,
-                                 .M = 2 * rows,
+                                 .M = rows,
                                  .logits = NIB_WANT_NOTHING};
         nib_tensor *none = NULL;
-        t->rows = rows;
-        t->trying = samples == 0;
+        t->rows = rows / 2;
+        t->trying = trying;
         const size_t mark = nib_scope_begin(t->ctx);
         status = model->arch->forward(h, model->root, &batch, &none);
         nib_scope_end(t->ctx, mark);
     }
     for (size_t i = 0; caches && i < 2 * n; i++) nib_kvcache_free(&caches[i]);
-    nib_mem_free(t->mem, ids, 2 * (size_t)rows * sizeof *ids);
+    nib_mem_free(t->mem, ids, 2 * s->count * sizeof *ids);
     nib_mem_free(t->mem, segments, 2 * n * sizeof *segments);
     nib_mem_free(t->mem, caches, 2 * n * sizeof *caches);
     return status;
 }
 
-/* Samples, from the first, whose rows stay a quarter of a gigabyte in the widest tensor. */
+/* As many as keep a quarter of a gigabyte in the widest tensor, taking all for as long as the
+ * longest. */
 static size_t that_fit(const turning *t, const nib_samples *s) {
-    const int64_t most = ((int64_t)1 << 26) / (2 * (t->widest ? t->widest : 1));
-    size_t n = 1;
-    while (n < s->samples && (int64_t)s->ends[n] <= most) n++;
-    return n;
+    const size_t most = ((size_t)1 << 26) / (2 * (size_t)(t->widest ? t->widest : 1));
+    size_t longest = 1;
+    for (size_t i = 0, at = 0; i < s->samples; at = s->ends[i++])
+        if (s->ends[i] - at > longest) longest = s->ends[i] - at;
+    const size_t n = most / longest;
+    return n < 1 ? 1 : n < s->samples ? n : s->samples;
 }
 
 static nib_status run(turning *t, nib_model *model, const nib_samples *samples) {

@@ -166,7 +166,7 @@ static float *factor_of(nib_ctx *ctx, const float *h, int64_t K, const int32_t *
 
 /* ---- rows: codes for scales, then scales for codes, ROUNDS times; the best of them stays ---- */
 
-enum { ROUNDS = 4, PASSES = 8, SWEEPS = 2, MAX_UNKNOWNS = 2 * 256 };
+enum { ROUNDS = 4, PASSES = 8, SWEEPS = 4, MAX_UNKNOWNS = 2 * 256 };
 
 typedef struct feeding {
     nib_codes *codes;

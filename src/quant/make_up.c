@@ -109,7 +109,7 @@ nib_status nib_make_up(nib_ctx *ctx, const float *r, int64_t N, const float *x, 
     if (status >= NIB_OK) {
         double mean = 0;
         for (int64_t k = 0; k < K; k++) mean += squares[k * K + k] / (double)K;
-        for (int64_t k = 0; k < K; k++) squares[k * K + k] += 0.01 * mean;
+        for (int64_t k = 0; k < K; k++) squares[k * K + k] += 0.003 * mean;
         /* Not positive: inputs that are all zero, or not finite. Nothing is known of r then. */
         if (nib_gptq_cholesky(ctx, squares, K)) {
             solving s = {squares, b, D, share, K};

@@ -18,6 +18,7 @@ typedef struct value {
     int64_t count;   /* elements */
     int64_t watched; /* index among the gradients; -1: a result */
     nib_tensor *sum; /* gradient so far, f32 [count] or any shape of that; NULL: none */
+    int before;      /* the value before it whose storage has the same hash; -1: none */
 } value;
 
 typedef struct record {
@@ -31,6 +32,7 @@ typedef struct tape {
     nib_ctx *ctx;
     nib_gradients *into;
     value *values;
+    int *latest; /* [values_room], a power of two: the latest value of each hash; -1: none */
     record *records;
     size_t nvalues, values_room, nrecords, records_room;
     struct { /* of one op, every call is written down, and looked at on the way back */
@@ -48,6 +50,11 @@ static int64_t version_of(const nib_tensor *t) {
     return t == NIB_NONE || !t->nparts ? 0 : t->part[0]->version;
 }
 
+/* Ids of storages count up: their low bits are as good as any hash. */
+static int *latest_of(const tape *t, const nib_place *place) {
+    return &t->latest[place->storage & (t->values_room - 1)];
+}
+
 /* ---- forgetting ---- */
 
 static void forget_record(record *r) {
@@ -58,30 +65,53 @@ static void forget_record(record *r) {
 
 static void forget(tape *t) {
     while (t->nrecords > 0) forget_record(&t->records[--t->nrecords]);
-    while (t->nvalues > 0) nib_tensor_free(t->values[--t->nvalues].sum);
+    while (t->nvalues > 0) {
+        const value *v = &t->values[--t->nvalues];
+        nib_tensor_free(v->sum);
+        *latest_of(t, &v->place) = -1;
+    }
 }
 
 /* ---- writing down ---- */
 
-static int add_value(tape *t, const nib_tensor *what, const nib_place *place, int64_t watched) {
-    if (t->nvalues == t->values_room) {
-        const size_t room = t->values_room ? t->values_room * 2 : 64;
-        value *grown = nib_mem_realloc(&t->ctx->mem, t->values, t->values_room * sizeof *grown,
-                                       room * sizeof *grown);
-        if (!grown) return -1;
-        t->values = grown;
-        t->values_room = room;
+static void link_value(tape *t, int i) {
+    int *latest = latest_of(t, &t->values[i].place);
+    t->values[i].before = *latest;
+    *latest = i;
+}
+
+static bool more_values(tape *t) {
+    const size_t had = t->values_room, room = had ? had * 2 : 64;
+    int *latest = nib_mem_alloc_array(&t->ctx->mem, room, sizeof *latest);
+    value *grown =
+        latest ? nib_mem_realloc(&t->ctx->mem, t->values, had * sizeof *grown, room * sizeof *grown)
+               : NULL;
+    if (!grown) {
+        nib_mem_free(&t->ctx->mem, latest, room * sizeof *latest);
+        return false;
     }
+    nib_mem_free(&t->ctx->mem, t->latest, had * sizeof *latest);
+    t->values = grown;
+    t->latest = latest;
+    t->values_room = room;
+    for (size_t i = 0; i < room; i++) latest[i] = -1;
+    for (size_t i = 0; i < t->nvalues; i++) link_value(t, (int)i);
+    return true;
+}
+
+static int add_value(tape *t, const nib_tensor *what, const nib_place *place, int64_t watched) {
+    if (t->nvalues == t->values_room && !more_values(t)) return -1;
     t->values[t->nvalues] =
         (value){.place = *place, .count = nib_tensor_count(what), .watched = watched};
+    link_value(t, (int)t->nvalues);
     return (int)t->nvalues++;
 }
 
 /* The value that a tensor is, or is a view of, latest first; -1: none, -2: no memory. */
 static int value_of(tape *t, const nib_tensor *what, nib_place *place) {
     if (!nib_place_of(what, place)) return -1;
-    for (size_t i = t->nvalues; i-- > 0;)
-        if (nib_place_within(place, &t->values[i].place)) return (int)i;
+    for (int i = t->nvalues ? *latest_of(t, place) : -1; i >= 0; i = t->values[i].before)
+        if (nib_place_within(place, &t->values[i].place)) return i;
     const int64_t watched = nib_gradients_find(t->into, place);
     if (watched < 0) return -1;
     const nib_watched *w = &t->into->list[watched];

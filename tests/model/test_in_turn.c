@@ -10,7 +10,12 @@
 #include "tensor/tensor.h"
 #include "test.h"
 
-enum { SAMPLES = 8, APART = 3, CONTEXT = 390 }; /* four rows to each column of down_proj */
+enum {
+    SAMPLES = 8,
+    CONTEXT = 390,
+    APART = 4,
+    LENGTH = 128
+}; /* rows for each column of down_proj */
 static const char path[] = "models/kjv-llama";
 static const nib_data some = {.samples = SAMPLES, .context = CONTEXT};
 static const nib_select one_layer = {.include = "model.layers.0.*"};
@@ -30,18 +35,18 @@ static double divergence(void **state_, nib_ctx *ctx, const nib_model *model,
                          const nib_model *floats) {
     nib_samples s = {0};
     nib_scorer of = {0}, reference = {0};
-    static nib_score score[CONTEXT];
+    static nib_score score[LENGTH];
     double sum = 0;
-    CHECK_OK(nib_samples_draw(ctx, floats, SAMPLES + APART, CONTEXT, &s));
+    CHECK_OK(nib_samples_draw(ctx, floats, SAMPLES + APART, LENGTH, &s));
     CHECK_OK(nib_scorer_open(ctx, model, NULL, &of));
     CHECK_OK(nib_scorer_open(ctx, floats, NULL, &reference));
     for (size_t i = SAMPLES; i < SAMPLES + APART; i++) {
-        const int32_t *ids = s.ids + s.ends[i - 1];
+        const int32_t *ids = s.ids + (s.ends[i] - LENGTH);
         const float *a, *b;
-        CHECK_OK(nib_scorer_step(&of, ids, 0, CONTEXT - 1, CONTEXT - 1, NIB_WANT_ALL, &a));
-        CHECK_OK(nib_scorer_step(&reference, ids, 0, CONTEXT - 1, CONTEXT - 1, NIB_WANT_ALL, &b));
-        CHECK_OK(nib_score_rows(&of, a, &reference, b, ids + 1, CONTEXT - 1, score));
-        for (int m = 0; m < CONTEXT - 1; m++) sum += score[m].kl / (APART * (CONTEXT - 1));
+        CHECK_OK(nib_scorer_step(&of, ids, 0, LENGTH - 1, LENGTH - 1, NIB_WANT_ALL, &a));
+        CHECK_OK(nib_scorer_step(&reference, ids, 0, LENGTH - 1, LENGTH - 1, NIB_WANT_ALL, &b));
+        CHECK_OK(nib_score_rows(&of, a, &reference, b, ids + 1, LENGTH - 1, score));
+        for (int m = 0; m < LENGTH - 1; m++) sum += score[m].kl / (APART * (LENGTH - 1));
     }
     nib_scorer_close(&of);
     nib_scorer_close(&reference);
