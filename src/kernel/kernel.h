@@ -117,6 +117,24 @@ typedef struct nib_attention_rows {
         *own; /* [rows], with slopes: the row's own token, counted from the part's first */
 } nib_attention_rows;
 
+/* ---- convolutions of codes ----
+ * The sum of a filter's codes times those of a position, exact in 32 bits, becomes
+ *   y[m][i] = (float(sum) * scale[m]) * x_scale + bias[m], each step rounded,
+ * or, where y is NULL, the code q[m][i] = clamp(rne(y / y_scale), low, high); a NaN gives 0. */
+enum { NIB_FILTER_BLOCK = 8 }; /* filters whose words lie side by side */
+typedef struct nib_conv_i8 {
+    int64_t M, K;          /* filters, words of four codes that each has */
+    const int8_t *filters; /* [M / 8][K][8][4], those that are not there 0 */
+    const int32_t *sums;   /* [M] of a filter's codes */
+    const float *scale;    /* [M] */
+    const float *bias;     /* [M]; NULL is -0 */
+    float x_scale, y_scale;
+    int low, high;
+    int64_t ldy; /* from filter to filter */
+    float *y;
+    int8_t *q;
+} nib_conv_i8;
+
 typedef struct nib_kernels {
     /* ---- widening and narrowing, n elements; base/halffloat.h value by value ---- */
     void (*f16_to_f32)(float *out, const void *x, size_t n);
@@ -149,7 +167,8 @@ typedef struct nib_kernels {
     void (*gemm_rows_f32)(float *y, int64_t ldy, const float *rows, int64_t M, int64_t K, int64_t k,
                           int64_t kc, const float *panels, int64_t panel_stride, int64_t N);
 
-    /* ---- convolutions: what several positions of the output see, found by one addition each ---- */
+    /* ---- convolutions: what several positions of the output see, found by one addition each ----
+     */
     /* Words of 32 bits side by side, for 1 <= lanes <= NIB_PANEL: panel[k][l] =
      * words[taps[k] + from[l]], and 0 in the lanes that there are not.   ->  panel [kc, 16] */
     void (*words_by_taps)(void *panel, const void *words, const int64_t *taps, int64_t kc,
@@ -159,9 +178,19 @@ typedef struct nib_kernels {
     void (*taps_f32)(float *y, int64_t n, const float *x, const int64_t *taps, const float *w,
                      int64_t K);
 
-    /* The same of 8-bit codes, (float)x[..]: exact while w are codes too and K at most 1024. */
-    void (*taps_i8)(float *y, int64_t n, const int8_t *x, const int64_t *taps, const float *w,
-                    int64_t K);
+    /* One filter of c->K codes (not words; filled up to a multiple of 4 with zeros) on `rows` runs
+     * of n neighbours: code k of position i of row r meets x[r * step + taps[k] + i * stride],
+     * stride 1 or 2. What follows
+     * the sums is as below for c->M = 1, and goes to row r, c->ldy from the one before. */
+    void (*taps_i8)(const nib_conv_i8 *c, const int8_t *x, const int64_t *taps, int64_t n,
+                    int64_t rows, int64_t step, int64_t stride);
+    /* Words of the bytes of four rows, u = q + 128, row 0 in the low byte: those of position i,
+     * rows[j][i * stride], go to out[i / 16 * step + i % 16].   i < n, step >= 16 */
+    void (*words_of_rows)(uint32_t *out, int64_t step, const int8_t *const rows[4], int64_t n,
+                          int64_t stride);
+    /* Filters of codes on n positions, and what follows the sums; see nib_conv_i8.
+     *   panels  words u = q + 128 of four codes, [K][16] of 16 positions, `stride` words apart */
+    void (*conv_i8)(const nib_conv_i8 *c, const uint32_t *panels, int64_t stride, int64_t n);
     /* x[i] = (x[i] * a) * b + c: what follows the sums of a row; a and b 1, c -0 change no bit. */
     void (*scale_add_f32)(float *x, size_t n, float a, float b, float c);
 

@@ -3,10 +3,10 @@
  *
  *   TILES   filters of f32: 16 positions side by side are a panel that rows of filters meet
  *   ROWS    one filter a group (depthwise): each row of the output by itself
- *   FOURS   codes by codes: four channels a word, so that a panel is the cell of a weight in lanes,
- *           which it plays for lane_i8; the filters play the inputs
+ *   FOURS   codes by codes: four channels a word
+ *   RUNS    the same, four neighbours of a row a word, where that makes fewer: of few channels
  *
- * Codes may go the ways of floats too: their sums are exact there while they stay below 2^24.
+ * Codes may go by ROWS too.
  * Legend: C channels in, M channels out of a group, K words that a filter sees, P positions of one
  * channel out. */
 #include "op/conv.h"
@@ -34,7 +34,6 @@ enum {
     PIECES = 4,             /* for each thread, or filters are cut too */
     SOME = 1 << 15,         /* multiplications that are worth a thread's claim */
     MOST = 1 << 20,         /* of a stride, padding, dilation */
-    EXACT = 1024,           /* products of two codes whose sum a float holds: 2^24 / 2^14 */
     FOUR = 4,
 };
 
@@ -105,12 +104,14 @@ bool nib_conv_accepts(const nib_call_args *args) {
 typedef enum way {
     TILES = NIB_FILTERS_TILES,
     ROWS = NIB_FILTERS_ROWS,
-    FOURS = NIB_FILTERS_FOURS
+    FOURS = NIB_FILTERS_FOURS,
+    RUNS = NIB_FILTERS_RUNS,
 } way;
 
 typedef struct job {
     const nib_kernels *k;
     way way;
+    nib_window window; /* of the strip: with RUNS over words */
     nib_strip strip;
     const void *x; /* f32, or codes: */
     bool coded;    /* then y = (sum * scale of the filter) * x_scale, + bias */
@@ -122,31 +123,30 @@ typedef struct job {
     uint8_t *q;
     int64_t C, M, K, groups; /* C channels of a group */
     int64_t block_k, cut, cuts;
-    const float *ones; /* FOURS: scales of the panels */
-    uint32_t *shared;  /* panels of all blocks, where several pieces meet them; NULL: none */
-    size_t at_panels, at_lane, at_rows, whole; /* in the scratch of a piece, in bytes */
+    uint32_t *shared; /* panels of all blocks, where several pieces meet them; NULL: none */
+    size_t at_panels, at_rows, whole; /* in the scratch of a piece, in bytes */
     nib_scratch scratch;
 } job;
+
+static bool in_words(const job *j) { return j->way == FOURS || j->way == RUNS; }
+static bool is_plain(const job *j) { return in_words(j) && nib_strip_is_plain(&j->strip); }
 
 /* The strip of a block, of the channels of one group of one image. */
 static const void *lay_out(const job *j, int64_t image, const nib_place *at, void *room) {
     const int64_t begin = image * j->C * j->strip.H * j->strip.W;
     if (!j->coded) return nib_strip_floats(&j->strip, at, (const float *)j->x + begin, room);
     const int8_t *x = (const int8_t *)j->x + begin;
-    if (j->way == FOURS) return nib_strip_fours(&j->strip, at, x, j->C, room);
     if (j->way == ROWS) return nib_strip_bytes(&j->strip, at, x, room);
-    return nib_strip_codes(j->k, &j->strip, at, x, room);
+    return nib_strip_codes(j->k, &j->strip, at, x, j->C, room);
 }
 
 /* ---- what follows the sums ---- */
 
-/* Rows [M][count] of floats: of filters that begin at `filter`. */
+/* Rows [M][count] of floats by floats, of filters that begin at `filter`. */
 static void finish_rows(const job *j, float *y, int64_t ldy, int64_t filter, int64_t M,
                         int64_t count) {
-    if (!j->coded && !j->bias) return;
-    for (int64_t m = 0; m < M; m++)
-        j->k->scale_add_f32(y + m * ldy, (size_t)count, j->coded ? j->filters.scale[filter + m] : 1,
-                            j->coded ? j->x_scale : 1, j->bias ? j->bias[filter + m] : -0.0f);
+    for (int64_t m = 0; j->bias && m < M; m++)
+        j->k->scale_add_f32(y + m * ldy, (size_t)count, 1, 1, j->bias[filter + m]);
 }
 
 /* To codes, from rows that lie in the scratch to where their floats would lie. */
@@ -167,52 +167,74 @@ static void multiply_floats(const job *j, const uint32_t *panels, int64_t stride
                         (const float *)(const void *)panels, stride, count);
 }
 
-static void multiply_codes(const job *j, const uint32_t *panels, int64_t filter, int64_t M,
-                           float *y, int64_t ldy, int64_t count, void *scratch) {
-    const int64_t K = j->K * FOUR;
-    const nib_lane_weight positions = {.lane = NIB_LANE_W8,
-                                       .bits = 8,
-                                       .mid = 128,
-                                       .code = NIB_I8,
-                                       .N = count,
-                                       .K = K,
-                                       .G = K,
-                                       .groups = 1,
-                                       .codes = (const uint8_t *)(const void *)panels,
-                                       .panel_bytes = K * NIB_PANEL,
-                                       .scale = j->ones,
-                                       .scale_dtype = NIB_F32,
-                                       .offset_kind = NIB_OFFSET_NONE};
-    const nib_rows_i8 rows = {.q = j->filters.codes + filter * j->filters.ld,
-                              .ld = j->filters.ld,
-                              .scale = j->ones, /* there are at least as many as rows */
-                              .sums = j->filters.sums + filter};
-    j->k->lane_i8[NIB_LANE_W8](y, ldy, &rows, M, &positions, 0, (count + NIB_PANEL - 1) / NIB_PANEL,
-                               scratch);
+/* Are codes what comes out, without floats between? */
+static bool ends_in_codes(const job *j) {
+    return j->coded && !j->y && nib_act8_integer(j->to->desc.code);
+}
+
+/* What M filters from `filter` on do to codes; results go to y, else to q. */
+static nib_conv_i8 on_codes(const job *j, int64_t filter, int64_t M, const int8_t *codes, float *y,
+                            uint8_t *q, int64_t ldy) {
+    nib_conv_i8 c = {.M = M,
+                     .K = j->K,
+                     .filters = codes,
+                     .sums = j->filters.sums + filter,
+                     .scale = j->filters.scale + filter,
+                     .bias = j->bias ? j->bias + filter : NULL,
+                     .x_scale = j->x_scale,
+                     .ldy = ldy,
+                     .y = y,
+                     .q = (int8_t *)q};
+    if (!y) {
+        const int most = (int)nib_act8_largest(j->to->desc.code);
+        c.low = -most - 1, c.high = most;
+        c.y_scale = nib_act8_scale(j->to);
+    }
+    return c;
 }
 
 /* Filters [cut, cut + M) of a group of an image on all positions of a block. `strip` NULL: the
  * panels hold all of K, else they are made, some columns at a time. */
 static void multiply(const job *j, int64_t image, const nib_place *at, int64_t cut, int64_t M,
                      const void *strip, uint32_t *panels, char *scratch) {
-    const int64_t filter = image % j->groups * j->M + cut;
+    const int64_t group = image % j->groups, filter = group * j->M + cut;
     const int64_t to = (image * j->M + cut) * j->strip.P + at->p;
     const int64_t ldy = j->y ? j->strip.P : j->strip.block_p;
     float *y = j->y ? j->y + to : (float *)(void *)(scratch + j->at_rows);
+    if (in_words(j)) {
+        const int8_t *codes =
+            j->filters.codes + group * nib_filters_bytes(j->M, j->K) + nib_filters_bytes(cut, j->K);
+        const bool ends = ends_in_codes(j);
+        const nib_conv_i8 c = on_codes(j, filter, M, codes, ends ? NULL : y,
+                                       ends ? j->q + to : NULL, ends ? j->strip.P : ldy);
+        j->k->conv_i8(&c, panels, j->K * NIB_PANEL, at->count);
+        if (!ends) quantize_rows(j, y, ldy, to, M, at->count);
+        return;
+    }
     int64_t k = 0;
     do { /* once, too, where there is nothing to sum */
         const int64_t kc = j->K - k < j->block_k ? j->K - k : j->block_k;
         const int64_t stride = (strip ? kc : j->K) * NIB_PANEL;
         if (strip) nib_strip_panels(j->k, &j->strip, at, strip, k, kc, panels, stride);
-        if (j->way == FOURS)
-            multiply_codes(j, panels, filter, M, y, ldy, at->count, scratch + j->at_lane);
-        else
-            multiply_floats(j, strip ? panels : panels + k * NIB_PANEL, stride, k, kc, filter, M, y,
-                            ldy, at->count);
+        multiply_floats(j, strip ? panels : panels + k * NIB_PANEL, stride, k, kc, filter, M, y,
+                        ldy, at->count);
         k += kc;
     } while (k < j->K);
     finish_rows(j, y, ldy, filter, M, at->count);
     quantize_rows(j, y, ldy, to, M, at->count);
+}
+
+/* All panels of a block. */
+static void make_panels(const job *j, int64_t image, const nib_place *at, void *room,
+                        uint32_t *panels) {
+    const int64_t stride = j->K * NIB_PANEL;
+    if (is_plain(j)) {
+        const int8_t *x = (const int8_t *)j->x + image * j->C * j->strip.H * j->strip.W;
+        nib_strip_plain(j->k, &j->strip, at, x, j->C, panels, stride);
+        return;
+    }
+    const void *strip = lay_out(j, image, at, room);
+    nib_strip_panels(j->k, &j->strip, at, strip, 0, j->K, panels, stride);
 }
 
 /* A piece: all filters of a group on a block. */
@@ -223,8 +245,13 @@ static void whole_blocks(void *user, int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; n++) {
         const nib_place at = nib_strip_place(&j->strip, n % j->strip.blocks);
         const int64_t image = n / j->strip.blocks; /* and group */
-        const void *strip = lay_out(j, image, &at, room);
-        multiply(j, image, &at, 0, j->M, strip, (uint32_t *)(void *)(room + j->at_panels), room);
+        uint32_t *panels = (uint32_t *)(void *)(room + j->at_panels);
+        const void *strip = NULL;
+        if (in_words(j))
+            make_panels(j, image, &at, room, panels);
+        else
+            strip = lay_out(j, image, &at, room);
+        multiply(j, image, &at, 0, j->M, strip, panels, room);
     }
     nib_scratch_give(&j->scratch, index);
 }
@@ -240,9 +267,7 @@ static void share_panels(void *user, int64_t begin, int64_t end) {
     char *room = nib_scratch_take(&j->scratch, &index);
     for (int64_t n = begin; n < end; n++) {
         const nib_place at = nib_strip_place(&j->strip, n % j->strip.blocks);
-        const void *strip = lay_out(j, n / j->strip.blocks, &at, room);
-        nib_strip_panels(j->k, &j->strip, &at, strip, 0, j->K, j->shared + n * panel_words(j),
-                         j->K * NIB_PANEL);
+        make_panels(j, n / j->strip.blocks, &at, room, j->shared + n * panel_words(j));
     }
     nib_scratch_give(&j->scratch, index);
 }
@@ -270,14 +295,20 @@ static void filter_rows(void *user, int64_t begin, int64_t end) {
         const nib_place at = nib_strip_place(s, n % s->blocks);
         const int64_t image = n / s->blocks, filter = image % j->groups, to = image * s->P + at.p;
         const void *strip = lay_out(j, image, &at, room);
-        const float *w = j->filters.floats + filter * j->K;
         float *y = j->y ? j->y + to : (float *)(void *)(room + j->at_rows);
-        const int64_t step = s->w->stride[0] * s->line;
-        for (int64_t i = 0, row = 0; i < at.count; i += s->OW, row += step)
-            if (j->coded)
-                j->k->taps_i8(y + i, s->OW, (const int8_t *)strip + row, s->taps, w, j->K);
-            else
-                j->k->taps_f32(y + i, s->OW, (const float *)strip + row, s->taps, w, j->K);
+        const int64_t step = s->w->stride[0] * s->line, rows = at.count / s->OW;
+        if (j->coded) {
+            const bool ends = ends_in_codes(j);
+            const int8_t *codes = j->filters.codes + filter * ((j->K + FOUR - 1) / FOUR * FOUR);
+            const nib_conv_i8 c =
+                on_codes(j, filter, 1, codes, ends ? NULL : y, ends ? j->q + to : NULL, s->OW);
+            j->k->taps_i8(&c, strip, s->taps, s->OW, rows, step, s->in_order ? s->w->stride[1] : 1);
+            if (!ends) quantize_rows(j, y, s->P, to, 1, at.count);
+            continue;
+        }
+        const float *w = j->filters.floats + filter * j->K;
+        for (int64_t r = 0; r < rows; r++)
+            j->k->taps_f32(y + r * s->OW, s->OW, (const float *)strip + r * step, s->taps, w, j->K);
         finish_rows(j, y, s->P, filter, 1, at.count);
         quantize_rows(j, y, s->P, to, 1, at.count);
     }
@@ -286,26 +317,30 @@ static void filter_rows(void *user, int64_t begin, int64_t end) {
 
 /* ---- the plan ---- */
 
-static void choose_way(job *j, int64_t size) {
-    const int64_t channels = j->C;
+/* For filters of so many rows and columns. */
+static void choose_way(job *j, int64_t rows, int64_t columns) {
     j->way = j->M == 1 ? ROWS : TILES;
-    /* Of one or two channels a word of four is half empty. */
-    if (j->coded && (j->C * size > EXACT || (j->M > 1 && channels > 2))) j->way = FOURS;
+    if (!j->coded || j->M == 1) return;
+    j->way = nib_filters_words(NIB_FILTERS_RUNS, j->C, rows, columns) <
+                     nib_filters_words(NIB_FILTERS_FOURS, j->C, rows, columns)
+                 ? RUNS
+                 : FOURS;
 }
 
 static bool reads_as_it_is(const job *j, const nib_tensor *weight) {
-    return j->way == ROWS && !weight->layout && weight->dtype == NIB_F32;
+    return j->way == ROWS && !j->coded && !weight->layout && weight->dtype == NIB_F32;
 }
 
 static void cut_work(job *j, int64_t images, int threads) {
     nib_strip *s = &j->strip;
     int64_t most = ROW_P;
-    j->block_k = j->K < BLOCK_K || j->way == FOURS ? j->K : BLOCK_K;
+    j->block_k = j->K < BLOCK_K || in_words(j) ? j->K : BLOCK_K;
     if (j->way != ROWS) {
         most = j->block_k ? BLOCK_WORDS / j->block_k / NIB_PANEL * NIB_PANEL : BLOCK_P;
         most = most < LEAST_P ? LEAST_P : most > BLOCK_P ? BLOCK_P : most;
     }
-    nib_strip_cut(s, most, j->way == ROWS, !j->coded);
+    s->in_order = j->way == ROWS && j->coded && s->w->stride[1] == 2;
+    nib_strip_cut(s, most, j->way == ROWS, !in_words(j));
     const int64_t whole = images * j->groups * s->blocks, wanted = (int64_t)PIECES * threads;
     const int64_t runs = (j->M + NIB_ROW_BLOCK - 1) / NIB_ROW_BLOCK;
     int64_t cuts = threads > 1 && whole < wanted ? (wanted + whole - 1) / whole : 1;
@@ -327,13 +362,15 @@ static bool add_part(size_t *whole, int64_t count, size_t width, size_t *at) {
 static bool plan_scratch(job *j) {
     int64_t strip, panels = 0;
     size_t at;
-    const bool floats = j->y == NULL;
-    if (!nib_strip_words(&j->strip, &strip)) return true;
+    const bool floats = !j->y && !ends_in_codes(j);
+    if (is_plain(j))
+        strip = 0;
+    else if (!nib_strip_words(&j->strip, &strip))
+        return true;
     if (j->way != ROWS && j->cuts == 1)
         panels = (j->strip.block_p + NIB_PANEL - 1) / NIB_PANEL * NIB_PANEL * j->block_k;
     return add_part(&j->whole, strip, sizeof(uint32_t), &at) ||
            add_part(&j->whole, panels, sizeof(uint32_t), &j->at_panels) ||
-           add_part(&j->whole, j->way == FOURS ? NIB_LANE_SCRATCH : 0, 1, &j->at_lane) ||
            add_part(&j->whole, floats ? j->strip.block_p * j->cut : 0, sizeof(float), &j->at_rows);
 }
 
@@ -353,7 +390,6 @@ nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
                         const nib_tensor *weight, const nib_tensor *bias, nib_tensor *y) {
     const int first = x->shape.ndim - conv->dims; /* of the spatial dimensions */
     const int64_t Cout = weight->shape.dim[0], images = first == 2 ? x->shape.dim[0] : 1;
-    const int64_t size = conv->window.size[0] * conv->window.size[1];
     job j = {.k = &ctx->kernels,
              .x = nib_tensor_data(x),
              .coded = nib_act8_is(x),
@@ -367,15 +403,21 @@ nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
         j.q = nib_act8_data_mut(y);
     else
         j.y = nib_tensor_data_mut(y);
-    choose_way(&j, size);
+    choose_way(&j, conv->window.size[0], conv->window.size[1]);
+    j.window = conv->window;
     nib_strip *s = &j.strip;
-    *s = (nib_strip){.w = &conv->window,
+    *s = (nib_strip){.w = &j.window,
                      .C = j.way == FOURS ? (j.C + FOUR - 1) / FOUR : j.C,
                      .H = conv->dims == 2 ? x->shape.dim[first] : 1,
                      .W = x->shape.dim[x->shape.ndim - 1],
                      .OW = y->shape.dim[y->shape.ndim - 1]};
     s->P = s->OW * (conv->dims == 2 ? y->shape.dim[first] : 1);
-    s->K = j.K = s->C * size;
+    if (j.way == RUNS) {
+        s->apart = j.window.dilation[1];
+        j.window.size[1] = (j.window.size[1] + FOUR - 1) / FOUR;
+        j.window.dilation[1] *= FOUR;
+    }
+    s->K = j.K = s->C * j.window.size[0] * j.window.size[1];
     cut_work(&j, images, nib_pool_threads(ctx->pool));
     const int64_t blocks = images * conv->groups * s->blocks, pieces = blocks * j.cuts;
 
@@ -385,15 +427,13 @@ nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
     const bool have = dense || nib_filters_kept(&plan, j.k, weight, &j.filters);
     if (dense) j.filters.floats = nib_tensor_data(weight);
 
-    /* One workspace: taps, ones, biases, panels that are shared, filters, scratch of threads. */
-    const int64_t ones = s->block_p + NIB_PANEL > j.M ? s->block_p + NIB_PANEL : j.M;
-    size_t at_ones, at_bias, at_panels, at_filters, at_make, at_scratch, whole = 0, at;
+    /* One workspace: taps, biases, panels that are shared, filters, scratch of threads. */
+    size_t at_bias, at_panels, at_filters, at_make, at_scratch, whole = 0, at;
     bool over = plan_scratch(&j);
     const size_t scratch = over ? 0 : nib_scratch_room(ctx->pool, pieces, j.whole);
     const size_t make = have ? 0 : nib_scratch_room(ctx->pool, plan.pieces, plan.piece);
     over |= (!scratch && j.whole) || (!make && !have) ||
             add_part(&whole, j.K, sizeof *s->taps, &at) ||
-            add_part(&whole, j.way == FOURS ? ones : 0, sizeof(float), &at_ones) ||
             add_part(&whole, bias == NIB_NONE ? 0 : Cout, sizeof(float), &at_bias) ||
             add_part(&whole, j.cuts > 1 ? blocks : 0, (size_t)panel_words(&j) * 4, &at_panels) ||
             add_part(&whole, have ? 0 : 1, plan.bytes, &at_filters) ||
@@ -405,11 +445,6 @@ nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
     if (!room) return nib_last_error()->status;
     nib_strip_taps(s, (int64_t *)(void *)room);
     s->taps = (const int64_t *)(const void *)room;
-    if (j.way == FOURS) {
-        float *values = (float *)(void *)(room + at_ones);
-        for (int64_t i = 0; i < ones; i++) values[i] = 1;
-        j.ones = values;
-    }
     if (bias != NIB_NONE) {
         float *values = (float *)(void *)(room + at_bias);
         nib_to_f32(bias->dtype, values, nib_tensor_data(bias), (size_t)Cout);
@@ -434,9 +469,8 @@ bool nib_conv_takes_codes(const nib_tensor *x, const nib_tensor *weight) {
 nib_status nib_conv_keep(nib_ctx *ctx, nib_tensor *weight, int64_t groups, bool codes) {
     const nib_shape *s = &weight->shape;
     job j = {.coded = codes, .C = s->dim[1], .M = s->dim[0] / groups};
-    int64_t size = 1;
-    for (int i = 2; i < s->ndim; i++) size *= s->dim[i];
-    choose_way(&j, size);
+    const bool two = s->ndim > 3;
+    choose_way(&j, two ? s->dim[2] : 1, s->dim[two ? 3 : 2]);
     if (reads_as_it_is(&j, weight)) return NIB_OK;
     nib_filters_plan plan;
     NIB_TRY(nib_filters_plan_for(&plan, weight, groups, (nib_filters_form)j.way, codes));

@@ -10,7 +10,22 @@
 #include "tensor/context.h"
 #include "tensor/dtype.h"
 
-enum { LINE = 64, SET = 512, FOUR = 4 };
+enum { LINE = 64, FOUR = 4 };
+
+int64_t nib_filters_words(nib_filters_form form, int64_t channels, int64_t rows, int64_t columns) {
+    return form == NIB_FILTERS_RUNS ? channels * rows * ((columns + FOUR - 1) / FOUR)
+                                    : (channels + FOUR - 1) / FOUR * rows * columns;
+}
+
+int64_t nib_filters_bytes(int64_t M, int64_t words) {
+    return (M + NIB_FILTER_BLOCK - 1) / NIB_FILTER_BLOCK * words * NIB_FILTER_BLOCK * FOUR;
+}
+
+static int64_t fours(int64_t n) { return (n + FOUR - 1) / FOUR * FOUR; }
+
+static bool in_words(nib_filters_form form) {
+    return form == NIB_FILTERS_FOURS || form == NIB_FILTERS_RUNS;
+}
 
 bool nib_filters_have_codes(const nib_tensor *w) {
     const nib_qdesc *d = &w->desc;
@@ -32,17 +47,19 @@ nib_status nib_filters_plan_for(nib_filters_plan *p, const nib_tensor *weight, i
     for (int i = 2; i < s->ndim; i++) p->size *= s->dim[i];
     p->K = C * p->size;
     p->M = Cout / groups;
+    p->columns = s->ndim > 2 ? s->dim[s->ndim - 1] : 1;
     p->runs = (p->M + NIB_ROW_BLOCK - 1) / NIB_ROW_BLOCK;
     p->pieces = groups * p->runs;
-    if (form == NIB_FILTERS_FOURS) {
-        const int64_t bytes = (C + FOUR - 1) / FOUR * FOUR * p->size;
-        p->ld = (bytes + LINE - 1) / LINE * LINE;
-        if (p->ld % SET == 0 && p->ld) p->ld += LINE; /* rows that share no lines of the cache */
+    size_t size, floats, filters = (size_t)Cout, row = (size_t)p->K * sizeof(float);
+    if (in_words(form)) { /* whole blocks; K fits 16 bits */
+        p->words = nib_filters_words(form, C, p->columns ? p->size / p->columns : 0, p->columns);
+        filters = (size_t)(groups * ((p->M + NIB_FILTER_BLOCK - 1) / NIB_FILTER_BLOCK));
+        row = (size_t)nib_filters_bytes(1, p->words);
+    } else if (codes) {
+        row = (size_t)fours(p->K);
     }
-    const size_t row = form == NIB_FILTERS_FOURS ? (size_t)p->ld : (size_t)p->K * sizeof(float);
     const size_t values = codes ? (size_t)Cout * sizeof(float) : 0;
-    size_t size, floats;
-    if (nib_mul_size((size_t)Cout, row, &size) || nib_align_size(size, LINE, &p->at_scale) ||
+    if (nib_mul_size(filters, row, &size) || nib_align_size(size, LINE, &p->at_scale) ||
         nib_add_size(p->at_scale, values, &size) || nib_align_size(size, LINE, &p->at_sums) ||
         nib_add_size(p->at_sums, values, &size) || nib_align_size(size, LINE, &p->bytes) ||
         nib_mul_size((size_t)p->K, NIB_ROW_BLOCK * sizeof(float), &floats) ||
@@ -81,36 +98,50 @@ static int8_t code_at(const nib_codes *c, int64_t i) {
     return (int8_t)((const uint8_t *)c->q)[i]; /* unsigned ones are below 128 */
 }
 
-/* One filter [C][size] to [C / 4][size][4]; what is not there is 0. */
-static int32_t put_fours(int8_t *to, int64_t ld, const nib_codes *c, int64_t i, int64_t C,
-                         int64_t size) {
+/* Filter m of a group, from code i on, into the words of its group. */
+static int32_t put_words(int8_t *group, const nib_filters_plan *p, int64_t m, const nib_codes *c,
+                         int64_t i) {
+    const int64_t C = p->size ? p->K / p->size : 0, rows = p->columns ? p->size / p->columns : 0;
+    const int64_t words = (p->columns + FOUR - 1) / FOUR;
+    int8_t *to = group + nib_filters_bytes(m / NIB_FILTER_BLOCK * NIB_FILTER_BLOCK, p->words) +
+                 m % NIB_FILTER_BLOCK * FOUR;
     int32_t sum = 0;
-    memset(to, 0, (size_t)ld);
     for (int64_t ch = 0; ch < C; ch++)
-        for (int64_t t = 0; t < size; t++) {
-            const int8_t q = code_at(c, i + ch * size + t);
-            to[(ch / FOUR * size + t) * FOUR + ch % FOUR] = q;
-            sum += q;
-        }
+        for (int64_t row = 0; row < rows; row++)
+            for (int64_t t = 0; t < p->columns; t++, i++) {
+                const bool runs = p->form == NIB_FILTERS_RUNS;
+                const int64_t word = runs ? (ch * rows + row) * words + t / FOUR
+                                          : ch / FOUR * p->size + row * p->columns + t;
+                const int8_t q = code_at(c, i);
+                to[word * NIB_FILTER_BLOCK * FOUR + (runs ? t : ch) % FOUR] = q;
+                sum += q;
+            }
     return sum;
 }
 
-/* Filters [m, m + n) from their codes. -> floats of the codes, unless they go by fours. */
-static const float *codes_of(const job *j, int64_t m, int64_t n, void *room) {
+/* One filter, filled up. */
+static int32_t put_row(int8_t *to, const nib_filters_plan *p, const nib_codes *c, int64_t i) {
+    int32_t sum = 0;
+    memset(to + p->K, 0, (size_t)(fours(p->K) - p->K));
+    for (int64_t k = 0; k < p->K; k++) sum += to[k] = code_at(c, i + k);
+    return sum;
+}
+
+/* Filters [m, m + n) of one group from their codes; those of a block that are not there are 0. */
+static void put_codes(const job *j, int64_t m, int64_t n, void *room) {
     const nib_filters_plan *p = j->p;
-    float *floats = room, *scale = (float *)(void *)(j->memory + p->at_scale);
-    const nib_codes c = nib_rows_codes(j->weight, m, n, floats + NIB_ROW_BLOCK * p->K);
-    const int64_t first = m / c.desc.block_rows;
+    const nib_codes c = nib_rows_codes(j->weight, m, n, room);
+    const int64_t first = m / c.desc.block_rows, of = m / p->M, in = m % p->M;
+    int8_t *all = (int8_t *)j->memory, *group = all + of * nib_filters_bytes(p->M, p->words);
+    float *scale = (float *)(void *)(j->memory + p->at_scale);
+    int32_t *sums = (int32_t *)(void *)(j->memory + p->at_sums);
+    if (in_words(p->form))
+        memset(group + nib_filters_bytes(in, p->words), 0, (size_t)nib_filters_bytes(n, p->words));
     for (int64_t r = 0; r < n; r++) {
         scale[m + r] = c.scale[(m + r) / c.desc.block_rows - first];
-        if (p->form == NIB_FILTERS_FOURS)
-            ((int32_t *)(void *)(j->memory + p->at_sums))[m + r] =
-                put_fours((int8_t *)j->memory + (m + r) * p->ld, p->ld, &c, r * p->K,
-                          p->K / p->size, p->size);
-        else
-            for (int64_t k = 0; k < p->K; k++) floats[r * p->K + k] = code_at(&c, r * p->K + k);
+        sums[m + r] = in_words(p->form) ? put_words(group, p, in + r, &c, r * p->K)
+                                        : put_row(all + (m + r) * fours(p->K), p, &c, r * p->K);
     }
-    return floats;
 }
 
 static void make_some(void *user, int64_t begin, int64_t end) {
@@ -121,11 +152,15 @@ static void make_some(void *user, int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; i++) {
         const int64_t at = i % p->runs * NIB_ROW_BLOCK, m = i / p->runs * p->M + at;
         const int64_t n = p->M - at < NIB_ROW_BLOCK ? p->M - at : NIB_ROW_BLOCK;
-        const float *from = p->codes ? codes_of(j, m, n, room) : floats_of(j, m, n, room);
+        if (p->codes) {
+            put_codes(j, m, n, room);
+            continue;
+        }
+        const float *from = floats_of(j, m, n, room);
         float *to = (float *)(void *)j->memory + m * p->K;
         if (p->form == NIB_FILTERS_TILES)
             j->k->pack_rows_f32(to, from, p->K, n, p->K);
-        else if (p->form == NIB_FILTERS_ROWS)
+        else
             memcpy(to, from, (size_t)(n * p->K) * sizeof *to);
     }
     nib_scratch_give(j->scratch, index);
@@ -143,7 +178,6 @@ nib_filters nib_filters_in(const nib_filters_plan *p, const void *memory) {
     const char *at = memory;
     return (nib_filters){.floats = memory,
                          .codes = memory,
-                         .ld = p->ld,
                          .scale = (const float *)(const void *)(at + p->at_scale),
                          .sums = (const int32_t *)(const void *)(at + p->at_sums)};
 }

@@ -1,6 +1,7 @@
 #include "op/pool.h"
 
 #include "base/error.h"
+#include "quant/act8.h"
 
 nib_window nib_pool_window(const nib_call_args *args, bool dilated) {
     const nib_attr *a = args->attr;
@@ -14,7 +15,7 @@ nib_status nib_pool_shape(const nib_call_args *args, const nib_window *w, bool c
                           nib_shape *out) {
     const nib_tensor *x = args->in[0];
     char text[96];
-    NIB_TRY(nib_op_want_dense_f32(args->op, "self", x));
+    if (!nib_act8_is(x)) NIB_TRY(nib_op_want_dense_f32(args->op, "self", x));
     NIB_TRY(nib_window_check(args->op, w));
     const int n = x->shape.ndim;
     if (n != 3 && n != 4)

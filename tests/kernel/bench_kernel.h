@@ -201,11 +201,42 @@ static inline void bench_taps(const bench *b) {
     BENCH("taps_f32, 64 rows of 56 by 9 taps", C * N * 8, 2.0 * C * N * 9,
           for (int c = 0; c < C; c++)
               b->k->taps_f32(b->y + c * N, N, b->x + c * ROWS * LINE, taps, b->w, 9));
-    BENCH("taps_i8, 64 rows of 56 by 9 taps", C * N * 5, 2.0 * C * N * 9,
-          for (int c = 0; c < C; c++)
-              b->k->taps_i8(b->y + c * N, N, b->eight + c * ROWS * LINE, taps, b->w, 9));
     BENCH("scale_add_f32, 1 Mi", 8.0 * BENCH_N, 3.0 * BENCH_N,
           b->k->scale_add_f32(b->y, BENCH_N, 1, 1, -0.0f));
+}
+
+/* The same by codes: 3 x 3 of one channel, 56 rows of 56; 64 filters of 64 channels. */
+static inline void bench_codes(const bench *b, const nib_kernels *ref, bool all) {
+    enum { C = 64, SIDE = 56, LINE = 58, N = 1024, K = C / 4 * 9 };
+    int64_t taps[9];
+    float scale[C];
+    int32_t sums[C] = {0};
+    for (int k = 0; k < 9; k++) taps[k] = k / 3 * LINE + k % 3;
+    for (int m = 0; m < C; m++) scale[m] = 0x1p-12f;
+    nib_conv_i8 c = {.M = 1,
+                     .K = 9,
+                     .filters = b->eight,
+                     .sums = sums,
+                     .scale = scale,
+                     .x_scale = 1,
+                     .y_scale = 1,
+                     .low = -128,
+                     .high = 127,
+                     .ldy = SIDE,
+                     .q = (int8_t *)b->q};
+    const int8_t *rows[4] = {b->eight, b->eight + N, b->eight + 2 * N, b->eight + 3 * N};
+    if (all || b->k->taps_i8 != ref->taps_i8)
+        BENCH("taps_i8, 56 rows of 56 by 9 taps", SIDE * SIDE * 2, 2.0 * SIDE * SIDE * 9,
+              b->k->taps_i8(&c, b->eight, taps, SIDE, SIDE, LINE, 1));
+    if (all || b->k->conv_i8 != ref->conv_i8) {
+        c.M = C, c.K = K, c.ldy = N;
+        BENCH("conv_i8, 64 filters of 576 codes, 1024 positions", (double)N * K * 4,
+              2.0 * C * N * K * 4,
+              b->k->conv_i8(&c, (const uint32_t *)(const void *)b->x, K * NIB_PANEL, N));
+    }
+    if (all || b->k->words_of_rows != ref->words_of_rows)
+        BENCH("words_of_rows, 4 by 1024", N * 8, 0,
+              b->k->words_of_rows((uint32_t *)(void *)b->y, NIB_PANEL, rows, N, 1));
 }
 
 static inline void bench_slots(const bench *b, const nib_kernels *ref) {
@@ -304,6 +335,7 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
                           BENCH_CHANNELS, BENCH_K, false));
     }
     IF(words_by_taps) bench_taps(b);
+    bench_codes(b, ref, all);
     IF(gemm_rows_f32) {
         BENCH("pack_rows_f32 512x4096", 8 * M * K, 0,
               k->pack_rows_f32(b->y, b->x, BENCH_K, BENCH_ROWS, BENCH_K));

@@ -251,6 +251,46 @@ TEST(int8_codes_meet_int8_weights_in_integers_and_other_weights_as_floats) {
         }
 }
 
+TEST(the_largest_of_codes_is_the_float_that_the_largest_code_stands_for) {
+    static const struct {
+        int64_t h, w;
+        nib_window window;
+        bool ceil;
+    } cases[] = {
+        {28, 28, {{2, 2}, {2, 2}, {0, 0}, {1, 1}}, false},
+        {9, 7, {{3, 3}, {1, 1}, {1, 1}, {1, 1}}, false},
+        {11, 13, {{3, 2}, {2, 3}, {1, 1}, {1, 1}}, true},
+        {5, 2500, {{2, 5}, {1, 2}, {0, 2}, {1, 1}}, true},     /* rows longer than a run */
+        {5, 40, {{2, 2}, {5, 7}, {1, 0}, {1, 1}}, true},       /* steps over some */
+        {9, 1300, {{2, 600}, {1, 3}, {0, 10}, {1, 1}}, false}, /* wider than half a run */
+        {9, 9, {{2, 3}, {1, 1}, {1, 1}, {2, 2}}, false},       /* dilated: as floats */
+        {1, 1, {{1, 1}, {1, 1}, {0, 0}, {1, 1}}, false},
+    };
+    uint64_t seed = test_seed();
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++)
+        for (int type = 0; type < 3; type++) {
+            const size_t mark = nib_scope_begin(ctx);
+            static const nib_dtype codes[] = {NIB_I8, NIB_I7, NIB_F8_E4M3FN};
+            nib_tensor *x = nib_scope_own(
+                ctx, nib_tensor_new(ctx, NIB_F32, (nib_shape){4, {2, 3, cases[c].h, cases[c].w}}));
+            float *v = nib_tensor_data_mut(x);
+            for (int64_t i = 0; i < nib_tensor_count(x); i++) v[i] = 2 * test_uniform(&seed) - 1;
+            const nib_tensor *q =
+                nib_quantize_activation(x, one_number(type ? 0.03f : -0.01f), codes[type]);
+            if (c % 2) q = nib_quantize_activation(x, one_number(0.01f), codes[type]);
+            CHECK_MADE(q);
+            const nib_tensor *got = nib_max_pool2d(q, &cases[c].window, cases[c].ceil),
+                             *want =
+                                 nib_max_pool2d(nib_dequantize(q), &cases[c].window, cases[c].ceil);
+            CHECK_MADE(got);
+            CHECK_MADE(want);
+            CHECK(!got->layout && nib_shape_equal(&got->shape, &want->shape));
+            CHECK_BYTES(nib_tensor_data(got), nib_tensor_data(want),
+                        (size_t)nib_tensor_count(want) * sizeof(float));
+            nib_scope_end(ctx, mark);
+        }
+}
+
 TEST(an_op_without_a_row_gets_the_floats_whatever_it_is) {
     const size_t mark = nib_scope_begin(ctx);
     const nib_tensor *a = quantized(&acts[0], "a", "sa");
@@ -278,6 +318,7 @@ int main(void) {
         RUNS(sums_of_products_of_int8_codes_are_exact),
         RUNS(a_softmax_is_requantized_with_the_scale_it_is_known_to_have),
         RUNS(int8_codes_meet_int8_weights_in_integers_and_other_weights_as_floats),
+        RUNS(the_largest_of_codes_is_the_float_that_the_largest_code_stands_for),
         RUNS(an_op_without_a_row_gets_the_floats_whatever_it_is),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -97,42 +97,6 @@ static void taps_f32(float *y, int64_t n, const float *x, const int64_t *taps, c
         vectors(1, y, x, taps, w, K, last);
 }
 
-/* Eight codes as floats. */
-INLINE __m256 eight_codes(const int8_t *x) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)x)));
-}
-
-static void taps_i8(float *y, int64_t n, const int8_t *x, const int64_t *taps, const float *w,
-                    int64_t K) {
-    int64_t i = 0;
-    for (; i + 32 <= n; i += 32) {
-        __m256 acc[4];
-#pragma GCC unroll 4
-        for (int v = 0; v < 4; v++) acc[v] = _mm256_setzero_ps();
-        for (int64_t k = 0; k < K; k++) {
-            const __m256 w_k = _mm256_broadcast_ss(w + k);
-            const int8_t *at = x + taps[k] + i;
-#pragma GCC unroll 4
-            for (int v = 0; v < 4; v++)
-                acc[v] = _mm256_fmadd_ps(eight_codes(at + 8 * v), w_k, acc[v]);
-        }
-#pragma GCC unroll 4
-        for (int v = 0; v < 4; v++) _mm256_storeu_ps(y + i + 8 * v, acc[v]);
-    }
-    for (; i + 8 <= n; i += 8) {
-        __m256 acc = _mm256_setzero_ps();
-        for (int64_t k = 0; k < K; k++)
-            acc = _mm256_fmadd_ps(eight_codes(x + taps[k] + i), _mm256_broadcast_ss(w + k), acc);
-        _mm256_storeu_ps(y + i, acc);
-    }
-    for (; i < n; i++) {
-        __m128 acc = _mm_setzero_ps();
-        for (int64_t k = 0; k < K; k++)
-            acc = _mm_fmadd_ss(_mm_set_ss((float)x[taps[k] + i]), _mm_load_ss(w + k), acc);
-        _mm_store_ss(y + i, acc);
-    }
-}
-
 static void scale_add_f32(float *x, size_t n, float a, float b, float c) {
     const __m256 va = _mm256_set1_ps(a), vb = _mm256_set1_ps(b), vc = _mm256_set1_ps(c);
     size_t i = 0;
@@ -143,10 +107,52 @@ static void scale_add_f32(float *x, size_t n, float a, float b, float c) {
     for (; i < n; i++) x[i] = x[i] * a * b + c;
 }
 
+/* Sixteen bytes from x on, or every second one of 31. */
+INLINE __m128i sixteen(const int8_t *x, const int64_t stride) {
+    const __m128i low = _mm_loadu_si128((const void *)x), mask = _mm_set1_epi16(0xff);
+    if (stride == 1) return low;
+    const __m128i high = _mm_loadu_si128((const void *)(x + 16));
+    return _mm_packus_epi16(_mm_and_si128(low, mask), _mm_and_si128(high, mask));
+}
+
+/* The words of 16 positions. */
+INLINE void words_of_16(uint32_t *out, const int8_t *const rows[4], int64_t at,
+                        const int64_t stride) {
+    const __m128i flip = _mm_set1_epi8((char)0x80);
+    __m128i v[4];
+    for (int j = 0; j < 4; j++) v[j] = _mm_xor_si128(sixteen(rows[j] + at, stride), flip);
+    const __m128i a = _mm_unpacklo_epi8(v[0], v[1]), b = _mm_unpackhi_epi8(v[0], v[1]);
+    const __m128i c = _mm_unpacklo_epi8(v[2], v[3]), d = _mm_unpackhi_epi8(v[2], v[3]);
+    _mm_storeu_si128((void *)out, _mm_unpacklo_epi16(a, c));
+    _mm_storeu_si128((void *)(out + 4), _mm_unpackhi_epi16(a, c));
+    _mm_storeu_si128((void *)(out + 8), _mm_unpacklo_epi16(b, d));
+    _mm_storeu_si128((void *)(out + 12), _mm_unpackhi_epi16(b, d));
+}
+
+/* All but the last few; the 32nd byte of a stride of 2 is there if another position follows. */
+INLINE int64_t words_by_16(uint32_t *out, int64_t step, const int8_t *const rows[4], int64_t n,
+                           const int64_t stride) {
+    int64_t i = 0;
+    for (; i + 15 + stride <= n; i += 16, out += step) words_of_16(out, rows, i * stride, stride);
+    return i;
+}
+
+static void words_of_rows(uint32_t *out, int64_t step, const int8_t *const rows[4], int64_t n,
+                          int64_t stride) {
+    int64_t i = 0;
+    if (stride == 1) i = words_by_16(out, step, rows, n, 1);
+    if (stride == 2) i = words_by_16(out, step, rows, n, 2);
+    for (; i < n; i++) {
+        uint32_t word = 0;
+        for (int j = 0; j < 4; j++) word |= (uint32_t)(uint8_t)rows[j][i * stride] << 8 * j;
+        out[i / NIB_PANEL * step + i % NIB_PANEL] = word ^ 0x80808080u;
+    }
+}
+
 static void install(nib_kernels *k) {
     k->words_by_taps = words_by_taps;
+    k->words_of_rows = words_of_rows;
     k->taps_f32 = taps_f32;
-    k->taps_i8 = taps_i8;
     k->scale_add_f32 = scale_add_f32;
 }
 const nib_kernel_set nib_kernels_conv_avx2 = {

@@ -47,18 +47,12 @@ static void words_by_taps(void *panel, const void *words, const int64_t *taps, i
         gather(n, panel, words, taps, kc, runs);
 }
 
-INLINE __m512 load_f32(const void *x, int64_t at, __mmask16 some) {
-    return _mm512_maskz_loadu_ps(some, (const float *)x + at);
+INLINE __m512 load_f32(const float *x, int64_t at, __mmask16 some) {
+    return _mm512_maskz_loadu_ps(some, x + at);
 }
-INLINE __m512 load_i8(const void *x, int64_t at, __mmask16 some) {
-    return _mm512_cvtepi32_ps(
-        _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(some, (const int8_t *)x + at)));
-}
-typedef __m512 load_function(const void *x, int64_t at, __mmask16 some);
-
 /* `count` vectors from position i on, the last of them by its mask. */
-INLINE void vectors(load_function load, const int count, float *y, const void *x, int64_t i,
-                    const int64_t *taps, const float *w, int64_t K, __mmask16 last) {
+INLINE void vectors(const int count, float *y, const float *x, int64_t i, const int64_t *taps,
+                    const float *w, int64_t K, __mmask16 last) {
     __m512 acc[4];
 #pragma GCC unroll 4
     for (int v = 0; v < count; v++) acc[v] = _mm512_setzero_ps();
@@ -67,7 +61,7 @@ INLINE void vectors(load_function load, const int count, float *y, const void *x
 #pragma GCC unroll 4
         for (int v = 0; v < count; v++) {
             const __m512 x_k =
-                load(x, taps[k] + i + 16 * v, v + 1 < count ? (__mmask16)0xffff : last);
+                load_f32(x, taps[k] + i + 16 * v, v + 1 < count ? (__mmask16)0xffff : last);
             acc[v] = _mm512_fmadd_ps(x_k, w_k, acc[v]);
         }
     }
@@ -76,29 +70,20 @@ INLINE void vectors(load_function load, const int count, float *y, const void *x
         _mm512_mask_storeu_ps(y + i + 16 * v, v + 1 < count ? (__mmask16)0xffff : last, acc[v]);
 }
 
-INLINE void all_positions(load_function load, float *y, int64_t n, const void *x,
-                          const int64_t *taps, const float *w, int64_t K) {
+static void taps_f32(float *y, int64_t n, const float *x, const int64_t *taps, const float *w,
+                     int64_t K) {
     int64_t i = 0;
-    for (; n - i > 64; i += 64) vectors(load, 4, y, x, i, taps, w, K, 0xffff);
+    for (; n - i > 64; i += 64) vectors(4, y, x, i, taps, w, K, 0xffff);
     const int64_t left = n - i;
     const __mmask16 last = (__mmask16)(0xffff >> (-left & 15));
     if (left > 48)
-        vectors(load, 4, y, x, i, taps, w, K, last);
+        vectors(4, y, x, i, taps, w, K, last);
     else if (left > 32)
-        vectors(load, 3, y, x, i, taps, w, K, last);
+        vectors(3, y, x, i, taps, w, K, last);
     else if (left > 16)
-        vectors(load, 2, y, x, i, taps, w, K, last);
+        vectors(2, y, x, i, taps, w, K, last);
     else if (left > 0)
-        vectors(load, 1, y, x, i, taps, w, K, last);
-}
-
-static void taps_f32(float *y, int64_t n, const float *x, const int64_t *taps, const float *w,
-                     int64_t K) {
-    all_positions(load_f32, y, n, x, taps, w, K);
-}
-static void taps_i8(float *y, int64_t n, const int8_t *x, const int64_t *taps, const float *w,
-                    int64_t K) {
-    all_positions(load_i8, y, n, x, taps, w, K);
+        vectors(1, y, x, i, taps, w, K, last);
 }
 
 static void scale_add_f32(float *x, size_t n, float a, float b, float c) {
@@ -113,7 +98,6 @@ static void scale_add_f32(float *x, size_t n, float a, float b, float c) {
 static void install(nib_kernels *k) {
     k->words_by_taps = words_by_taps;
     k->taps_f32 = taps_f32;
-    k->taps_i8 = taps_i8;
     k->scale_add_f32 = scale_add_f32;
 }
 const nib_kernel_set nib_kernels_conv_avx512 = {
