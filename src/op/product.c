@@ -23,7 +23,8 @@ enum {
     TALL = 12,                       /* tiles of the largest kernels, by weights with one */
     LOW = 7,                         /* group of bytes, and others */
     BLOCK_CODES = 512 << 10,         /* codes of a block: half of an L2 of 1 MiB */
-    BESIDE_CODES = 384 << 10,        /* and of the weights that it meets before it is finished */
+    BESIDE_CODES = 512 << 10,        /* and of the weights that it meets before it is finished */
+    SHARES = 8,                      /* of the parts of a product, for each thread, at least */
     LONG = 8192,                     /* columns from which on kernels cut rows in spans */
 };
 
@@ -221,7 +222,7 @@ static void cut_rows(job *j) {
     const int64_t blocks = (M + most - 1) / most;
     j->rows = ((M + blocks - 1) / blocks + height - 1) / height * height;
     j->blocks = (M + j->rows - 1) / j->rows;
-    const int64_t longest = BESIDE_CODES / (NIB_PIECE_WIDTH * (K + 1));
+    const int64_t longest = BESIDE_CODES / (NIB_PIECE_WIDTH * (K ? K : 1));
     if (j->run > longest) j->run = longest > 0 ? longest : 1;
 }
 
@@ -362,6 +363,14 @@ static int64_t grain_of(const job *j, const cut *c, int64_t pieces, int threads)
     return grain > 0 ? grain : 1;
 }
 
+/* Parts that a thread takes at once: blocks of rows that meet the same weights, where that leaves
+ * enough for all. */
+static int64_t blocks_in_a_row(const job *j, int threads) {
+    const int64_t share = j->runs * j->blocks / (SHARES * (int64_t)threads);
+    if (j->rows_first || share < 1) return 1;
+    return share < j->blocks ? share : j->blocks;
+}
+
 nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *products, int count) {
     assert(count >= 1 && count <= NIB_MAX_PRODUCTS);
     const int64_t M = nib_product_rows(x), K = products[0].weight->shape.dim[1];
@@ -427,7 +436,8 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
         if (K) nib_parallel_for(ctx->pool, M, NIB_ROW_BLOCK, pack_rows, &p);
         j.in.rows = p.rows;
     }
-    nib_parallel_for(ctx->pool, parts, 1, run_parts, &j);
+    nib_parallel_for(ctx->pool, parts, blocks_in_a_row(&j, nib_pool_threads(ctx->pool)), run_parts,
+                     &j);
     return NIB_OK;
 }
 
