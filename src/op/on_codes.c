@@ -10,8 +10,9 @@
  *   softmax                 in floats, then codes of scale 1 / largest code, as it is normalized
  *   where                   in floats, then codes of the scale that self had
  *   reshape, rows of it     views of the codes (tensor/view.c)
- * By themselves (nib_op.codes) linear, conv1d, conv2d, bmm, mm, relu, neg and max_pool2d take integer
- * codes; dequantize and functions of every element (pointwise.h) take any.
+ * By themselves (nib_op.codes) linear, conv1d, conv2d, bmm, mm, scaled_dot_product_attention, relu,
+ * neg and max_pool2d take integer codes; dequantize and functions of every element (pointwise.h)
+ * take any.
  *
  * What a row does is a few steps on tensors that are no codes. It does not run them: the door, or a
  * trace, gives the function that does, so that both know the same rows. */

@@ -7,15 +7,9 @@
 #include "kernel/kernel.h"
 #include "op/calls.h"
 #include "op/gradient.h"
+#include "op/pointwise.h"
 #include "quant/act8.h"
 #include "tensor/context.h"
-
-static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
-    NIB_TRY(nib_op_want_dense_f32(args->op, "self", args->in[0]));
-    *out = args->in[0]->shape;
-    *dtype = NIB_F32;
-    return NIB_OK;
-}
 
 /* Gradients by what was saved: the input x, or where it is enough the result y. */
 #define GRADIENT(op, saved, expression)                                                            \
@@ -87,7 +81,7 @@ static nib_status gelu_shape(const nib_call_args *args, nib_shape *out, nib_dtyp
     if (strcmp(how, "none") != 0 && strcmp(how, "tanh") != 0)
         return NIB_RAISE(NIB_E_ARGUMENT,
                          "gelu: approximate is \"%s\"; there are \"none\" and \"tanh\"", how);
-    return shape(args, out, dtype);
+    return nib_pointwise_shape(args, out, dtype);
 }
 
 /* Integer codes stay codes, of the same scale. */
@@ -96,7 +90,7 @@ static bool integer_codes(const nib_call_args *args) {
 }
 
 static nib_status codes_shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
-    if (!integer_codes(args)) return shape(args, out, dtype);
+    if (!integer_codes(args)) return nib_pointwise_shape(args, out, dtype);
     *out = args->in[0]->shape;
     *dtype = args->in[0]->dtype;
     return NIB_OK;
@@ -135,6 +129,7 @@ const nib_op nib_op_gelu = {
     .name = "gelu",
     .nout = 1,
     .shape = gelu_shape,
+    .codes = nib_pointwise_codes,
     .backward = gelu_backward,
     .saves = NIB_SAVES_IN(0),
     .schema = "aten::gelu(Tensor self, *, str approximate='none') -> Tensor",
@@ -143,7 +138,8 @@ const nib_op nib_op_gelu = {
 const nib_op nib_op_silu = {
     .name = "silu",
     .nout = 1,
-    .shape = shape,
+    .shape = nib_pointwise_shape,
+    .codes = nib_pointwise_codes,
     .backward = silu_backward,
     .saves = NIB_SAVES_IN(0),
     .schema = "aten::silu(Tensor self) -> Tensor",
@@ -152,7 +148,8 @@ const nib_op nib_op_silu = {
 const nib_op nib_op_tanh = {
     .name = "tanh",
     .nout = 1,
-    .shape = shape,
+    .shape = nib_pointwise_shape,
+    .codes = nib_pointwise_codes,
     .backward = tanh_backward,
     .saves = NIB_SAVES_OUT(0),
     .schema = "aten::tanh(Tensor self) -> Tensor",
@@ -161,39 +158,25 @@ const nib_op nib_op_tanh = {
 const nib_op nib_op_sigmoid = {
     .name = "sigmoid",
     .nout = 1,
-    .shape = shape,
+    .shape = nib_pointwise_shape,
+    .codes = nib_pointwise_codes,
     .backward = sigmoid_backward,
     .saves = NIB_SAVES_OUT(0),
     .schema = "aten::sigmoid(Tensor self) -> Tensor",
 };
 
 /* -0 stays and NaN stays, as in ATen. */
-static void relu_f32(float *out, const float *x, size_t n) {
+static void relu_f32(const nib_call_args *args, float *out, const float *x, size_t n) {
+    (void)args;
     for (size_t i = 0; i < n; i++) out[i] = x[i] < 0 ? 0 : x[i];
 }
 
-static void neg_f32(float *out, const float *x, size_t n) {
+static void neg_f32(const nib_call_args *args, float *out, const float *x, size_t n) {
+    (void)args;
     for (size_t i = 0; i < n; i++) out[i] = -x[i];
 }
 
-typedef struct elements {
-    void (*kernel)(float *out, const float *x, size_t n);
-    const float *x;
-    float *y;
-} elements;
-
-static void run_of_elements(void *user, int64_t begin, int64_t end) {
-    const elements *e = user;
-    e->kernel(e->y + begin, e->x + begin, (size_t)(end - begin));
-}
-
-static nib_status each(const nib_call_args *args, void (*kernel)(float *, const float *, size_t)) {
-    elements e = {kernel, nib_tensor_data(args->in[0]), nib_tensor_data_mut(args->out[0])};
-    nib_parallel_for(args->ctx->pool, nib_tensor_count(args->out[0]), 8192, run_of_elements, &e);
-    return NIB_OK;
-}
-
-static nib_status run_relu(const nib_call_args *args) { return each(args, relu_f32); }
+static nib_status run_relu(const nib_call_args *args) { return nib_pointwise(args, relu_f32); }
 
 typedef struct codes {
     const int8_t *x;
@@ -231,19 +214,20 @@ static nib_status run_neg_codes(const nib_call_args *args) {
     return each_code(args, args->in[0]->desc.code == NIB_I7 ? neg_i7 : neg_i8);
 }
 
-static nib_status run_neg(const nib_call_args *args) { return each(args, neg_f32); }
-static nib_status run_silu(const nib_call_args *args) {
-    return each(args, args->ctx->kernels.silu_f32);
-}
-static nib_status run_tanh(const nib_call_args *args) {
-    return each(args, args->ctx->kernels.tanh_f32);
-}
-static nib_status run_sigmoid(const nib_call_args *args) {
-    return each(args, args->ctx->kernels.sigmoid_f32);
-}
+static nib_status run_neg(const nib_call_args *args) { return nib_pointwise(args, neg_f32); }
+#define BY_KERNEL(name, kernel)                                                                    \
+    static void name(const nib_call_args *args, float *out, const float *x, size_t n) {            \
+        args->ctx->kernels.kernel(out, x, n);                                                      \
+    }                                                                                              \
+    static nib_status run_##name(const nib_call_args *args) { return nib_pointwise(args, name); }
+BY_KERNEL(silu, silu_f32)
+BY_KERNEL(tanh_of, tanh_f32)
+BY_KERNEL(sigmoid, sigmoid_f32)
+BY_KERNEL(gelu_by_erf, gelu_f32)
+BY_KERNEL(gelu_by_tanh, gelu_tanh_f32)
+
 static nib_status run_gelu(const nib_call_args *args) {
-    const nib_kernels *k = &args->ctx->kernels;
-    return each(args, strcmp(args->attr[0].s, "tanh") == 0 ? k->gelu_tanh_f32 : k->gelu_f32);
+    return strcmp(args->attr[0].s, "tanh") == 0 ? run_gelu_by_tanh(args) : run_gelu_by_erf(args);
 }
 
 const nib_impl nib_impl_relu_i8 = {.op = &nib_op_relu,
@@ -261,13 +245,15 @@ const nib_impl nib_impl_neg_i8 = {.op = &nib_op_neg,
 const nib_impl nib_impl_neg_f32 = {
     .op = &nib_op_neg, .device = "cpu", .layouts = "self:dense f32", .run = run_neg};
 const nib_impl nib_impl_gelu_f32 = {
-    .op = &nib_op_gelu, .device = "cpu", .layouts = "self:dense f32", .run = run_gelu};
+    .op = &nib_op_gelu, .device = "cpu", .layouts = "self:dense f32 or codes", .run = run_gelu};
 const nib_impl nib_impl_silu_f32 = {
-    .op = &nib_op_silu, .device = "cpu", .layouts = "self:dense f32", .run = run_silu};
+    .op = &nib_op_silu, .device = "cpu", .layouts = "self:dense f32 or codes", .run = run_silu};
 const nib_impl nib_impl_tanh_f32 = {
-    .op = &nib_op_tanh, .device = "cpu", .layouts = "self:dense f32", .run = run_tanh};
-const nib_impl nib_impl_sigmoid_f32 = {
-    .op = &nib_op_sigmoid, .device = "cpu", .layouts = "self:dense f32", .run = run_sigmoid};
+    .op = &nib_op_tanh, .device = "cpu", .layouts = "self:dense f32 or codes", .run = run_tanh_of};
+const nib_impl nib_impl_sigmoid_f32 = {.op = &nib_op_sigmoid,
+                                       .device = "cpu",
+                                       .layouts = "self:dense f32 or codes",
+                                       .run = run_sigmoid};
 
 nib_tensor *nib_relu(const nib_tensor *x) {
     return x ? nib_call_one(x->ctx, &nib_op_relu, 1, &x, 0, NULL) : NULL;

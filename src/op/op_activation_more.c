@@ -5,14 +5,8 @@
 #include "kernel/kernel.h"
 #include "op/calls.h"
 #include "op/gradient.h"
+#include "op/pointwise.h"
 #include "tensor/context.h"
-
-static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
-    NIB_TRY(nib_op_want_dense_f32(args->op, "self", args->in[0]));
-    *out = args->in[0]->shape;
-    *dtype = NIB_F32;
-    return NIB_OK;
-}
 
 /* Slopes by x, and by the op's numbers a and b. */
 typedef struct numbers {
@@ -54,7 +48,8 @@ static nib_status by_slope(nib_backward_args *args, nib_gradient_run *run) {
     }                                                                                              \
     const nib_op nib_op_##id = {.name = #id,                                                       \
                                 .nout = 1,                                                         \
-                                .shape = shape,                                                    \
+                                .codes = nib_pointwise_codes,                                      \
+                                .shape = nib_pointwise_shape,                                      \
                                 .backward = id##_backward,                                         \
                                 .saves = NIB_SAVES_IN(0),                                          \
                                 .schema = text}
@@ -64,24 +59,16 @@ OP(elu, "aten::elu(Tensor self, Scalar alpha=1, Scalar scale=1, Scalar input_sca
 OP(hardsigmoid, "aten::hardsigmoid(Tensor self) -> Tensor");
 OP(hardswish, "aten::hardswish(Tensor self) -> Tensor");
 
-typedef struct elements {
-    const nib_kernels *k;
-    const float *x;
-    float *y, a, b, c; /* the op's numbers, in order */
-} elements;
-
 static float clamp(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
 
 /* One of them, `value` of x and the numbers a, b. Locals, so that compilers see plain arrays. */
 #define EACH(id, value)                                                                            \
-    static void id(void *user, int64_t begin, int64_t end) {                                       \
-        const elements *e = user;                                                                  \
-        const float a = e->a, b = e->b, *from = e->x;                                              \
-        float *to = e->y;                                                                          \
+    static void id(const nib_call_args *args, float *out, const float *from, size_t n) {           \
+        const float a = (float)args->attr[0].d, b = (float)args->attr[1].d;                        \
         (void)a, (void)b;                                                                          \
-        for (int64_t i = begin; i < end; i++) {                                                    \
+        for (size_t i = 0; i < n; i++) {                                                           \
             const float x = from[i];                                                               \
-            to[i] = (value);                                                                       \
+            out[i] = (value);                                                                      \
         }                                                                                          \
     }
 EACH(leaky_relu, x > 0 ? x : x * a)
@@ -90,30 +77,26 @@ EACH(hardsigmoid, clamp(x + 3.0f, 0.0f, 6.0f) / 6.0f)
 EACH(hardswish, x *clamp(x + 3.0f, 0.0f, 6.0f) / 6.0f)
 
 /* Clevert, Unterthiner and Hochreiter, "Exponential Linear Units", 2015. */
-static void elu(void *user, int64_t begin, int64_t end) {
-    const elements *e = user;
-    const float *x = e->x, by = e->a * e->b, positive = e->b, scale = e->c;
-    float *y = e->y;
-    for (int64_t i = begin; i < end; i++) y[i] = x[i] * scale;
-    e->k->exp_f32(y + begin, y + begin, (size_t)(end - begin));
-    for (int64_t i = begin; i < end; i++) y[i] = x[i] > 0 ? x[i] * positive : (y[i] - 1.0f) * by;
-}
-
-static nib_status each(const nib_call_args *args, void (*body)(void *, int64_t, int64_t)) {
-    elements e = {.k = &args->ctx->kernels,
-                  .x = nib_tensor_data(args->in[0]),
-                  .y = nib_tensor_data_mut(args->out[0]),
-                  .a = (float)args->attr[0].d,
-                  .b = (float)args->attr[1].d,
-                  .c = (float)args->attr[2].d};
-    nib_parallel_for(args->ctx->pool, nib_tensor_count(args->out[0]), 8192, body, &e);
-    return NIB_OK;
+static void elu(const nib_call_args *args, float *out, const float *x, size_t n) {
+    enum { RUN = 256 };
+    const float positive = (float)args->attr[1].d, by = (float)args->attr[0].d * positive,
+                scale = (float)args->attr[2].d;
+    float e[RUN];
+    for (size_t i = 0; i < n; i += RUN) {
+        const size_t here = n - i < RUN ? n - i : RUN;
+        for (size_t k = 0; k < here; k++) e[k] = x[i + k] * scale;
+        args->ctx->kernels.exp_f32(e, e, here);
+        for (size_t k = 0; k < here; k++)
+            out[i + k] = x[i + k] > 0 ? x[i + k] * positive : (e[k] - 1.0f) * by;
+    }
 }
 
 #define IMPL(id)                                                                                   \
-    static nib_status run_##id(const nib_call_args *args) { return each(args, id); }               \
-    const nib_impl nib_impl_##id##_f32 = {                                                         \
-        .op = &nib_op_##id, .device = "cpu", .layouts = "self:dense f32", .run = run_##id}
+    static nib_status run_##id(const nib_call_args *args) { return nib_pointwise(args, id); }      \
+    const nib_impl nib_impl_##id##_f32 = {.op = &nib_op_##id,                                      \
+                                          .device = "cpu",                                         \
+                                          .layouts = "self:dense f32 or codes",                    \
+                                          .run = run_##id}
 IMPL(leaky_relu);
 IMPL(hardtanh);
 IMPL(elu);

@@ -3,7 +3,8 @@
  * Vaswani et al., "Attention Is All You Need", 2017.
  *
  * Scores and sums over values are products of docs/numerics.md, a row of scores its softmax. A row
- * whose every score is masked gives zeros. Legend: L rows of queries, S keys, E and V columns. */
+ * whose every score is masked gives zeros. Int8 codes of queries and keys make their scores in
+ * integers, as bmm of them does. Legend: L rows of queries, S keys, E and V columns. */
 #include <math.h>
 #include <string.h>
 
@@ -13,7 +14,9 @@
 #include "base/scratch.h"
 #include "kernel/kernel.h"
 #include "op/calls.h"
+#include "op/codes_product.h"
 #include "op/gradient.h"
+#include "quant/act8.h"
 #include "tensor/context.h"
 #include "tensor/dtype.h"
 
@@ -50,11 +53,24 @@ static nib_status check_mask(const nib_tensor *mask, const nib_shape *q, int64_t
     return NIB_OK;
 }
 
+static bool codes_of_f32(const nib_tensor *t) { return nib_act8_is(t) && t->dtype == NIB_F32; }
+
+/* Values may be floats or any codes; they are opened where they are laid out. */
+static bool takes_codes(const nib_call_args *args) {
+    const nib_tensor *q = args->in[QUERY], *k = args->in[KEY], *v = args->in[VALUE];
+    return codes_of_f32(q) && codes_of_f32(k) && nib_act8_integer(q->desc.code) &&
+           nib_act8_integer(k->desc.code) && (codes_of_f32(v) || !nib_act8_is(v)) &&
+           (args->in[MASK] == NIB_NONE || !nib_act8_is(args->in[MASK])) && q->shape.ndim >= 1 &&
+           nib_tensor_count(k) > 0 && nib_codes_lanes_hold(dim_from_last(q, 1));
+}
+
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
     static const char *const names[] = {"query", "key", "value"};
+    const bool codes = takes_codes(args);
     char text[3][96];
     for (int i = QUERY; i <= VALUE; i++) {
-        NIB_TRY(nib_op_want_dense_f32(args->op, names[i], args->in[i]));
+        if (!codes || !nib_act8_is(args->in[i]))
+            NIB_TRY(nib_op_want_dense_f32(args->op, names[i], args->in[i]));
         nib_shape_text(&args->in[i]->shape, text[i], sizeof text[i]);
     }
     const nib_tensor *q = args->in[QUERY], *k = args->in[KEY], *v = args->in[VALUE];
@@ -82,6 +98,7 @@ const nib_op nib_op_scaled_dot_product_attention = {
     .name = "scaled_dot_product_attention",
     .nout = 1,
     .shape = shape,
+    .codes = takes_codes,
     .backward = backward,
     .saves = NIB_SAVES_IN(QUERY) | NIB_SAVES_IN(KEY) | NIB_SAVES_IN(VALUE) | NIB_SAVES_IN(MASK),
     .schema =
@@ -98,25 +115,43 @@ typedef struct job {
     float *y, scale;
     bool causal;
     int64_t L, S, E, V, blocks;
-    size_t at_values, at_scores; /* in the scratch, in floats */
+    size_t at_values, at_scores,
+        at_lane; /* in a block of the scratch, which begins with the keys */
     nib_scratch scratch;
+    const nib_tensor *codes; /* of the values; NULL: floats */
+    const int8_t *key_codes; /* NULL: floats, and no lanes or rows */
+    nib_codes_lanes lanes;   /* of the keys of a head */
+    nib_rows_i8 rows;        /* all queries */
 } job;
 
 static int64_t filled(int64_t n) { return (n + NIB_PANEL - 1) / NIB_PANEL * NIB_PANEL; }
 
-static void lay_out(const job *j, int64_t head, float *keys, float *values) {
-    const float *k = j->key + head * j->S * j->E, *v = j->value + head * j->S * j->V;
-    for (int64_t s = 0; s < j->S; s += NIB_PANEL)
-        j->k->pack_f32(keys + s * j->E, k + s * j->E, j->E,
-                       j->S - s < NIB_PANEL ? j->S - s : NIB_PANEL, j->E);
+static void lay_out_values(const job *j, int64_t head, float *values) {
     for (int64_t c = 0; c < j->V; c += NIB_PANEL) {
         const int64_t n = j->V - c < NIB_PANEL ? j->V - c : NIB_PANEL;
         for (int64_t s = 0; s < j->S; s++) {
+            const int64_t from = (head * j->S + s) * j->V + c;
             float *to = values + c * j->S + s * NIB_PANEL;
             memset(to, 0, NIB_PANEL * sizeof(float));
-            memcpy(to, v + s * j->V + c, (size_t)n * sizeof(float));
+            if (j->codes)
+                nib_act8_to_f32(j->codes, from, n, to);
+            else
+                memcpy(to, j->value + from, (size_t)n * sizeof(float));
         }
     }
+}
+
+/* Keys and values of a head as products want them. */
+static nib_lane_weight lay_out(const job *j, int64_t head, char *space) {
+    float *keys = (float *)(void *)space;
+    lay_out_values(j, head, (float *)(void *)(space + j->at_values));
+    if (j->key_codes)
+        return nib_codes_lanes_lay(&j->lanes, j->key_codes + head * j->S * j->E, j->S, space);
+    const float *k = j->key + head * j->S * j->E;
+    for (int64_t s = 0; s < j->S; s += NIB_PANEL)
+        j->k->pack_f32(keys + s * j->E, k + s * j->E, j->E,
+                       j->S - s < NIB_PANEL ? j->S - s : NIB_PANEL, j->E);
+    return (nib_lane_weight){0};
 }
 
 /* Where the mask of row `row` of a head begins; *step: 0 where one number stands for all keys. */
@@ -166,19 +201,34 @@ static void weigh(const job *j, int64_t head, int64_t row, float *score) {
         memset(score, 0, (size_t)S * sizeof *score);
 }
 
+/* Products of M rows of queries, `row` the first among all heads, with all keys. */
+static void score_rows(const job *j, int64_t row, int64_t M, const nib_lane_weight *w,
+                       char *space) {
+    float *scores = (float *)(void *)(space + j->at_scores);
+    if (!j->key_codes) {
+        j->k->gemm_f32(scores, j->S, j->q + row * j->E, j->E, (const float *)(void *)space,
+                       j->E * NIB_PANEL, M, j->S, j->E, false);
+        return;
+    }
+    const nib_rows_i8 rows = nib_rows_from(&j->rows, row, 1);
+    j->k->lane_i8[w->lane](scores, j->S, &rows, M, w, 0, filled(j->S) / NIB_PANEL,
+                           space + j->at_lane);
+}
+
 static void pieces(void *user, int64_t begin, int64_t end) {
     job *j = user;
     int index;
-    float *keys = nib_scratch_take(&j->scratch, &index), *values = keys + j->at_values,
-          *scores = keys + j->at_scores;
+    char *space = nib_scratch_take(&j->scratch, &index);
+    float *scores = (float *)(void *)(space + j->at_scores);
+    const float *values = (const float *)(void *)(space + j->at_values);
+    nib_lane_weight w = {0};
     int64_t laid_out = -1;
     for (int64_t at = begin; at < end; at++) {
         const int64_t head = at / j->blocks, row = at % j->blocks * ROWS;
         const int64_t M = j->L - row < ROWS ? j->L - row : ROWS;
-        if (laid_out != head) lay_out(j, head, keys, values);
+        if (laid_out != head) w = lay_out(j, head, space);
         laid_out = head;
-        j->k->gemm_f32(scores, j->S, j->q + (head * j->L + row) * j->E, j->E, keys,
-                       j->E * NIB_PANEL, M, j->S, j->E, false);
+        score_rows(j, head * j->L + row, M, &w, space);
         for (int64_t m = 0; m < M; m++) weigh(j, head, row + m, scores + m * j->S);
         j->k->gemm_f32(j->y + (head * j->L + row) * j->V, j->V, scores, j->S, values,
                        j->S * NIB_PANEL, M, j->V, j->S, false);
@@ -202,30 +252,54 @@ static job job_of(const nib_call_args *args) {
     };
 }
 
+/* Where things lie in a block of scratch, and its size; true: overflow. */
+static bool plan(job *j, size_t *size) {
+    int64_t keys, values, scores;
+    size_t width[3];
+    if (nib_mul_count(filled(j->S), j->E, &keys) || nib_mul_count(filled(j->V), j->S, &values) ||
+        nib_mul_count(ROWS, j->S, &scores))
+        return true;
+    const int64_t count[] = {keys, values, scores};
+    for (int i = 0; i < 3; i++)
+        if (nib_mul_size((size_t)count[i], sizeof(float), &width[i]) ||
+            nib_align_size(width[i], NIB_MEM_ALIGN, &width[i]))
+            return true;
+    if (j->key_codes) {
+        if (nib_codes_lanes_plan(j->S, j->E, &j->lanes)) return true;
+        width[0] = j->lanes.size;
+    }
+    j->at_values = width[0];
+    return nib_add_size(j->at_values, width[1], &j->at_scores) ||
+           nib_add_size(j->at_scores, width[2], &j->at_lane) ||
+           nib_add_size(j->at_lane, j->key_codes ? NIB_LANE_SCRATCH : 0, size) ||
+           nib_add_size(*size, 1, size);
+}
+
 static nib_status run(const nib_call_args *args) {
-    const nib_tensor *q = args->in[QUERY], *v = args->in[VALUE];
+    const nib_tensor *q = args->in[QUERY], *key = args->in[KEY], *v = args->in[VALUE];
     job j = job_of(args);
-    j.q = nib_tensor_data(q);
-    j.key = nib_tensor_data(args->in[KEY]);
-    j.value = nib_tensor_data(v);
-    j.y = nib_tensor_data_mut(args->out[0]);
     if (nib_tensor_count(args->out[0]) == 0) return NIB_OK;
+    const bool codes = nib_act8_is(key);
+    j.key_codes = codes ? nib_act8_data(key) : NULL;
+    j.codes = nib_act8_is(v) ? v : NULL;
+    j.q = codes ? NULL : nib_tensor_data(q);
+    j.key = codes ? NULL : nib_tensor_data(key);
+    j.value = j.codes ? NULL : nib_tensor_data(v);
+    j.y = nib_tensor_data_mut(args->out[0]);
     j.blocks = (j.L + ROWS - 1) / ROWS;
     const int64_t heads = nib_tensor_count(args->out[0]) / (j.L * j.V), all = heads * j.blocks;
-    int64_t keys, values, scores, floats;
-    size_t size, room;
-    if (nib_mul_count(filled(j.S), j.E, &keys) || nib_mul_count(filled(j.V), j.S, &values) ||
-        nib_mul_count(ROWS, j.S, &scores) || nib_add_i64(keys, values, &floats) ||
-        nib_add_i64(floats, scores, &floats) ||
-        nib_mul_size((size_t)floats, sizeof(float), &size) ||
-        !(room = nib_scratch_room(args->ctx->pool, all, size ? size : 1)))
+    const size_t laid = codes ? nib_codes_rows_size(heads * j.L, j.E) : 0;
+    size_t size, room, whole;
+    if (plan(&j, &size) || (codes && !laid) ||
+        !(room = nib_scratch_room(args->ctx->pool, all, size)) || nib_add_size(laid, room, &whole))
         return NIB_RAISE(NIB_E_MEMORY, "attention to %lld keys of %lld columns overflows",
                          (long long)j.S, (long long)j.E);
-    j.at_values = (size_t)keys;
-    j.at_scores = (size_t)(keys + values);
-    void *space = nib_ctx_workspace(args->ctx, room);
+    char *space = nib_ctx_workspace(args->ctx, whole);
     if (!space) return nib_last_error()->status;
-    nib_scratch_over(args->ctx->pool, all, size ? size : 1, space, &j.scratch);
+    if (codes)
+        j.rows =
+            nib_codes_rows_lay(q, nib_act8_scale(q) * nib_act8_scale(key), heads * j.L, j.E, space);
+    nib_scratch_over(args->ctx->pool, all, size, space + laid, &j.scratch);
     int64_t run_blocks = all / RUNS > 1 ? all / RUNS : 1;
     if (run_blocks > j.blocks) run_blocks = j.blocks;
     nib_parallel_for(args->ctx->pool, all, run_blocks, pieces, &j);
@@ -242,7 +316,7 @@ typedef struct weighing {
 } weighing;
 
 /* dp becomes the gradient of q k^T: p (dp - sum of dp p) scale, of the mask before the scale. */
-static void score_rows(void *user, int64_t begin, int64_t end) {
+static void weigh_rows(void *user, int64_t begin, int64_t end) {
     const weighing *w = user;
     const job *j = w->j;
     for (int64_t l = begin; l < end; l++) {
@@ -277,8 +351,8 @@ static nib_tensor *crossed(const nib_tensor *x, const nib_tensor *y) {
 }
 
 /* dmask: of all heads, [..., L, S]; NULL: not wanted. */
-static nib_status head_backward(nib_backward_args *args, const job *j, int64_t head, float *dmask) {
-    const nib_tensor *const *in = args->call->in;
+static nib_status head_backward(nib_backward_args *args, const nib_tensor *const in[], const job *j,
+                                int64_t head, float *dmask) {
     const nib_tensor *q = head_of(in[QUERY], head, j->L, j->E),
                      *k = head_of(in[KEY], head, j->S, j->E),
                      *v = head_of(in[VALUE], head, j->S, j->V),
@@ -287,7 +361,7 @@ static nib_status head_backward(nib_backward_args *args, const job *j, int64_t h
     if (!p || !dp) return nib_last_error()->status;
     weighing w = {j, head, nib_tensor_data_mut(p), nib_tensor_data_mut(dp),
                   dmask ? dmask + head * j->L * j->S : NULL};
-    nib_parallel_for(q->ctx->pool, j->L, 8, score_rows, &w);
+    nib_parallel_for(q->ctx->pool, j->L, 8, weigh_rows, &w);
     if (args->wants[VALUE]) NIB_TRY(put_head(args->in[VALUE], head, crossed(p, g)));
     if (args->wants[QUERY])
         NIB_TRY(
@@ -314,10 +388,15 @@ static nib_status backward(nib_backward_args *args) {
         NIB_TRY(nib_gradient_made(args->in[i]));
         memset(nib_tensor_data_mut(args->in[i]), 0, nib_tensor_bytes(args->in[i]));
     }
+    const nib_tensor *in[VALUE + 1];
+    for (int i = QUERY; i <= VALUE; i++) {
+        in[i] = nib_gradient_floats(args->call->in[i]);
+        if (!in[i]) return nib_last_error()->status;
+    }
     const int64_t count = nib_tensor_count(args->out[0]);
     for (int64_t head = 0; j.S && count && head < count / (j.L * j.V); head++) {
         const size_t mark = nib_scope_begin(ctx);
-        const nib_status status = head_backward(args, &j, head, dmask);
+        const nib_status status = head_backward(args, in, &j, head, dmask);
         nib_scope_end(ctx, mark);
         NIB_TRY(status);
     }
@@ -328,6 +407,16 @@ static nib_status backward(nib_backward_args *args) {
 
 /* Dropping weights out while training, and query heads that share keys, are not here. */
 static bool accepts(const nib_call_args *args) { return args->attr[0].d == 0 && !args->attr[3].i; }
+
+static bool accepts_codes(const nib_call_args *args) { return takes_codes(args) && accepts(args); }
+
+const nib_impl nib_impl_scaled_dot_product_attention_i8 = {
+    .op = &nib_op_scaled_dot_product_attention,
+    .device = "cpu",
+    .layouts =
+        "query, key:int8 codes, value:codes or dense f32, attn_mask:f32 or bool, dropout_p 0",
+    .accepts = accepts_codes,
+    .run = run};
 
 const nib_impl nib_impl_scaled_dot_product_attention_f32 = {
     .op = &nib_op_scaled_dot_product_attention,

@@ -38,6 +38,9 @@ void *nib_act8_data_mut(nib_tensor *t); /* of one that nib_act8_new just made */
 /* Element i and the float that code q of a scale stands for, each step rounded to `math`. */
 void nib_act8_to_f32(const nib_tensor *t, int64_t first, int64_t count, float *out);
 
+/* What each byte stands for, with the tensor's type of codes and scale. */
+void nib_act8_values(const nib_tensor *t, float value[256]);
+
 /* q = clamp(round(x / scale)), floats cast instead of rounded, every step rounded to `math`; NaN is
  * code 0 of integers. x: `count` values of f32, each exact in `math`. */
 void nib_act8_quantize(const nib_kernels *k, nib_dtype code, nib_dtype math, float scale,

@@ -120,6 +120,17 @@ static float f8_value(nib_dtype code, uint8_t q) {
                                  : nib_f8_e4m3fnuz_to_f32(q);
 }
 
+void nib_act8_values(const nib_tensor *t, float value[256]) {
+    const nib_dtype code = t->desc.code, math = t->desc.math;
+    const float scale = nib_act8_scale(t);
+    uint8_t q[256];
+    for (int i = 0; i < 256; i++) q[i] = (uint8_t)i;
+    if (nib_act8_integer(code))
+        t->ctx->kernels.dequantize_scaled(value, q, 1, 256, true, &scale, NULL, math);
+    for (int i = 0; i < 256 && !nib_act8_integer(code); i++)
+        value[i] = nib_round_to(scale * nib_round_to(f8_value(code, (uint8_t)i), math), math);
+}
+
 void nib_act8_to_f32(const nib_tensor *t, int64_t first, int64_t count, float *out) {
     const nib_kernels *k = &t->ctx->kernels;
     const float scale = nib_act8_scale(t);
@@ -130,9 +141,8 @@ void nib_act8_to_f32(const nib_tensor *t, int64_t first, int64_t count, float *o
         k->dequantize_scaled(out, q, 1, count, true, &scale, NULL, math);
         return;
     }
-    float value[256]; /* what each code stands for */
-    for (int i = 0; i < 256; i++)
-        value[i] = nib_round_to(scale * nib_round_to(f8_value(code, (uint8_t)i), math), math);
+    float value[256];
+    nib_act8_values(t, value);
     k->table_to_f32(out, q, (size_t)count, value);
 }
 

@@ -80,10 +80,6 @@ static nib_tensor *one_number(float value) {
     return t;
 }
 
-static nib_tensor *call(const char *op, const nib_tensor *x) {
-    return nib_call_one(ctx, nib_op_find(op), 1, (const nib_tensor *[]){x}, 0, NULL);
-}
-
 /* Sums of a few dozen products, and erf or exp: some roundings of numbers below 4. */
 #define ROUNDINGS 4e-6
 
@@ -291,17 +287,82 @@ TEST(the_largest_of_codes_is_the_float_that_the_largest_code_stands_for) {
         }
 }
 
+/* All codes there are, few and many at once. */
+TEST(a_function_of_every_element_gives_for_codes_what_it_gives_for_their_floats) {
+    static const struct {
+        const char *op;
+        int nattr;
+        nib_attr attr[3];
+    } functions[] = {{"gelu", 1, {{.s = "none"}}},
+                     {"gelu", 1, {{.s = "tanh"}}},
+                     {"silu", 0, {{0}}},
+                     {"tanh", 0, {{0}}},
+                     {"sigmoid", 0, {{0}}},
+                     {"leaky_relu", 1, {{.d = 0.3}}},
+                     {"hardtanh", 2, {{.d = -0.5}, {.d = 1}}},
+                     {"elu", 3, {{.d = 1.5}, {.d = 0.7}, {.d = 1.2}}},
+                     {"hardsigmoid", 0, {{0}}},
+                     {"hardswish", 0, {{0}}}};
+    static const nib_dtype codes[] = {NIB_I8, NIB_I7, NIB_F8_E4M3FN, NIB_F8_E5M2, NIB_F8_E4M3FNUZ};
+    for (size_t f = 0; f < sizeof functions / sizeof *functions; f++)
+        for (size_t c = 0; c < sizeof codes / sizeof *codes; c++)
+            for (int64_t n = 200; n <= 70000; n += 69800) {
+                const size_t mark = nib_scope_begin(ctx);
+                nib_tensor *x = nib_scope_own(
+                    ctx, nib_act8_new(ctx, codes[c], NIB_F32, (nib_shape){1, {n}}, 0.043f));
+                uint8_t *q = nib_act8_data_mut(x);
+                for (int64_t i = 0; i < n; i++) q[i] = (uint8_t)(i * 77);
+                const nib_op *op = nib_op_find(functions[f].op);
+                const nib_tensor *floats = nib_dequantize(x);
+                const nib_tensor *y = nib_call_one(ctx, op, 1, (const nib_tensor *[]){x},
+                                                   functions[f].nattr, functions[f].attr),
+                                 *want = nib_call_one(ctx, op, 1, &floats, functions[f].nattr,
+                                                      functions[f].attr);
+                CHECK(y && want && !y->layout && nib_shape_equal(&y->shape, &x->shape));
+                CHECK_BYTES(nib_tensor_data(y), nib_tensor_data(want), nib_tensor_bytes(want));
+                nib_scope_end(ctx, mark);
+            }
+}
+
+/* Scores of codes are exact sums, and then all is as the single ops have it. */
+TEST(attention_of_int8_codes_is_their_bmm_and_softmax) {
+    static const int64_t sizes[][5] = {{2, 3, 5, 7, 3}, {1, 61, 100, 64, 64}, {3, 130, 17, 128, 5}};
+    static const nib_dtype codes[] = {NIB_I8, NIB_I7};
+    for (int c = 0; c < 2; c++)
+        for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+            for (int opened = 0; opened < 2; opened++) {
+                const int64_t B = sizes[s][0], L = sizes[s][1], S = sizes[s][2], E = sizes[s][3],
+                              V = sizes[s][4];
+                const size_t mark = nib_scope_begin(ctx);
+                const nib_shape shape[] = {{3, {B, L, E}}, {3, {B, S, E}}, {3, {B, S, V}}};
+                nib_tensor *t[3];
+                uint64_t seed = test_seed();
+                for (int i = 0; i < 3; i++) {
+                    t[i] = nib_scope_own(ctx, nib_act8_new(ctx, codes[c], NIB_F32, shape[i],
+                                                           0.02f + 0.01f * (float)i));
+                    int8_t *q = nib_act8_data_mut(t[i]);
+                    for (int64_t k = 0; k < nib_tensor_count(t[i]); k++)
+                        q[k] = (int8_t)((int8_t)(test_random(&seed) >> 56) / (1 + c));
+                }
+                const nib_tensor *v = nib_dequantize(t[2]);
+                const nib_tensor *y = nib_scaled_dot_product_attention(
+                    t[0], t[1], opened ? v : t[2], NIB_NONE, false, 0.3);
+                const nib_tensor *scores =
+                    nib_mul(nib_bmm(t[0], nib_transpose(t[1], 1, 2)), one_number(0.3f));
+                const nib_tensor *want = nib_bmm(nib_softmax(scores, -1), v);
+                CHECK(y && want && !y->layout);
+                CHECK_BYTES(nib_tensor_data(y), nib_tensor_data(want), nib_tensor_bytes(want));
+                nib_scope_end(ctx, mark);
+            }
+}
+
 TEST(an_op_without_a_row_gets_the_floats_whatever_it_is) {
     const size_t mark = nib_scope_begin(ctx);
     const nib_tensor *a = quantized(&acts[0], "a", "sa");
-    static const char *const ops[] = {"gelu", "silu", "sigmoid", "tanh"};
-    for (size_t i = 0; i < sizeof ops / sizeof *ops; i++) {
-        if (!nib_op_find(ops[i]) || i == 0) continue;
-        CHECK(!nib_codes_keeps(nib_op_find(ops[i])));
-        const nib_tensor *y = call(ops[i], a), *want = call(ops[i], nib_dequantize(a));
-        CHECK(y && want && !y->layout);
-        CHECK_BYTES(nib_tensor_data(y), nib_tensor_data(want), nib_tensor_bytes(want));
-    }
+    CHECK(!nib_codes_keeps(&nib_op_sub));
+    const nib_tensor *y = nib_sub(a, a), *want = nib_sub(nib_dequantize(a), nib_dequantize(a));
+    CHECK(y && want && !y->layout);
+    CHECK_BYTES(nib_tensor_data(y), nib_tensor_data(want), nib_tensor_bytes(want));
     const nib_tensor *again = nib_quantize_activation(a, golden("qint8", "sa", NULL), NIB_I8);
     CHECK_MADE(again); /* by way of the floats, which are the codes' own */
     CHECK_BYTES(nib_act8_data(again), nib_act8_data(a), nib_tensor_count(a));
@@ -319,6 +380,8 @@ int main(void) {
         RUNS(a_softmax_is_requantized_with_the_scale_it_is_known_to_have),
         RUNS(int8_codes_meet_int8_weights_in_integers_and_other_weights_as_floats),
         RUNS(the_largest_of_codes_is_the_float_that_the_largest_code_stands_for),
+        RUNS(a_function_of_every_element_gives_for_codes_what_it_gives_for_their_floats),
+        RUNS(attention_of_int8_codes_is_their_bmm_and_softmax),
         RUNS(an_op_without_a_row_gets_the_floats_whatever_it_is),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
