@@ -34,6 +34,94 @@ static bool injected_failure(void) {
     return at >= 0 && (now == at || (now > at && atomic_load(&fail_forever)));
 }
 
+/* ---- small blocks that are kept ---- */
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define WATCHED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                         \
+    __has_feature(memory_sanitizer)
+#define WATCHED 1
+#endif
+#endif
+#ifndef WATCHED
+#define WATCHED 0
+#endif
+
+/* Sizes: multiples of 64 bytes up to 1 KiB, then powers of two up to 16 KiB. */
+enum { FINE = 16, SIZES = FINE + 4, FINE_KEPT = 24, COARSE_KEPT = 4 };
+
+struct nib_mem_shelf {
+    atomic_flag taken; /* by a thread; others do without it meanwhile */
+    int count[SIZES];
+    void *first[SIZES]; /* each block begins with the address of the next */
+};
+
+/* The least size that holds `size` bytes; SIZES: none. */
+static int size_class(size_t size) {
+    if (size <= FINE * NIB_MEM_ALIGN) return size ? (int)((size - 1) / NIB_MEM_ALIGN) : 0;
+    int c = FINE;
+    for (size_t most = (size_t)2 * FINE * NIB_MEM_ALIGN; c < SIZES && size > most; most *= 2) c++;
+    return c;
+}
+
+static size_t class_bytes(int c) {
+    return c < FINE ? (size_t)(c + 1) * NIB_MEM_ALIGN
+                    : (size_t)FINE * NIB_MEM_ALIGN << (c - FINE + 1);
+}
+
+static void *from_shelf(nib_mem_shelf *s, int c) {
+    if (atomic_flag_test_and_set_explicit(&s->taken, memory_order_acquire)) return NULL;
+    void *ptr = s->first[c];
+    if (ptr) {
+        memcpy(&s->first[c], ptr, sizeof s->first[c]);
+        s->count[c]--;
+    }
+    atomic_flag_clear_explicit(&s->taken, memory_order_release);
+    return ptr;
+}
+
+static bool to_shelf(nib_mem_shelf *s, int c, void *ptr) {
+    if (atomic_flag_test_and_set_explicit(&s->taken, memory_order_acquire)) return false;
+    const bool room = s->count[c] < (c < FINE ? FINE_KEPT : COARSE_KEPT);
+    if (room) {
+        memcpy(ptr, &s->first[c], sizeof s->first[c]);
+        s->first[c] = ptr;
+        s->count[c]++;
+    }
+    atomic_flag_clear_explicit(&s->taken, memory_order_release);
+    return room;
+}
+
+void nib_mem_keep(nib_mem *mem) {
+    if (WATCHED || mem->alloc || mem->shelf) return;
+    nib_mem_shelf *s = calloc(1, sizeof *s); /* without one all goes on, slower */
+    if (!s) return;
+    atomic_flag_clear(&s->taken);
+    mem->shelf = s;
+}
+
+void nib_mem_keep_end(nib_mem *mem) {
+    nib_mem_shelf *s = mem->shelf;
+    mem->shelf = NULL;
+    for (int c = 0; s && c < SIZES; c++)
+        for (void *ptr; (ptr = from_shelf(s, c));) free(ptr);
+    free(s);
+}
+
+/* ---- blocks ---- */
+
+static void *plain(size_t size, bool lasting) {
+    /* Weights and caches are read from end to end: fewer, larger pages spare address lookups.
+     * Advice only: a system without them gives plain pages. */
+    const bool huge = lasting && size >= 2 * HUGE_PAGE;
+    const size_t align = huge ? HUGE_PAGE : NIB_MEM_ALIGN;
+    const size_t whole = (size + align) & ~(align - 1);
+    void *ptr = whole > size ? aligned_alloc(align, whole) : NULL;
+    if (ptr && huge) nib_mem_hint_pages(ptr, size, true);
+    return ptr;
+}
+
 static void *alloc(nib_mem *mem, size_t size, bool lasting) {
     nib_mem *m = seam(mem);
     if (injected_failure()) return NIB_RAISE_NULL(NIB_E_MEMORY, "no memory for %zu bytes", size);
@@ -50,13 +138,9 @@ static void *alloc(nib_mem *mem, size_t size, bool lasting) {
     } else if (m->alloc) {
         ptr = m->alloc(m->user, size ? size : 1, NIB_MEM_ALIGN);
     } else {
-        /* Weights and caches are read from end to end: fewer, larger pages spare address
-         * lookups. Advice only: a system without them gives plain pages. */
-        const bool huge = lasting && size >= 2 * HUGE_PAGE;
-        const size_t align = huge ? HUGE_PAGE : NIB_MEM_ALIGN;
-        const size_t whole = (size + align) & ~(align - 1);
-        ptr = whole > size ? aligned_alloc(align, whole) : NULL;
-        if (ptr && huge) nib_mem_hint_pages(ptr, size, true);
+        const int c = m->shelf ? size_class(size) : SIZES;
+        if (c < SIZES) ptr = from_shelf(m->shelf, c);
+        if (!ptr) ptr = plain(c < SIZES ? class_bytes(c) : size, lasting);
     }
     if (!ptr) {
         atomic_fetch_sub(&m->used, size);
@@ -95,10 +179,12 @@ void nib_mem_free(nib_mem *mem, void *ptr, size_t size) {
     if (!ptr) return;
     nib_mem *m = seam(mem);
     atomic_fetch_sub(&m->used, size);
-    if (m->dealloc)
+    if (m->dealloc) {
         m->dealloc(m->user, ptr, size ? size : 1);
-    else
-        free(ptr);
+        return;
+    }
+    const int c = m->shelf ? size_class(size) : SIZES;
+    if (c == SIZES || !to_shelf(m->shelf, c, ptr)) free(ptr);
 }
 
 void nib_mem_hint_pages(void *ptr, size_t size, bool huge) {

@@ -10,12 +10,14 @@
 
 enum { NIB_MEM_ALIGN = 64 };
 
+typedef struct nib_mem_shelf nib_mem_shelf;
 typedef struct nib_mem {
     void *user;
     void *(*alloc)(void *user, size_t size, size_t align); /* NULL: the C library */
     void (*dealloc)(void *user, void *ptr, size_t size);
     size_t limit; /* bytes; 0: none */
     atomic_size_t used, peak;
+    nib_mem_shelf *shelf; /* small blocks that were given back, for the next; NULL: none are kept */
 } nib_mem;
 
 /* Uninitialised bytes; a size of 0 gives a valid pointer to nothing. NULL raises NIB_E_MEMORY. */
@@ -34,6 +36,13 @@ void *nib_mem_alloc_array(nib_mem *mem, size_t count, size_t size);
 void *nib_mem_realloc(nib_mem *mem, void *ptr, size_t old_size, size_t size);
 
 void nib_mem_free(nib_mem *mem, void *ptr, size_t size); /* ptr NULL is fine */
+
+/* From now on a few small blocks of each size that are freed are kept for the next of that size: an
+ * op on one row asks for a dozen, and the C library's own way to aligned ones takes as long as a
+ * small product. The account counts them as given back. Does nothing where somebody else gives
+ * memory, or a sanitizer watches it. end: gives all back and keeps no more. */
+void nib_mem_keep(nib_mem *mem);
+void nib_mem_keep_end(nib_mem *mem);
 
 /* Ask the system to keep what lies in [ptr, ptr + size) in pages of 2 MiB, or of the smallest size,
  * from its first touch on. A hint: where it is refused, nothing happens. */

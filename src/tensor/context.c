@@ -21,6 +21,7 @@ nib_ctx *nib_ctx_new(const nib_ctx_options *options) {
     nib_ctx *ctx = nib_mem_alloc_zero(&mem, sizeof *ctx);
     if (!ctx) return NULL;
     ctx->mem = mem; /* its account holds the context itself */
+    nib_mem_keep(&ctx->mem);
     ctx->seed = o.seed ? o.seed : 0x6e6962;
     ctx->user = o.user;
     ctx->log = o.log;
@@ -43,6 +44,7 @@ void nib_ctx_free(nib_ctx *ctx) {
     nib_pool_free(ctx->pool);
     nib_mem_free(&ctx->mem, ctx->workspace, ctx->workspace_size);
     nib_mem_free(&ctx->mem, ctx->owned, ctx->owned_room * sizeof *ctx->owned);
+    nib_mem_keep_end(&ctx->mem);
     nib_mem mem = {.user = ctx->mem.user, .alloc = ctx->mem.alloc, .dealloc = ctx->mem.dealloc};
     nib_mem_free(&mem, ctx, sizeof *ctx);
 }
