@@ -6,8 +6,6 @@ activations, calibrated and frozen; qint4 weights) in one process, bench_conv in
 quanto_static.py drives its models: one of them runs, the other waits. All get floats. Without torch
 and optimum-quanto it says so."""
 
-import sys
-import time
 import warnings
 
 import quanto_static as race
@@ -23,17 +21,8 @@ LAYERS = {  # channels, side, filters, size, stride, padding, groups
 KINDS = {"f32": None, "w8a8": ("qint8", "qint8"), "w8": ("qint8", None), "w4": ("qint4", None)}
 
 
-def serve(threads):
-    try:
-        import torch
-        from optimum.quanto import Calibration, freeze, qtypes, quantize
-    except ImportError as missing:
-        print(f"skipped: {missing}", flush=True)
-        return
-    torch.set_num_threads(threads)
-    torch.manual_seed(7)
-    nn = torch.nn
-
+def layers(nn):
+    """-> make(name), shape(name, batch) of what it takes"""
     def make(name):
         if LAYERS[name]:
             C, _, out, size, stride, padding, groups = LAYERS[name]
@@ -42,36 +31,14 @@ def serve(threads):
                              nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
                              nn.Flatten(), nn.Linear(1568, 64), nn.ReLU(), nn.Linear(64, 10))
 
-    models, x = {}, None
-    with torch.inference_mode():
-        for line in sys.stdin:
-            word = line.split()
-            try:
-                if word[0] == "make":
-                    name, batch, kind = word[1], int(word[2]), KINDS[word[3]]
-                    C, side = LAYERS[name][:2] if LAYERS[name] else (1, 28)
-                    x = torch.randn(batch, C, side, side) if x is None else x
-                    model = make(name)
-                    if kind:
-                        quantize(model, weights=qtypes[kind[0]], activations=kind[1] and qtypes[kind[1]])
-                        if kind[1]:
-                            with Calibration(streamline=False):
-                                model(x)
-                        freeze(model)
-                    model(x)
-                    models[word[3]] = model
-                    print(0, flush=True)
-                    continue
-                model, times = models[word[1]], int(word[2])
-                began = time.perf_counter()
-                for _ in range(times):
-                    model(x)
-                print((time.perf_counter() - began) / times, flush=True)
-            except Exception as error:
-                print(f"failed: {str(error).splitlines()[0][:100]}", flush=True)
+    def shape(name, batch):
+        C, side = LAYERS[name][:2] if LAYERS[name] else (1, 28)
+        return batch, C, side, side
+    return make, shape
 
 
 if __name__ == "__main__":
     race.SUBJECTS = [f"{name} {batch}" for name in LAYERS for batch in (1, 32)]
-    race.KINDS, race.BENCH, race.SERVER, race.serve = KINDS, "bench_conv", __file__, serve
+    race.KINDS, race.BENCH, race.SERVER = KINDS, "bench_conv", __file__
+    race.NETWORKS, race.STREAMLINE = layers, False
     race.main(kinds=list(KINDS))

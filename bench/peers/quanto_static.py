@@ -22,20 +22,11 @@ SUBJECTS = ["mlp 1", "mlp 32", "mlp 256", "wide 1", "wide 32", "wide 256", "base
             "base 1500", "large-linears 1500", "large 1500"]
 KINDS = {"f32": None, "w8a8": ("qint8", "qint8"), "w4a8": ("qint4", "qint8"), "w8": ("qint8", None),
          "w4": ("qint4", None), "wf8": ("qfloat8_e4m3fn", None), "wf8af8": ("qfloat8_e4m3fn", "qfloat8_e4m3fn")}
+STREAMLINE = True
 
 
-def serve(threads):
-    """Read "make MODEL ROWS KIND" or "run KIND TIMES" by line, answer with seconds."""
-    try:
-        import torch
-        from optimum.quanto import Calibration, freeze, qtypes, quantize
-    except ImportError as missing:
-        print(f"skipped: {missing}", flush=True)
-        return
-    torch.set_num_threads(threads)
-    torch.manual_seed(7)
-    nn = torch.nn
-
+def networks(nn):
+    """-> make(name), shape(name, rows) of what it takes"""
     class Layer(nn.Module):
         def __init__(self, D, heads):
             super().__init__()
@@ -68,6 +59,23 @@ def serve(threads):
             "base-linears": lambda: Layer(512, 0), "base": lambda: Layer(512, 8),
             "large-linears": lambda: Layer(1280, 0), "large": lambda: Layer(1280, 20)}
     columns = {"mlp": 784, "wide": 1024, "base": 512, "large": 1280}
+    return lambda name: make[name](), lambda name, rows: (rows, columns[name.split("-")[0]])
+
+
+NETWORKS = networks
+
+
+def serve(threads):
+    """Read "make MODEL ROWS KIND" or "run KIND TIMES" by line, answer with seconds."""
+    try:
+        import torch
+        from optimum.quanto import Calibration, freeze, qtypes, quantize
+    except ImportError as missing:
+        print(f"skipped: {missing}", flush=True)
+        return
+    torch.set_num_threads(threads)
+    torch.manual_seed(7)
+    make, shape = NETWORKS(torch.nn)
     models, x = {}, None
     with torch.inference_mode():
         for line in sys.stdin:
@@ -75,12 +83,12 @@ def serve(threads):
             try:
                 if word[0] == "make":
                     name, rows, kind = word[1], int(word[2]), KINDS[word[3]]
-                    x = torch.randn(rows, columns[name.split("-")[0]]) if x is None else x
-                    model = make[name]()
+                    x = torch.randn(shape(name, rows)) if x is None else x
+                    model = make(name)
                     if kind:
                         quantize(model, weights=qtypes[kind[0]], activations=kind[1] and qtypes[kind[1]])
                         if kind[1]:
-                            with Calibration():
+                            with Calibration(streamline=STREAMLINE):
                                 model(x)
                         freeze(model)
                     model(x)
