@@ -88,6 +88,8 @@ static void finish_filters(some_filters *f, int kind) {
     f->c.sums = place(in5, f->sums, (size_t)f->c.M * 4, 0);
     f->c.x_scale = 0x1p-6f * (1 + fabsf(test_uniform(&seed)));
     f->c.y_scale = 0.3f + fabsf(test_uniform(&seed));
+    const float others[] = {0x1p-120f, 0x1p110f, 0, NAN};
+    if (test_random(&seed) % 16 == 0) f->c.y_scale = others[test_random(&seed) % 4];
     f->c.low = -most - 1, f->c.high = most;
 }
 

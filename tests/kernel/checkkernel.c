@@ -279,6 +279,36 @@ static void same_codes(void **state_, const char *slot, const uint8_t *y, const 
     CHECK(!guarded_spilled(out1, y, n));
 }
 
+/* Quotients at ties and a few last bits beside them, beyond the range, by scales of all kinds. */
+static void check_ties(void **state_) {
+    enum { MOST_G = 330 };
+    static const int ranges[][2] = {{-128, 127}, {-64, 63}, {0, 255}, {0, 15}};
+    static const float scales[] = {1,        0.1f, 3e-5f,  -0.3f,    0x1p-120f,
+                                   0x1p120f, 0,    1e-40f, INFINITY, NAN};
+    if (!CHANGED(quantize_divided)) return;
+    for (int round = 0; round < 3000; round++) {
+        const int64_t G = (int64_t)(test_random(&seed) % MOST_G);
+        const int *range = ranges[test_random(&seed) % 4];
+        float x[MOST_G], scale = scales[test_random(&seed) % 10];
+        int32_t zero = range[0] + (int)(test_random(&seed) % (uint64_t)(range[1] - range[0] + 1));
+        if (round % 2) scale *= 1 + fabsf(test_uniform(&seed));
+        for (int64_t i = 0; i < G; i++) {
+            const uint64_t r = test_random(&seed);
+            x[i] = ((float)(int)(r % 600) - 300.5f) * scale;
+            if (round % 3 == 0) x[i] = 100 * test_uniform(&seed) * scale; /* few ties */
+            for (int step = (int)(r >> 32) % 5; step > 0; step--)
+                x[i] = nextafterf(x[i], r >> 40 & 1 ? INFINITY : -INFINITY);
+            if (r >> 50 == 0) x[i] = r & 1 ? NAN : INFINITY;
+        }
+        uint8_t want[MOST_G], *q = guarded_either(out1, (size_t)G);
+        const float *from = place(in1, x, (size_t)G * 4, 0);
+        const int32_t *z = round % 4 ? NULL : &zero;
+        ref.quantize_divided(want, from, 1, G, NULL, &scale, z, range[0], range[1], NIB_F32);
+        got.quantize_divided(q, from, 1, G, NULL, &scale, z, range[0], range[1], NIB_F32);
+        same_codes(state_, "quantize_divided near ties", q, want, (size_t)G, round, 0);
+    }
+}
+
 static void check_quantizing(void **state_) {
     static const int ranges[][2] = {{-128, 127}, {0, 255}, {0, 15}, {-8, 7}, {0, 3}};
     static const nib_dtype formats[] = {NIB_F8_E4M3FN, NIB_F8_E5M2, NIB_F8_E4M3FNUZ};
@@ -455,6 +485,7 @@ static void judge_the_set(void **state_) {
     check_reductions(state_);
     check_losses(state_);
     check_quantizing(state_);
+    check_ties(state_);
     check_nibbles(state_);
     check_elementwise(state_);
     check_norms(state_);

@@ -3,15 +3,14 @@
  * A tile is 8 filters by 3 panels: 24 sums in registers, 11 loads for 24 vpdpbusd. u = q + 128 is
  * the unsigned side; 128 times the sum of a filter is what its sums begin below. What follows a sum
  * is done in registers too, so that of floats none is stored where codes are wanted. */
-#include <math.h>
-
+#include "kernel/x86/float_avx512.h"
 #include "kernel/x86/lane_avx512vnni.h"
 
 enum { ROWS = NIB_FILTER_BLOCK, PANELS = 3 };
 
 typedef struct finish { /* what all filters share */
     __m512 x_scale, y_scale, low, high;
-    __m512 inverse; /* of y_scale; NaN: it is not to be used */
+    __m512 inverse; /* of y_scale */
 } finish;
 
 typedef struct one { /* filter */
@@ -20,10 +19,9 @@ typedef struct one { /* filter */
 } one;
 
 INLINE finish finish_of(const nib_conv_i8 *c) {
-    const float s = c->y_scale;
-    const bool normal = s >= 0x1p-100f && s <= 0x1p100f && c->low >= -256 && c->high <= 256;
-    return (finish){_mm512_set1_ps(c->x_scale), _mm512_set1_ps(s), _mm512_set1_ps((float)c->low),
-                    _mm512_set1_ps((float)c->high), _mm512_set1_ps(normal ? 1 / s : NAN)};
+    const float low = (float)c->low, high = (float)c->high;
+    return (finish){_mm512_set1_ps(c->x_scale), _mm512_set1_ps(c->y_scale), _mm512_set1_ps(low),
+                    _mm512_set1_ps(high), _mm512_set1_ps(avx512_inverse(c->y_scale, low, high))};
 }
 INLINE one one_of(const nib_conv_i8 *c, int64_t m) {
     return (one){_mm512_set1_ps(c->scale[m]), _mm512_set1_ps(c->bias ? c->bias[m] : -0.0f),
@@ -41,22 +39,12 @@ INLINE __m512i code_of(__m512 y, const finish *f) {
     return _mm512_maskz_mov_epi32(number, _mm512_cvtps_epi32(in_range));
 }
 
-/* The same by the inverse: within the range of codes that is off from the quotient by less than
- * 3.1 * 2^-24 of it, 2^-13 in all, so that only what lies as near to a tie may round elsewhere.
- * -> lanes of which that is so, and those of a NaN, whose codes are not to be used. */
-INLINE __mmask16 near_code(__m512i *code, __m512 y, const finish *f) {
-    const __m512 d = _mm512_mul_ps(y, f->inverse); /* a NaN stays one: it is the second operand */
-    const __m512 in_range = _mm512_min_ps(f->high, _mm512_max_ps(f->low, d));
-    *code = _mm512_cvtps_epi32(in_range);
-    const __m512 off = _mm512_abs_ps(_mm512_sub_ps(in_range, _mm512_cvtepi32_ps(*code)));
-    return _mm512_cmp_ps_mask(off, _mm512_set1_ps(0.5f - 0x1p-13f), _CMP_NLE_UQ);
-}
-
 /* Codes of `count` vectors, a constant. Divisions take longer than all the rest. */
 INLINE void codes_of(const int count, __m512i *code, const __m512 *y, const finish *f) {
     __mmask16 doubtful = 0;
     UNROLL
-    for (int i = 0; i < count; i++) doubtful |= near_code(&code[i], y[i], f);
+    for (int i = 0; i < count; i++)
+        doubtful |= avx512_doubtful(&code[i], y[i], f->inverse, f->low, f->high);
     if (__builtin_expect(!doubtful, 1)) return;
     UNROLL
     for (int i = 0; i < count; i++) code[i] = code_of(y[i], f);

@@ -23,6 +23,7 @@ typedef struct lanes {
     __m512 factor, shift; /* inverse or scale; what is subtracted or added */
     __m512 low, high;     /* bounds in code units, or of the fp8 format */
     __m512i zero;
+    __m512 inverse; /* of the scale: DIVIDED in f32 */
 } lanes;
 
 /* The integer codes of 16 floats in code units. Conversion rounds to nearest even; clamping first
@@ -51,9 +52,25 @@ INLINE __m512i quantize16(__m512 x, const lanes *u, const step how, const nib_dt
     return avx512_f8_codes(_mm512_mask_mov_ps(in_range, nothing, zero), format);
 }
 
+/* DIVIDED in f32. Divisions take longer than all the rest. */
+INLINE void quantize_64(uint8_t *q, const float *x, const lanes *u) {
+    __m512i codes[4];
+    __mmask16 doubtful = 0;
+    for (int j = 0; j < 4; j++)
+        doubtful |=
+            avx512_doubtful(&codes[j], _mm512_loadu_ps(x + 16 * j), u->inverse, u->low, u->high);
+    for (int j = 0; j < 4; j++) {
+        codes[j] = doubtful ? quantize16(_mm512_loadu_ps(x + 16 * j), u, DIVIDED, NIB_F32, NIB_F32)
+                            : _mm512_add_epi32(codes[j], u->zero);
+        _mm_storeu_si128((void *)(q + 16 * j), _mm512_cvtepi32_epi8(codes[j]));
+    }
+}
+
 INLINE void quantize_group(uint8_t *q, const float *x, int64_t G, const lanes *u, const step how,
                            const nib_dtype format, const nib_dtype math) {
     int64_t i = 0;
+    if (how == DIVIDED && math == NIB_F32)
+        for (; i + 64 <= G; i += 64) quantize_64(q + i, x + i, u);
     for (; i + 16 <= G; i += 16) {
         const __m512i codes = quantize16(_mm512_loadu_ps(x + i), u, how, format, math);
         _mm_storeu_si128((void *)(q + i), _mm512_cvtepi32_epi8(codes));
@@ -70,11 +87,15 @@ INLINE void quantize_groups(uint8_t *q, const float *x, int64_t groups, int64_t 
                             int qmax, const step how, const nib_dtype math) {
     for (int64_t g = 0; g < groups; g++) {
         const int z = zero ? zero[g] : 0;
+        const float low = (float)(qmin - z), high = (float)(qmax - z);
         const lanes u = {.factor = _mm512_set1_ps(factor[g]),
                          .shift = _mm512_set1_ps(how == SHIFTED_DIVIDED ? shift[g] : 0.0f),
-                         .low = _mm512_set1_ps((float)(qmin - z)),
-                         .high = _mm512_set1_ps((float)(qmax - z)),
-                         .zero = _mm512_set1_epi32(z)};
+                         .low = _mm512_set1_ps(low),
+                         .high = _mm512_set1_ps(high),
+                         .zero = _mm512_set1_epi32(z),
+                         .inverse = _mm512_set1_ps(how == DIVIDED && math == NIB_F32 && G >= 64
+                                                       ? avx512_inverse(factor[g], low, high)
+                                                       : 0.0f)};
         quantize_group(q + g * G, x + g * G, G, &u, how, NIB_F32, math);
     }
 }
