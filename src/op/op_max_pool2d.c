@@ -1,7 +1,7 @@
 /* op_max_pool2d.c: the largest number of each window; padding holds none. A NaN wins.
  *
- * Of integer codes the largest is that of the largest code, so windows are folded as bytes, rows of
- * the input first, and only results become floats. */
+ * Of integer codes the largest is that of the largest code, so windows are folded as bytes, a band
+ * of rows as one, and only results become floats. */
 #include <math.h>
 #include <string.h>
 
@@ -11,7 +11,7 @@
 #include "quant/act8.h"
 #include "tensor/context.h"
 
-enum { RUN = 1024 }; /* columns of the input that are folded at once */
+enum { BAND = 4096 }; /* codes of the input that are folded at once: whole rows */
 
 /* Attributes: kernel_size, stride, padding, dilation, two each, ceil_mode. */
 static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dtype) {
@@ -49,9 +49,13 @@ static nib_status backward(nib_backward_args *args) {
 static bool codes(const nib_call_args *args) {
     const nib_tensor *x = args->in[0];
     const nib_window w = nib_pool_window(args, true);
-    return nib_act8_is(x) && nib_act8_integer(x->desc.code) && nib_act8_scale(x) > 0 &&
-           w.size[1] <= RUN / 2 && w.stride[1] <= RUN / 2 && w.dilation[0] == 1 &&
-           w.dilation[1] == 1;
+    if (!nib_act8_is(x) || !nib_act8_integer(x->desc.code) || !(nib_act8_scale(x) > 0) ||
+        w.dilation[0] != 1 || w.dilation[1] != 1 || x->shape.ndim < 3)
+        return false;
+    const int64_t W = x->shape.dim[x->shape.ndim - 1];
+    for (int i = 0; i < 2; i++)
+        if (W > BAND || w.size[i] > BAND || w.padding[i] > BAND || w.stride[i] > BAND) return false;
+    return w.size[0] * (W + 2 * w.padding[1] + w.size[1] + w.stride[1]) <= BAND;
 }
 
 const nib_op nib_op_max_pool2d = {
@@ -100,63 +104,78 @@ typedef struct codes_job {
     const int8_t *x;
     const nib_tensor *of;
     const nib_kernels *k;
+    int64_t line; /* columns of a row with its padding, and with what windows hang over */
 } codes_job;
 
 static inline int8_t larger_code(int8_t a, int8_t b) { return a > b ? a : b; }
 
-/* Columns [first, first + n) of the rows that a window from `top` on sees; outside -128. */
-static void fold_rows(int8_t *out, const codes_job *j, const int8_t *plane, int64_t top,
-                      int64_t first, int64_t n) {
-    const int64_t W = j->pool.W, rows = j->pool.w.size[0];
-    const int64_t begin = first < 0 ? -first : 0, end = W - first < n ? W - first : n;
-    memset(out, -128, (size_t)n);
-    for (int64_t row = top < 0 ? 0 : top; row < top + rows && row < j->pool.H; row++) {
-        const int8_t *from = plane + row * W + first;
-        for (int64_t i = begin; i < end; i++) out[i] = larger_code(out[i], from[i]);
-    }
+/* Rows [top, top + rows) with their padding, or where they lie. */
+static const int8_t *band_of(const codes_job *j, const int8_t *plane, int64_t top, int64_t rows,
+                             int8_t *room) {
+    const nib_pool_job *p = &j->pool;
+    if (j->line == p->W && top >= 0 && top + rows <= p->H) return plane + top * p->W;
+    memset(room, -128, (size_t)(rows * j->line));
+    for (int64_t r = 0; r < rows; r++)
+        if (top + r >= 0 && top + r < p->H)
+            memcpy(room + r * j->line + p->w.padding[1], plane + (top + r) * p->W, (size_t)p->W);
+    return room;
 }
 
-/* out[o] from x[o * stride ...]: `size` columns each. */
-static inline void fold_columns(int8_t *out, const int8_t *x, int64_t n, const int64_t stride,
-                                int64_t size) {
-    for (int64_t o = 0; o < n; o++) out[o] = x[o * stride];
-    for (int64_t t = 1; t < size; t++)
-        for (int64_t o = 0; o < n; o++) out[o] = larger_code(out[o], x[o * stride + t]);
+/* Outputs [oy, oy + count) of a plane. All rows of a band are folded as one, which makes long runs
+ * of bytes; what reaches from one row into the next is at places that no output has. */
+static void fold_band(const codes_job *j, const int8_t *plane, int64_t oy, int64_t count,
+                      float *y) {
+    const nib_pool_job *p = &j->pool;
+    const nib_window *w = &p->w;
+    const int64_t rows = (count - 1) * w->stride[0] + w->size[0], n = rows * j->line;
+    const float scale = nib_act8_scale(j->of);
+    int8_t room[BAND], across[BAND], down[BAND], q[BAND];
+    const int8_t *x = band_of(j, plane, oy * w->stride[0] - w->padding[0], rows, room);
+    memcpy(across, x, (size_t)n);
+    for (int64_t t = 1; t < w->size[1]; t++)
+        for (int64_t i = 0; i < n - t; i++) across[i] = larger_code(across[i], x[i + t]);
+    memcpy(down, across, (size_t)n);
+    for (int64_t t = 1; t < w->size[0]; t++)
+        for (int64_t i = 0; i < n - t * j->line; i++)
+            down[i] = larger_code(down[i], across[i + t * j->line]);
+    for (int64_t o = 0; o < count; o++) {
+        const int8_t *from = down + o * w->stride[0] * j->line;
+        int8_t *to = q + o * p->OW;
+        if (w->stride[1] == 2)
+            for (int64_t i = 0; i < p->OW; i++) to[i] = from[2 * i];
+        else
+            for (int64_t i = 0; i < p->OW; i++) to[i] = from[w->stride[1] * i];
+    }
+    j->k->dequantize_scaled(y + oy * p->OW, (const uint8_t *)q, 1, count * p->OW, true, &scale,
+                            NULL, j->of->desc.math);
 }
 
 static void planes_of_codes(void *user, int64_t begin, int64_t end) {
     const codes_job *j = user;
     const nib_pool_job *p = &j->pool;
-    const nib_window *w = &p->w;
-    const int64_t most = (RUN - w->size[1]) / w->stride[1] + 1, step = w->stride[1];
-    const float scale = nib_act8_scale(j->of);
-    int8_t columns[RUN], q[RUN];
-    for (int64_t row = begin * p->OH; row < end * p->OH; row++) {
-        const int64_t n = row / p->OH, top = row % p->OH * w->stride[0] - w->padding[0];
-        for (int64_t o = 0, count; o < p->OW; o += count) {
-            count = p->OW - o < most ? p->OW - o : most;
-            fold_rows(columns, j, j->x + n * p->H * p->W, top, o * step - w->padding[1],
-                      (count - 1) * step + w->size[1]);
-            if (step == 2)
-                fold_columns(q, columns, count, 2, w->size[1]);
-            else
-                fold_columns(q, columns, count, step, w->size[1]);
-            j->k->dequantize_scaled(p->y + row * p->OW + o, (const uint8_t *)q, 1, count, true,
-                                    &scale, NULL, j->of->desc.math);
-        }
-    }
+    const int64_t most = (BAND / j->line - p->w.size[0]) / p->w.stride[0] + 1;
+    for (int64_t n = begin; n < end; n++)
+        for (int64_t oy = 0; oy < p->OH; oy += most)
+            fold_band(j, j->x + n * p->H * p->W, oy, p->OH - oy < most ? p->OH - oy : most,
+                      p->y + n * p->OH * p->OW);
+}
+
+static nib_status run_codes(const nib_call_args *args, const nib_pool_job *pool) {
+    const nib_tensor *x = args->in[0];
+    const nib_window *w = &pool->w;
+    codes_job j = {*pool, nib_act8_data(x), x, &args->ctx->kernels, 0};
+    const int64_t last = (pool->OW - 1) * w->stride[1] + w->size[1];
+    j.line = pool->W + 2 * w->padding[1];
+    if (j.line < last) j.line = last;
+    nib_parallel_for(args->ctx->pool, j.pool.planes, 1 + BAND / (pool->H * pool->W + 1),
+                     planes_of_codes, &j);
+    return NIB_OK;
 }
 
 static nib_status run(const nib_call_args *args) {
     nib_pool_job j = nib_pool_begin(args);
-    const nib_tensor *x = args->in[0];
     j.w = nib_pool_window(args, true);
-    if (nib_act8_is(x)) {
-        codes_job of = {j, nib_act8_data(x), x, &args->ctx->kernels};
-        nib_parallel_for(args->ctx->pool, j.planes, 1 + RUN / (j.H * j.W + 1), planes_of_codes,
-                         &of);
-        return NIB_OK;
-    }
+    if (nib_act8_is(args->in[0])) return run_codes(args, &j);
     nib_parallel_for(args->ctx->pool, j.planes, 1, planes, &j);
     return NIB_OK;
 }
