@@ -18,8 +18,8 @@
 typedef struct nib_strip {
     const nib_window *w;
     int64_t C, H, W, OW, P, K;
-    bool in_order; /* given */
-    int64_t stride;
+    bool in_order;                   /* given: columns stay in order */
+    int64_t stride;                  /* columns of the input from one of a phase to the next */
     int64_t block_p, across, blocks; /* positions of a block; blocks of a row; blocks of all */
     int64_t rows, phases, columns;   /* columns of one phase */
     int64_t line, plane;             /* words from row to row, from channel to channel */
