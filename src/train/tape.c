@@ -247,6 +247,7 @@ nib_status nib_tape_end(nib_ctx *ctx) {
         return NIB_RAISE(NIB_E_ARGUMENT, "a tape is not the innermost mode; end the others first");
     tape *t = ctx->modes[ctx->nmodes - 1].self;
     forget(t);
+    nib_mem_free(&ctx->mem, t->latest, t->values_room * sizeof *t->latest);
     nib_mem_free(&ctx->mem, t->values, t->values_room * sizeof *t->values);
     nib_mem_free(&ctx->mem, t->records, t->records_room * sizeof *t->records);
     nib_mem_free(&ctx->mem, t, sizeof *t);
