@@ -98,9 +98,10 @@ INLINE void tile(const int panels, const nib_conv_i8 *c, const finish *f, int64_
     }
     UNROLL
     for (int r = 0; r < ROWS; r++) {
-        if (r >= rows) break;
-        const one o = one_of(c, m + r);
-        put(panels, c, acc[r], f, &o, (m + r) * c->ldy + i, n - i);
+        if (r < rows) {
+            const one o = one_of(c, m + r);
+            put(panels, c, acc[r], f, &o, (m + r) * c->ldy + i, n - i);
+        }
     }
 }
 
