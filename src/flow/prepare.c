@@ -110,7 +110,7 @@ static void pack_rows(void *user, int64_t begin, int64_t end) {
     packing *p = user;
     int block;
     void *scratch = nib_scratch_take(&p->scratch, &block), *part[NIB_MAX_PARTS] = {0};
-    const nib_codes codes = nib_rows_codes(p->from, begin, end - begin, scratch);
+    const nib_codes codes = nib_rows_codes_there(p->from, begin, end - begin, scratch);
     for (int i = 0; i < p->count; i++)
         part[i] = p->bytes[i] +
                   nib_part_place(&p->parts[i], &p->from->desc, 1, begin, end - begin).offset;

@@ -146,6 +146,8 @@ typedef struct nib_kernels {
     void (*f32_to_e4m3fnuz)(uint8_t *out, const float *x, size_t n);
     /* out[i] = table[x[i]]: widens any 8-bit code; the caller makes the table. */
     void (*table_to_f32)(float *out, const uint8_t *x, size_t n, const float table[256]);
+    /* out[i] = scale * x[i], x of `format` NIB_F8_E4M3FN, NIB_F8_E5M2 or NIB_F8_E4M3FNUZ */
+    void (*scale_f8)(float *out, const uint8_t *x, size_t n, nib_dtype format, float scale);
 
     /* ---- f32 product with packed weights ---- */
     /* Lay K columns of up to 16 rows of a weight side by side, missing channels as zeros.
@@ -294,6 +296,15 @@ typedef struct nib_kernels {
     /* n codes, one a byte (upper bits ignored) -> (n + 1) / 2 bytes, a missing last code 0. */
     void (*pack_u4)(uint8_t *out, const uint8_t *codes, size_t n);
     void (*unpack_u4)(uint8_t *codes, const uint8_t *bytes, size_t n);
+    /* Lines of W8, W4 or W2, 64 bytes each, from words of four columns, a byte a column, those of
+     * 16 channels side by side, [lines * n][16] with n = 8 / bits of a code, and their sums:
+     *   u = word ^ flip >> shift & (bits of a code in each byte)
+     *   line[c] = u[0][c] | u[1][c] << bits | ...      sums[c] += its codes
+     * F8: a line is four columns, [4][16] bytes, as they are; no sums. Other threads see the lines
+     * after lines_laid. */
+    void (*lay_lines)(uint8_t *to, const uint32_t *words, int64_t lines, nib_lane lane,
+                      uint32_t flip, int shift, int32_t sums[NIB_PANEL]);
+    void (*lines_laid)(void);
 
     /* ---- elementwise; out may be x itself ---- */
     void (*exp_f32)(float *out, const float *x, size_t n);

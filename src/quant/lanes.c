@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "quant/codes.h"
+#include "quant/lanes_panel.h"
 #include "quant/layout_part.h"
 
 enum { CHUNK = 32, CELL = 64 }; /* columns handled together; bytes of a cell */
@@ -211,89 +212,6 @@ static void pack_codes(const nib_qdesc *d, uint8_t *panel, int64_t channel, cons
     }
 }
 
-/* ---- whole panels of 8, 4 and 2 bits: what a model that is opened waits for ---- */
-
-enum { BLOCK = 512, WORDS = BLOCK / 4 }; /* columns, and words of their codes */
-
-/* The cells' words of one channel: `n` columns of codes, a multiple of what a cell has. */
-static void cell_words(int bits, const uint8_t *q, int64_t n, uint32_t bias, uint32_t mask,
-                       uint32_t *out) {
-    uint32_t w[4];
-    switch (bits) {
-    case 8:
-        for (int64_t i = 0; i < n / 4; i++) {
-            memcpy(w, q + i * 4, 4);
-            out[i] = w[0] ^ bias;
-        }
-        return;
-    case 4:
-        for (int64_t i = 0; i < n / 8; i++) {
-            memcpy(w, q + i * 8, 8);
-            out[i] = ((w[0] ^ bias) & mask) | ((w[1] ^ bias) & mask) << 4;
-        }
-        return;
-    default:
-        for (int64_t i = 0; i < n / 16; i++) {
-            memcpy(w, q + i * 16, 16);
-            out[i] = ((w[0] ^ bias) & mask) | ((w[1] ^ bias) & mask) << 2 |
-                     ((w[2] ^ bias) & mask) << 4 | ((w[3] ^ bias) & mask) << 6;
-        }
-    }
-}
-
-/* Rows q [rows <= 16, cols] as one panel: a block of columns of all channels, then its lines, each
- * written once from end to end. */
-static void pack_panel(const nib_qdesc *d, uint8_t *panel, const uint8_t *q, int64_t rows) {
-    const int bits = nib_qdesc_bits(d);
-    const int64_t padded = padded_columns(d);
-    const uint32_t bias = everywhere(bias_of(d)), mask = everywhere((1 << bits) - 1);
-    uint32_t words[NIB_PANEL][WORDS];
-    uint8_t ragged[BLOCK];
-    for (int64_t k = 0; k < padded; k += BLOCK) {
-        const int64_t n = padded - k < BLOCK ? padded - k : BLOCK, lines = n * bits / 32;
-        for (int64_t c = 0; c < NIB_PANEL; c++) {
-            const uint8_t *from = q + c * d->cols + k;
-            if (c >= rows || d->cols - k < n) {
-                memset(ragged, mid_of(d) ^ bias_of(d), (size_t)n);
-                if (c < rows) memcpy(ragged, from, (size_t)(d->cols - k));
-                from = ragged;
-            }
-            cell_words(bits, from, n, bias, mask, words[c]);
-        }
-        uint8_t *to = panel + k * bits / 32 * CELL;
-        for (int64_t i = 0; i < lines; i++, to += CELL) {
-            uint32_t line[NIB_PANEL];
-            for (int c = 0; c < NIB_PANEL; c++) line[c] = words[c][i];
-            memcpy(to, line, CELL);
-        }
-    }
-}
-
-/* The sum of n codes u = q + bias: two in each 16 bits of a word, for as long as they fit. */
-static int64_t sum_codes(const uint8_t *q, int64_t n, int bias, int bits) {
-    enum { LONG = 64, FIT = 64 }; /* bytes at once; times 2 * 255 in 16 bits, with room */
-    const uint64_t flip = 0x0101010101010101u * (uint64_t)bias,
-                   mask = 0x0101010101010101u * (uint64_t)((1 << bits) - 1),
-                   low = 0x00ff00ff00ff00ffu;
-    int64_t sum = 0, i = 0;
-    while (n - i >= LONG) {
-        uint64_t acc[LONG / 8] = {0};
-        for (int r = 0; r < FIT && n - i >= LONG; r++, i += LONG) {
-            uint64_t w[LONG / 8];
-            memcpy(w, q + i, LONG);
-            for (int j = 0; j < LONG / 8; j++) {
-                const uint64_t u = (w[j] ^ flip) & mask;
-                acc[j] += (u & low) + (u >> 8 & low);
-            }
-        }
-        for (int j = 0; j < LONG / 8; j++)
-            sum += (int64_t)((acc[j] & 0xffff) + (acc[j] >> 16 & 0xffff) + (acc[j] >> 32 & 0xffff) +
-                             (acc[j] >> 48));
-    }
-    for (; i < n; i++) sum += (q[i] ^ bias) & ((1 << bits) - 1);
-    return sum;
-}
-
 static void unpack_codes(const nib_qdesc *d, const uint8_t *panel, int64_t channel, uint8_t *q) {
     const int64_t padded = padded_columns(d);
     const uint8_t bias = (uint8_t)bias_of(d);
@@ -329,6 +247,31 @@ static void get_values(const nib_qdesc *d, const void *part, int64_t row, int64_
         }
 }
 
+/* The sum of n codes u = q + bias: two in each 16 bits of a word, for as long as they fit. */
+static int64_t sum_codes(const uint8_t *q, int64_t n, int bias, int bits) {
+    enum { LONG = 64, FIT = 64 }; /* bytes at once; times 2 * 255 in 16 bits, with room */
+    const uint64_t flip = 0x0101010101010101u * (uint64_t)bias,
+                   mask = 0x0101010101010101u * (uint64_t)((1 << bits) - 1),
+                   low = 0x00ff00ff00ff00ffu;
+    int64_t sum = 0, i = 0;
+    while (n - i >= LONG) {
+        uint64_t acc[LONG / 8] = {0};
+        for (int r = 0; r < FIT && n - i >= LONG; r++, i += LONG) {
+            uint64_t w[LONG / 8];
+            memcpy(w, q + i, LONG);
+            for (int j = 0; j < LONG / 8; j++) {
+                const uint64_t u = (w[j] ^ flip) & mask;
+                acc[j] += (u & low) + (u >> 8 & low);
+            }
+        }
+        for (int j = 0; j < LONG / 8; j++)
+            sum += (int64_t)((acc[j] & 0xffff) + (acc[j] >> 16 & 0xffff) + (acc[j] >> 32 & 0xffff) +
+                             (acc[j] >> 48));
+    }
+    for (; i < n; i++) sum += (q[i] ^ bias) & ((1 << bits) - 1);
+    return sum;
+}
+
 /* correction = sum over groups of scale * (sum of c) + offset * columns, as docs/numerics.md has
  * it. */
 static float correction_of(const nib_codes *c, int64_t row) {
@@ -349,17 +292,24 @@ static float correction_of(const nib_codes *c, int64_t row) {
 void nib_lanes_pack(void *const part[], const nib_codes *c) {
     const nib_qdesc *d = &c->desc;
     const bool zeros = d->zero_kind != NIB_ZERO_NONE;
-    const bool whole = lane_of(d) != NIB_LANE_F8 && lane_of(d) != NIB_LANE_WX;
+    const nib_panel_kind kind = {.lane = lane_of(d),
+                                 .bits = nib_qdesc_bits(d),
+                                 .bias = bias_of(d),
+                                 .mid = mid_of(d),
+                                 .columns = padded_columns(d)};
     const int64_t size = panel_bytes(d);
     float *correction = part[zeros ? 3 : 2];
-    for (int64_t r = 0; whole && r < d->rows; r += NIB_PANEL)
-        pack_panel(d, (uint8_t *)part[0] + r / NIB_PANEL * size,
-                   (const uint8_t *)c->q + r * d->cols,
-                   d->rows - r < NIB_PANEL ? d->rows - r : NIB_PANEL);
-    for (int64_t r = 0; r < panels_of(d) * NIB_PANEL; r++) {
-        const uint8_t *q = r < d->rows ? (const uint8_t *)c->q + r * d->cols : NULL;
-        if (!whole) pack_codes(d, (uint8_t *)part[0] + r / NIB_PANEL * size, r % NIB_PANEL, q);
-        correction[r] = q ? correction_of(c, r) : 0.0f;
+    for (int64_t r = 0; r < panels_of(d) * NIB_PANEL; r += NIB_PANEL) {
+        uint8_t *panel = (uint8_t *)part[0] + r / NIB_PANEL * size;
+        if (kind.lane != NIB_LANE_WX) {
+            nib_lanes_panel(&kind, c, r, panel, correction + r);
+            continue;
+        }
+        for (int64_t i = r; i < r + NIB_PANEL; i++) {
+            const bool there = i < d->rows;
+            pack_codes(d, panel, i - r, there ? (const uint8_t *)c->q + i * d->cols : NULL);
+            correction[i] = there ? correction_of(c, i) : 0.0f;
+        }
     }
     put_values(d, part[1], c->scale);
     if (zeros) put_values(d, part[2], c->zero);

@@ -141,6 +141,10 @@ void nib_act8_to_f32(const nib_tensor *t, int64_t first, int64_t count, float *o
         k->dequantize_scaled(out, q, 1, count, true, &scale, NULL, math);
         return;
     }
+    if (math == NIB_F32) {
+        k->scale_f8(out, q, (size_t)count, code, scale);
+        return;
+    }
     float value[256];
     nib_act8_values(t, value);
     k->table_to_f32(out, q, (size_t)count, value);

@@ -6,6 +6,7 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "quant/codes.h"
+#include "quant/layout_part.h"
 #include "tensor/context.h"
 #include "tensor/dtype.h"
 
@@ -175,7 +176,8 @@ size_t nib_rows_scratch_size(const nib_tensor *t, int64_t rows) {
     return t->layout ? scratch_parts(t, rows, &scale, &zero) : 0;
 }
 
-nib_codes nib_rows_codes(const nib_tensor *t, int64_t row, int64_t rows, void *scratch) {
+/* Codes of so many rows with room for what they are in `scratch`. */
+static nib_codes codes_over(const nib_tensor *t, int64_t rows, void *scratch) {
     size_t scale, zero;
     scratch_parts(t, rows, &scale, &zero);
     char *base = scratch;
@@ -184,7 +186,33 @@ nib_codes nib_rows_codes(const nib_tensor *t, int64_t row, int64_t rows, void *s
                        .code_bytes = nib_qdesc_bits(&t->desc) > 8 ? 2 : 1,
                        .scale = (float *)(void *)(base + scale)};
     if (t->desc.zero_kind != NIB_ZERO_NONE) codes.zero = (float *)(void *)(base + zero);
+    return codes;
+}
+
+nib_codes nib_rows_codes(const nib_tensor *t, int64_t row, int64_t rows, void *scratch) {
+    nib_codes codes = codes_over(t, rows, scratch);
     unpack(t, row, &codes);
+    return codes;
+}
+
+/* Layouts of bytes, then scales and zeros by block, as nib_part_load_blocks reads them. */
+static bool in_bytes(const nib_tensor *t) {
+    static const char *const names[] = {"quanto_bytes", "int8_row", "f8_row", "intx"};
+    bool found = false;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        found |= strcmp(t->layout->name, names[i]) == 0;
+    return found && nib_qdesc_bits(&t->desc) == 8;
+}
+
+nib_codes nib_rows_codes_there(const nib_tensor *t, int64_t row, int64_t rows, void *scratch) {
+    if (!in_bytes(t)) return nib_rows_codes(t, row, rows, scratch);
+    const nib_qdesc *d = &t->desc;
+    nib_codes codes = codes_over(t, rows, scratch);
+    const char *bytes = nib_tensor_part(t, 0);
+    codes.q = (void *)(uintptr_t)(bytes + row * d->cols); /* only read */
+    nib_part_load_blocks(d, d->scale_dtype, nib_tensor_part(t, 1), row, rows, codes.scale);
+    if (codes.zero)
+        nib_part_load_blocks(d, d->zero_dtype, nib_tensor_part(t, 2), row, rows, codes.zero);
     return codes;
 }
 

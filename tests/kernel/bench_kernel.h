@@ -253,6 +253,8 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
     IF(f32_to_e4m3fn) BENCH("f32_to_e4m3fn, 1 Mi", 5 * n, 0, k->f32_to_e4m3fn(b->q, b->x, BENCH_N));
     IF(table_to_f32)
     BENCH("table_to_f32, 1 Mi", 5 * n, 0, k->table_to_f32(b->y, b->q, BENCH_N, b->w));
+    IF(scale_f8)
+    BENCH("scale_f8 e4m3fn, 1 Mi", 5 * n, 0, k->scale_f8(b->y, b->q, BENCH_N, NIB_F8_E4M3FN, 0.1f));
     IF(dot_f32) BENCH("dot_f32, 4096", 8 * K, 2 * K, b->y[0] = k->dot_f32(b->x, b->w, BENCH_K));
     IF(minmax_f32)
     BENCH("minmax_f32, groups of 32", 4 * n, 0,
@@ -278,6 +280,12 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
     IF(pack_u4) BENCH("pack_u4, 1 Mi", 1.5 * n, 0, k->pack_u4((uint8_t *)b->y, b->q, BENCH_N));
     IF(unpack_u4)
     BENCH("unpack_u4, 1 Mi", 1.5 * n, 0, k->unpack_u4((uint8_t *)b->y, b->q, BENCH_N));
+    IF(lay_lines) {
+        int32_t sums[NIB_PANEL] = {0};
+        BENCH("lay_lines W4, 1 Mi", 1.5 * n, 0,
+              k->lay_lines((uint8_t *)b->y, (const uint32_t *)(const void *)b->q, BENCH_N / 128,
+                           NIB_LANE_W4, 0, 0, sums));
+    }
     IF(exp_f32) BENCH("exp_f32, 1 Mi", 8 * n, 0, k->exp_f32(b->y, b->x, BENCH_N));
     IF(silu_mul_f32)
     BENCH("silu_mul_f32, 1 Mi", 12 * n, 0, k->silu_mul_f32(b->y, b->x, b->w, BENCH_N));

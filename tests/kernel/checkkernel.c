@@ -101,6 +101,31 @@ static void check_conversions(void **state_) {
             CHECK(!guarded_spilled(out1, y, n * 4));
         }
     }
+    if (CHANGED(scale_f8)) {
+        static const nib_dtype formats[] = {NIB_F8_E4M3FN, NIB_F8_E5M2, NIB_F8_E4M3FNUZ};
+        static const float scales[] = {0.0123f, -3,        1,        0,          -0.0f,
+                                       1e-45f,  0x1p-126f, 0x1p117f, 0x1.8p120f, INFINITY,
+                                       3e38f,   0x1p-140f, NAN};
+        enum { SCALES = sizeof scales / sizeof *scales };
+        float want[MOST];
+        uint8_t codes[MOST];
+        int round = 0;
+        FOR_SIZES(n) {
+            for (int f = 0; f < 3 * SCALES; f++) {
+                const nib_dtype format = formats[f % 3];
+                const float scale = scales[f / 3];
+                for (size_t i = 0; i < n; i++) /* every code, or few that are no numbers */
+                    codes[i] = (uint8_t)(round % 2 ? (size_t)round + i : i % 7 * 11 + i / 9 * 128);
+                round++;
+                const uint8_t *x = place(in1, codes, n, round % 3 == 0);
+                float *y = guarded_either(out1, n * 4);
+                ref.scale_f8(want, x, n, format, scale);
+                got.scale_f8(y, x, n, format, scale);
+                same_floats(state_, "scale_f8", y, want, n, f);
+                CHECK(!guarded_spilled(out1, y, n * 4));
+            }
+        }
+    }
 }
 
 /* Every f32 of a few binades, so that each rounding of each narrow format is met. */
@@ -108,7 +133,9 @@ static void check_narrow_densely(void **state_) {
     enum { N = 1 << 16 };
     static float x[N];
     static uint8_t want[2 * N], y[2 * N];
-    if (!CHANGED(f32_to_e4m3fn)) return;
+    static const nib_dtype formats[] = {NIB_F8_E4M3FN, NIB_F8_E5M2, NIB_F8_E4M3FNUZ};
+    static const float limits[] = {448, 57344, 240}, ones[] = {1, 1};
+    if (!CHANGED(f32_to_e4m3fn) && !CHANGED(quantize_f8)) return;
     for (uint32_t sign = 0; sign < 2; sign++) {
         for (uint32_t top = 0x30; top < 0x48; top++) { /* 2^-31 .. 2^17, 16 bits of each */
             for (uint32_t i = 0; i < N; i++) {
@@ -116,6 +143,11 @@ static void check_narrow_densely(void **state_) {
                 const uint32_t bits = sign << 31 | top << 24 | (i >> 8) << 16 |
                                       (low < 128 ? low << 9 | (low & 1) : 0xff00u | low);
                 memcpy(&x[i], &bits, 4);
+            }
+            for (int f = 0; f < 3; f++) {
+                ref.quantize_f8(want, x, 2, N / 2, ones, limits[f], formats[f], NIB_F32);
+                got.quantize_f8(y, x, 2, N / 2, ones, limits[f], formats[f], NIB_F32);
+                CHECK_BYTES(y, want, N);
             }
             ref.f32_to_e4m3fn(want, x, N);
             got.f32_to_e4m3fn(y, x, N);
@@ -357,6 +389,34 @@ static void check_quantizing(void **state_) {
     }
 }
 
+static void check_lines(void **state_) {
+    static const nib_lane lanes[] = {NIB_LANE_W8, NIB_LANE_W4, NIB_LANE_W2, NIB_LANE_F8};
+    enum { LINES = 150, WORDS = LINES * 4 * NIB_PANEL };
+    static uint32_t from[WORDS];
+    static uint8_t want[LINES * 64];
+    if (!CHANGED(lay_lines)) return;
+    for (int round = 0; round < 600; round++) {
+        const nib_lane lane = lanes[round % 4];
+        const int bits = lane == NIB_LANE_W4 ? 4 : lane == NIB_LANE_W2 ? 2 : 8;
+        const int64_t lines = round < 8 ? round / 4 : (int64_t)(test_random(&seed) % LINES);
+        const int shift = lane == NIB_LANE_F8 ? 0 : bits * (round / 4 % (8 / bits));
+        const uint32_t flip = round % 3 ? 0x01010101u << (bits - 1) : 0;
+        const size_t words = (size_t)(lines * 8 / bits * NIB_PANEL), size = (size_t)lines * 64;
+        int32_t sums[NIB_PANEL], want_sums[NIB_PANEL];
+        for (size_t i = 0; i < words; i++)
+            from[i] = round % 5 ? (uint32_t)test_random(&seed) : round % 2 ? 0xffffffffu : 0;
+        for (int c = 0; c < NIB_PANEL; c++) sums[c] = want_sums[c] = 1000 * c - 7;
+        const uint32_t *x = place(in1, from, words * 4, 0);
+        uint8_t *y = guarded_either(out1, size);
+        ref.lay_lines(want, x, lines, lane, flip, shift, want_sums);
+        got.lay_lines(y, x, lines, lane, flip, shift, sums);
+        got.lines_laid();
+        same_codes(state_, "lay_lines", y, want, size, (int)lane, round);
+        CHECK_BYTES(sums, want_sums, sizeof sums);
+        CHECK(!guarded_spilled(out1, y, size));
+    }
+}
+
 static void check_nibbles(void **state_) {
     if (!CHANGED(pack_u4)) return;
     FOR_SIZES(n) {
@@ -487,6 +547,7 @@ static void judge_the_set(void **state_) {
     check_quantizing(state_);
     check_ties(state_);
     check_nibbles(state_);
+    check_lines(state_);
     check_elementwise(state_);
     check_norms(state_);
     check_attention(state_);

@@ -37,6 +37,16 @@ static void f32_to_e4m3fnuz(uint8_t *out, const float *x, size_t n) {
 static void table_to_f32(float *out, const uint8_t *x, size_t n, const float table[256]) {
     for (size_t i = 0; i < n; i++) out[i] = table[x[i]];
 }
+static float f8_value(uint8_t x, nib_dtype format) {
+    return format == NIB_F8_E4M3FN ? nib_f8_e4m3fn_to_f32(x)
+           : format == NIB_F8_E5M2 ? nib_f8_e5m2_to_f32(x)
+                                   : nib_f8_e4m3fnuz_to_f32(x);
+}
+static void scale_f8(float *out, const uint8_t *x, size_t n, nib_dtype format, float scale) {
+    float table[256];
+    for (int i = 0; i < 256; i++) table[i] = scale * f8_value((uint8_t)i, format);
+    table_to_f32(out, x, n, table);
+}
 
 static void install(nib_kernels *k) {
     k->f16_to_f32 = f16_to_f32;
@@ -47,5 +57,6 @@ static void install(nib_kernels *k) {
     k->f32_to_e5m2 = f32_to_e5m2;
     k->f32_to_e4m3fnuz = f32_to_e4m3fnuz;
     k->table_to_f32 = table_to_f32;
+    k->scale_f8 = scale_f8;
 }
 const nib_kernel_set nib_kernels_convert_ref = {.name = "convert_ref", .install = install};

@@ -1,4 +1,6 @@
-/* unpack_ref.c: 4-bit codes, one a byte or two a byte. */
+/* unpack_ref.c: 4-bit codes, one a byte or two a byte; codes to lines of lanes. */
+#include <string.h>
+
 #include "base/bits.h"
 #include "kernel/kernel.h"
 
@@ -9,8 +11,31 @@ static void unpack_u4(uint8_t *codes, const uint8_t *bytes, size_t n) {
     nib_bits_get(codes, bytes, n, 4);
 }
 
+static void lay_lines(uint8_t *to, const uint32_t *words, int64_t lines, nib_lane lane,
+                      uint32_t flip, int shift, int32_t sums[NIB_PANEL]) {
+    const int bits = lane == NIB_LANE_W4 ? 4 : lane == NIB_LANE_W2 ? 2 : 8, n = 8 / bits;
+    const uint32_t mask = 0x01010101u * ((1u << bits) - 1);
+    for (int64_t i = 0; i < lines; i++, words += n * NIB_PANEL, to += 4 * NIB_PANEL)
+        for (int c = 0; c < NIB_PANEL; c++) {
+            uint32_t line = 0;
+            if (lane == NIB_LANE_F8) {
+                for (int j = 0; j < 4; j++) to[j * NIB_PANEL + c] = (uint8_t)(words[c] >> 8 * j);
+                continue;
+            }
+            for (int w = 0; w < n; w++) {
+                const uint32_t u = (words[w * NIB_PANEL + c] ^ flip) >> shift & mask;
+                for (int j = 0; j < 4; j++) sums[c] += (int32_t)(u >> 8 * j & 0xff);
+                line |= u << bits * w;
+            }
+            memcpy(to + 4 * c, &line, sizeof line);
+        }
+}
+static void lines_laid(void) {}
+
 static void install(nib_kernels *k) {
     k->pack_u4 = pack_u4;
     k->unpack_u4 = unpack_u4;
+    k->lay_lines = lay_lines;
+    k->lines_laid = lines_laid;
 }
 const nib_kernel_set nib_kernels_unpack_ref = {.name = "unpack_ref", .install = install};

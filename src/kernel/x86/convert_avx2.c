@@ -5,6 +5,8 @@
 #include "kernel/kernel.h"
 #include "kernel/x86/float_avx2.h"
 
+#define INLINE static inline __attribute__((always_inline))
+
 static void f16_to_f32(float *out, const void *x, size_t n) {
     const char *bytes = x;
     size_t i = 0;
@@ -81,6 +83,54 @@ static void table_to_f32(float *out, const uint8_t *x, size_t n, const float tab
     for (; i < n; i++) out[i] = table[x[i]];
 }
 
+/* Sixteen codes times a scale: their bits are put where an f16 has them, which is exact, denormals
+ * too, but makes a number 2^8 (fnuz 2^7, e5m2 nothing) too small. */
+INLINE void scale_sixteen(float *out, const uint8_t *x, __m256 scale, const nib_dtype format) {
+    const bool e5m2 = format == NIB_F8_E5M2, fnuz = format == NIB_F8_E4M3FNUZ;
+    const __m256 up = _mm256_set1_ps(e5m2 ? 1.0f : fnuz ? 128.0f : 256.0f);
+    const __m128i codes = _mm_loadu_si128((const void *)x), sign = _mm_set1_epi8((char)0x80);
+    const __m256i half =
+        _mm256_and_si256(_mm256_slli_epi16(_mm256_cvtepi8_epi16(codes), e5m2 ? 8 : 7),
+                         _mm256_set1_epi16((short)(e5m2 ? 0xffff : 0xbfff)));
+    __m256 low = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), up);
+    __m256 high = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), up);
+    /* what is no NaN as an f16 */
+    const __m128i odd = fnuz ? _mm_cmpeq_epi8(codes, sign)
+                             : _mm_cmpeq_epi8(_mm_or_si128(codes, sign), _mm_set1_epi8(-1));
+    if (!e5m2 && __builtin_expect(_mm_movemask_epi8(odd) != 0, 0)) {
+        const __m256i wide = _mm256_cvtepi8_epi16(odd); /* all bits set is a NaN */
+        low = _mm256_or_ps(
+            low, _mm256_castsi256_ps(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(wide))));
+        high = _mm256_or_ps(
+            high, _mm256_castsi256_ps(_mm256_cvtepi16_epi32(_mm256_extracti128_si256(wide, 1))));
+    }
+    _mm256_storeu_ps(out, _mm256_mul_ps(low, scale));
+    _mm256_storeu_ps(out + 8, _mm256_mul_ps(high, scale));
+}
+
+INLINE void scale_format(float *out, const uint8_t *x, size_t n, float scale,
+                         const nib_dtype format) {
+    const __m256 by = _mm256_set1_ps(scale);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) scale_sixteen(out + i, x + i, by, format);
+    if (i < n) {
+        uint8_t codes[16] = {0};
+        float rest[16];
+        memcpy(codes, x + i, n - i);
+        scale_sixteen(rest, codes, by, format);
+        memcpy(out + i, rest, (n - i) * sizeof *rest);
+    }
+}
+
+static void scale_f8(float *out, const uint8_t *x, size_t n, nib_dtype format, float scale) {
+    if (format == NIB_F8_E4M3FN)
+        scale_format(out, x, n, scale, NIB_F8_E4M3FN);
+    else if (format == NIB_F8_E5M2)
+        scale_format(out, x, n, scale, NIB_F8_E5M2);
+    else
+        scale_format(out, x, n, scale, NIB_F8_E4M3FNUZ);
+}
+
 static void install(nib_kernels *k) {
     k->f16_to_f32 = f16_to_f32;
     k->bf16_to_f32 = bf16_to_f32;
@@ -90,6 +140,7 @@ static void install(nib_kernels *k) {
     k->f32_to_e5m2 = f32_to_e5m2;
     k->f32_to_e4m3fnuz = f32_to_e4m3fnuz;
     k->table_to_f32 = table_to_f32;
+    k->scale_f8 = scale_f8;
 }
 const nib_kernel_set nib_kernels_convert_avx2 = {
     .name = "convert_avx2", .needs = NIB_CPU_AVX2, .install = install};

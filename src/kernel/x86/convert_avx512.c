@@ -70,6 +70,51 @@ static void table_to_f32(float *out, const uint8_t *x, size_t n, const float tab
     for (; i < n; i++) out[i] = table[x[i]];
 }
 
+/* A code's bits are put where an f16 has them, which is exact, denormals too, but makes a number
+ * 2^8 (fnuz 2^7, e5m2 nothing) too small. */
+static inline __attribute__((always_inline)) void
+scale_format(float *out, const uint8_t *x, size_t n, float scale, const nib_dtype format) {
+    const bool e5m2 = format == NIB_F8_E5M2, fnuz = format == NIB_F8_E4M3FNUZ;
+    const __m512 up = _mm512_set1_ps(e5m2 ? 1.0f : fnuz ? 128.0f : 256.0f);
+    const __m512 by = _mm512_set1_ps(scale), none = _mm512_set1_ps(NAN);
+    const __m512i places = _mm512_set1_epi16((short)(e5m2 ? 0xffff : 0xbfff));
+    const __m256i sign = _mm256_set1_epi8((char)0x80), ones = _mm256_set1_epi8((char)0xff);
+    for (size_t i = 0; i < n; i += 32) {
+        const __mmask32 first = n - i < 32 ? ((__mmask32)1 << (n - i)) - 1 : 0xffffffffu;
+        const __m256i codes = _mm256_maskz_loadu_epi8(first, x + i);
+        const __m512i half =
+            _mm512_and_si512(_mm512_slli_epi16(_mm512_cvtepi8_epi16(codes), e5m2 ? 8 : 7), places);
+        __m512 low = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(half)), up);
+        __m512 high = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1)), up);
+        /* what is no NaN as an f16 */
+        const __m256i odds = fnuz ? _mm256_cmpeq_epi8(codes, sign)
+                                  : _mm256_cmpeq_epi8(_mm256_or_si256(codes, sign), ones);
+        const __mmask32 odd = e5m2 ? 0 : (__mmask32)_mm256_movemask_epi8(odds);
+        if (__builtin_expect(odd != 0, 0)) {
+            low = _mm512_mask_mov_ps(low, (__mmask16)odd, none);
+            high = _mm512_mask_mov_ps(high, (__mmask16)(odd >> 16), none);
+        }
+        low = _mm512_mul_ps(low, by);
+        high = _mm512_mul_ps(high, by);
+        if (n - i >= 32) {
+            _mm512_storeu_ps(out + i, low);
+            _mm512_storeu_ps(out + i + 16, high);
+        } else {
+            _mm512_mask_storeu_ps(out + i, (__mmask16)first, low);
+            if (n - i > 16) _mm512_mask_storeu_ps(out + i + 16, (__mmask16)(first >> 16), high);
+        }
+    }
+}
+
+static void scale_f8(float *out, const uint8_t *x, size_t n, nib_dtype format, float scale) {
+    if (format == NIB_F8_E4M3FN)
+        scale_format(out, x, n, scale, NIB_F8_E4M3FN);
+    else if (format == NIB_F8_E5M2)
+        scale_format(out, x, n, scale, NIB_F8_E5M2);
+    else
+        scale_format(out, x, n, scale, NIB_F8_E4M3FNUZ);
+}
+
 static void install(nib_kernels *k) {
     k->f16_to_f32 = f16_to_f32;
     k->bf16_to_f32 = bf16_to_f32;
@@ -79,6 +124,7 @@ static void install(nib_kernels *k) {
     k->f32_to_e5m2 = f32_to_e5m2;
     k->f32_to_e4m3fnuz = f32_to_e4m3fnuz;
     k->table_to_f32 = table_to_f32;
+    k->scale_f8 = scale_f8;
 }
 const nib_kernel_set nib_kernels_convert_avx512 = {
     .name = "convert_avx512", .needs = NIB_CPU_AVX512, .install = install};

@@ -223,7 +223,29 @@ static inline __m256i avx2_f8_codes(__m256 x, const nib_dtype format) {
     }
     return code;
 }
-/* The same in the low 8 bytes. */
+/* The same of numbers, clamped to [-limit, limit], a limit that the format has. */
+static inline __m256i avx2_f8_within(__m256 x, __m256 limit, const nib_dtype format) {
+    const int m = format == NIB_F8_E5M2 ? 2 : 3;
+    const int bias = format == NIB_F8_E4M3FN ? 7 : format == NIB_F8_E5M2 ? 15 : 8;
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i magnitude = _mm256_min_epi32(
+        _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff)), _mm256_castps_si256(limit));
+    const __m256i odd =
+        _mm256_and_si256(_mm256_srli_epi32(magnitude, 23 - m), _mm256_set1_epi32(1));
+    const __m256i up = _mm256_set1_epi32((1 << (22 - m)) - 1 - ((127 - bias) << 23));
+    const __m256i normal =
+        _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(magnitude, up), odd), 23 - m);
+    const __m256i step = _mm256_set1_epi32((151 - bias - m) << 23);
+    const __m256 sum = _mm256_add_ps(_mm256_castsi256_ps(magnitude), _mm256_castsi256_ps(step));
+    const __m256i below = _mm256_sub_epi32(_mm256_castps_si256(sum), step);
+    const __m256i is_below = _mm256_cmpgt_epi32(_mm256_set1_epi32((128 - bias) << 23), magnitude);
+    const __m256i code = _mm256_blendv_epi8(normal, below, is_below);
+    __m256i sign = _mm256_and_si256(_mm256_srli_epi32(bits, 24), _mm256_set1_epi32(0x80));
+    if (format == NIB_F8_E4M3FNUZ) /* a zero has no sign */
+        sign = _mm256_andnot_si256(_mm256_cmpeq_epi32(code, _mm256_setzero_si256()), sign);
+    return _mm256_or_si256(code, sign);
+}
+/* The same in the low 8 bytes, of any x. */
 static inline __m128i avx2_narrow_f8(__m256 x, const nib_dtype format) {
     const __m256i code = avx2_f8_codes(x, format);
     const __m128i half =

@@ -214,4 +214,28 @@ static inline __mmask16 avx512_doubtful(__m512i *q, __m512 x, __m512 inverse, __
     const __m512 off = _mm512_abs_ps(_mm512_sub_ps(d, _mm512_cvtepi32_ps(*q)));
     return _mm512_cmp_ps_mask(off, _mm512_set1_ps(0.5f - 0x1p-13f), _CMP_NLE_UQ);
 }
+
+/* The same of numbers, clamped to [-limit, limit], a limit that the format has. */
+static inline __m512i avx512_f8_within(__m512 x, __m512 limit, const nib_dtype format) {
+    const int m = format == NIB_F8_E5M2 ? 2 : 3;
+    const int bias = format == NIB_F8_E4M3FN ? 7 : format == NIB_F8_E5M2 ? 15 : 8;
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i magnitude = _mm512_min_epi32(
+        _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)), _mm512_castps_si512(limit));
+    const __m512i odd =
+        _mm512_and_si512(_mm512_srli_epi32(magnitude, (unsigned)(23 - m)), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_set1_epi32((1 << (22 - m)) - 1 - ((127 - bias) << 23));
+    const __m512i normal = _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(magnitude, up), odd),
+                                             (unsigned)(23 - m));
+    const __m512i step = _mm512_set1_epi32((151 - bias - m) << 23);
+    const __m512 sum = _mm512_add_ps(_mm512_castsi512_ps(magnitude), _mm512_castsi512_ps(step));
+    const __mmask16 is_below =
+        _mm512_cmplt_epi32_mask(magnitude, _mm512_set1_epi32((128 - bias) << 23));
+    const __m512i code = _mm512_mask_sub_epi32(normal, is_below, _mm512_castps_si512(sum), step);
+    const __m512i sign = _mm512_srli_epi32(bits, 24), top = _mm512_set1_epi32(0x80);
+    if (format == NIB_F8_E4M3FNUZ) /* a zero has no sign */
+        return _mm512_mask_ternarylogic_epi32(code, _mm512_test_epi32_mask(code, code), sign, top,
+                                              0xf8);
+    return _mm512_ternarylogic_epi32(code, sign, top, 0xf8); /* a | b & c */
+}
 #endif

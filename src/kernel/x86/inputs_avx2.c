@@ -195,7 +195,20 @@ static void digits_row_i8(int8_t *q, int64_t ld, float scale[NIB_DIGITS], const 
     uint32_t bits;
     memcpy(&bits, &most, sizeof bits);
     const fixed_point to = fixed_point_of(bits, scale);
-    for (int64_t i = 0; i < n; i += 8) {
+    int64_t i = 0;
+    for (; i + 32 <= n; i += 32) {
+        __m256i v[4]; /* eight of each digit in a quarter */
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) v[j] = digits_of(_mm256_loadu_ps(x + i + 8 * j), &to);
+        const __m256i ab = _mm256_unpacklo_epi64(v[0], v[1]),
+                      cd = _mm256_unpacklo_epi64(v[2], v[3]);
+        const __m256i AB = _mm256_unpackhi_epi64(v[0], v[1]),
+                      CD = _mm256_unpackhi_epi64(v[2], v[3]);
+        _mm256_storeu_si256((void *)(q + i), _mm256_permute2x128_si256(ab, cd, 0x20));
+        _mm256_storeu_si256((void *)(q + ld + i), _mm256_permute2x128_si256(AB, CD, 0x20));
+        _mm256_storeu_si256((void *)(q + 2 * ld + i), _mm256_permute2x128_si256(ab, cd, 0x31));
+    }
+    for (; i < n; i += 8) {
         const int64_t here = n - i < 8 ? n - i : 8;
         int8_t digits[32];
         _mm256_storeu_si256((void *)digits,

@@ -16,6 +16,7 @@ typedef struct lanes {
     __m256 factor, shift; /* inverse or scale; what is subtracted or added */
     __m256 low, high;     /* bounds in code units, or of the fp8 format */
     __m256i zero;
+    bool rare; /* fp8: a scale of 0, or a bound that the format has not */
 } lanes;
 
 /* The integer codes of 8 floats in code units. Conversion rounds to nearest even; clamping first
@@ -55,6 +56,8 @@ INLINE __m256i quantize8(__m256 x, const lanes *u, const step how, const nib_dty
     const __m256 d = rounded(_mm256_div_ps(moved, u->factor), math);
     if (how != F8) return to_codes(d, u);
 
+    const bool numbers = _mm256_movemask_ps(_mm256_cmp_ps(d, d, _CMP_UNORD_Q)) == 0;
+    if (__builtin_expect(numbers & !u->rare, 1)) return avx2_f8_within(d, u->high, format);
     const __m256 zero = _mm256_setzero_ps(), sign = _mm256_set1_ps(-0.0f);
     const __m256 nan = _mm256_or_ps(_mm256_set1_ps(NAN), _mm256_and_ps(x, sign));
     __m256 in_range = _mm256_min_ps(_mm256_max_ps(d, u->low), u->high);
@@ -141,10 +144,12 @@ static void quantize_divided(uint8_t *q, const float *x, int64_t groups, int64_t
 
 INLINE void f8_groups(uint8_t *q, const float *x, int64_t groups, int64_t G, const float *scale,
                       float limit, const nib_dtype format, const nib_dtype math) {
+    const float most = format == NIB_F8_E4M3FN ? 448 : format == NIB_F8_E5M2 ? 57344 : 240;
     for (int64_t g = 0; g < groups; g++) {
         const lanes u = {.factor = _mm256_set1_ps(scale[g]),
                          .low = _mm256_set1_ps(-limit),
-                         .high = _mm256_set1_ps(limit)};
+                         .high = _mm256_set1_ps(limit),
+                         .rare = scale[g] == 0 || !(limit >= 0 && limit <= most)};
         quantize_group(q + g * G, x + g * G, G, &u, F8, format, math);
     }
 }

@@ -24,6 +24,7 @@ typedef struct lanes {
     __m512 low, high;     /* bounds in code units, or of the fp8 format */
     __m512i zero;
     __m512 inverse; /* of the scale: DIVIDED in f32 */
+    bool rare;      /* fp8: a scale of 0, or a bound that the format has not */
 } lanes;
 
 /* The integer codes of 16 floats in code units. Conversion rounds to nearest even; clamping first
@@ -43,6 +44,8 @@ INLINE __m512i quantize16(__m512 x, const lanes *u, const step how, const nib_dt
     const __m512 d = rounded(_mm512_div_ps(moved, u->factor), math);
     if (how != F8) return to_codes(d, u);
 
+    const bool numbers = _mm512_cmp_ps_mask(d, d, _CMP_UNORD_Q) == 0;
+    if (__builtin_expect(numbers & !u->rare, 1)) return avx512_f8_within(d, u->high, format);
     const __m512 zero = _mm512_setzero_ps(), sign = _mm512_set1_ps(-0.0f);
     const __m512 nan = _mm512_or_ps(_mm512_set1_ps(NAN), _mm512_and_ps(x, sign));
     const __mmask16 number = _mm512_cmp_ps_mask(d, d, _CMP_ORD_Q);
@@ -121,10 +124,12 @@ static void quantize_divided(uint8_t *q, const float *x, int64_t groups, int64_t
 
 INLINE void f8_groups(uint8_t *q, const float *x, int64_t groups, int64_t G, const float *scale,
                       float limit, const nib_dtype format, const nib_dtype math) {
+    const float most = format == NIB_F8_E4M3FN ? 448 : format == NIB_F8_E5M2 ? 57344 : 240;
     for (int64_t g = 0; g < groups; g++) {
         const lanes u = {.factor = _mm512_set1_ps(scale[g]),
                          .low = _mm512_set1_ps(-limit),
-                         .high = _mm512_set1_ps(limit)};
+                         .high = _mm512_set1_ps(limit),
+                         .rare = scale[g] == 0 || !(limit >= 0 && limit <= most)};
         quantize_group(q + g * G, x + g * G, G, &u, F8, format, math);
     }
 }

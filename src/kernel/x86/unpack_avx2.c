@@ -1,4 +1,4 @@
-/* unpack_avx2.c: 4-bit codes, 32 bytes of one to 16 of the other. */
+/* unpack_avx2.c: 4-bit codes, 32 bytes of one to 16 of the other; codes to lines of lanes. */
 #include <immintrin.h>
 
 #include "kernel/kernel.h"
@@ -29,9 +29,105 @@ static void unpack_u4(uint8_t *codes, const uint8_t *bytes, size_t n) {
     for (; i < n; i++) codes[i] = i % 2 ? bytes[i / 2] >> 4 : bytes[i / 2] & 15;
 }
 
+/* ---- lines of lanes ---- */
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* A line is written past the caches, which it does not fit, where it begins at a multiple of its
+ * length. */
+INLINE void put(uint8_t *to, __m256i line, const bool past) {
+    if (past)
+        _mm256_stream_si256((void *)to, line);
+    else
+        _mm256_storeu_si256((void *)to, line);
+}
+
+/* Eight channels of a line, and sums of neighbouring codes. */
+INLINE __m256i eight_of(const uint32_t *words, const int bits, __m256i flip, __m128i shift,
+                        __m256i *sum) {
+    const __m256i mask = _mm256_set1_epi8((char)((1 << bits) - 1));
+    __m256i line = _mm256_setzero_si256(), all = line;
+#pragma GCC unroll 4
+    for (int w = 0; w < 8 / bits; w++) {
+        const __m256i word = _mm256_loadu_si256((const void *)(words + w * NIB_PANEL));
+        const __m256i moved = _mm256_srl_epi32(_mm256_xor_si256(word, flip), shift);
+        const __m256i u = _mm256_and_si256(moved, mask);
+        line = w ? _mm256_or_si256(line, _mm256_slli_epi32(u, bits * w)) : u;
+        all = w ? _mm256_add_epi8(all, u) : u;
+    }
+    *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(all, _mm256_set1_epi8(1)));
+    return line;
+}
+
+INLINE void add_sums(int32_t sums[8], __m256i pairs) {
+    const __m256i four = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+    const __m256i before = _mm256_loadu_si256((const void *)sums);
+    _mm256_storeu_si256((void *)sums, _mm256_add_epi32(before, four));
+}
+
+INLINE void lay_codes(uint8_t *to, const uint32_t *words, int64_t lines, const int bits,
+                      uint32_t flip, int shift, int32_t sums[NIB_PANEL], const bool past) {
+    enum { MOST = 64 }; /* lines whose sums fit 16 bits */
+    const __m256i flips = _mm256_set1_epi32((int)flip);
+    const __m128i by = _mm_cvtsi32_si128(shift);
+    for (int64_t end; lines > 0; lines -= end) {
+        __m256i low = _mm256_setzero_si256(), high = low;
+        end = lines < MOST ? lines : MOST;
+        for (int64_t i = 0; i < end; i++, words += 8 / bits * NIB_PANEL, to += 64) {
+            put(to, eight_of(words, bits, flips, by, &low), past);
+            put(to + 32, eight_of(words + 8, bits, flips, by, &high), past);
+        }
+        add_sums(sums, low);
+        add_sums(sums + 8, high);
+    }
+}
+
+/* Four columns of 16 channels: bytes of a word apart, then those of all words together. */
+INLINE void lay_narrow(uint8_t *to, const uint32_t *words, int64_t lines, const bool past) {
+    const __m256i apart = _mm256_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15, 0,
+                                           4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for (int64_t i = 0; i < lines; i++, words += NIB_PANEL, to += 64) {
+        const __m256i a = _mm256_loadu_si256((const void *)words);
+        const __m256i b = _mm256_loadu_si256((const void *)(words + 8));
+        /* eight channels of column 0, 1, 2, 3 */
+        const __m256i x = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(a, apart), order);
+        const __m256i y = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(b, apart), order);
+        const __m256i low = _mm256_unpacklo_epi64(x, y), high = _mm256_unpackhi_epi64(x, y);
+        put(to, _mm256_permute2x128_si256(low, high, 0x20), past);
+        put(to + 32, _mm256_permute2x128_si256(low, high, 0x31), past);
+    }
+}
+
+INLINE void lay_bytes(uint8_t *to, const uint32_t *words, int64_t lines, nib_lane lane,
+                      uint32_t flip, int shift, int32_t sums[NIB_PANEL], const bool past) {
+    if (lane == NIB_LANE_W8)
+        lay_codes(to, words, lines, 8, flip, shift, sums, past);
+    else
+        lay_narrow(to, words, lines, past);
+}
+
+/* Short runs of two or four panels in turn, as codes of 4 and 2 bits come, are slower past the
+ * caches. */
+static void lay_lines(uint8_t *to, const uint32_t *words, int64_t lines, nib_lane lane,
+                      uint32_t flip, int shift, int32_t sums[NIB_PANEL]) {
+    if (lane == NIB_LANE_W4)
+        lay_codes(to, words, lines, 4, flip, shift, sums, false);
+    else if (lane == NIB_LANE_W2)
+        lay_codes(to, words, lines, 2, flip, shift, sums, false);
+    else if ((uintptr_t)to % 64 == 0)
+        lay_bytes(to, words, lines, lane, flip, shift, sums, true);
+    else
+        lay_bytes(to, words, lines, lane, flip, shift, sums, false);
+}
+
+static void lines_laid(void) { _mm_sfence(); }
+
 static void install(nib_kernels *k) {
     k->pack_u4 = pack_u4;
     k->unpack_u4 = unpack_u4;
+    k->lay_lines = lay_lines;
+    k->lines_laid = lines_laid;
 }
 const nib_kernel_set nib_kernels_unpack_avx2 = {
     .name = "unpack_avx2", .needs = NIB_CPU_AVX2, .install = install};
