@@ -249,7 +249,6 @@ nib_status nib_tape_end(nib_ctx *ctx) {
     forget(t);
     nib_mem_free(&ctx->mem, t->latest, t->values_room * sizeof *t->latest);
     nib_mem_free(&ctx->mem, t->values, t->values_room * sizeof *t->values);
-    nib_mem_free(&ctx->mem, t->latest, t->values_room * sizeof *t->latest);
     nib_mem_free(&ctx->mem, t->records, t->records_room * sizeof *t->records);
     nib_mem_free(&ctx->mem, t, sizeof *t);
     return nib_mode_pop(ctx);
