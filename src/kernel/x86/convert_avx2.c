@@ -94,15 +94,17 @@ INLINE void scale_sixteen(float *out, const uint8_t *x, __m256 scale, const nib_
                          _mm256_set1_epi16((short)(e5m2 ? 0xffff : 0xbfff)));
     __m256 low = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_castsi256_si128(half)), up);
     __m256 high = _mm256_mul_ps(_mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)), up);
-    /* what is no NaN as an f16 */
+    /* what is no NaN as an f16: the NaN of base/halffloat.h, here too */
     const __m128i odd = fnuz ? _mm_cmpeq_epi8(codes, sign)
                              : _mm_cmpeq_epi8(_mm_or_si128(codes, sign), _mm_set1_epi8(-1));
     if (!e5m2 && __builtin_expect(_mm_movemask_epi8(odd) != 0, 0)) {
-        const __m256i wide = _mm256_cvtepi8_epi16(odd); /* all bits set is a NaN */
-        low = _mm256_or_ps(
-            low, _mm256_castsi256_ps(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(wide))));
-        high = _mm256_or_ps(
-            high, _mm256_castsi256_ps(_mm256_cvtepi16_epi32(_mm256_extracti128_si256(wide, 1))));
+        const __m256 nan = _mm256_castsi256_ps(_mm256_set1_epi32(fnuz ? 0x7f800001 : 0x7ff00000));
+        const __m256i wide = _mm256_cvtepi8_epi16(odd);
+        const __m256 a = _mm256_castsi256_ps(_mm256_cvtepi16_epi32(_mm256_castsi256_si128(wide)));
+        const __m256 b =
+            _mm256_castsi256_ps(_mm256_cvtepi16_epi32(_mm256_extracti128_si256(wide, 1)));
+        low = _mm256_blendv_ps(low, fnuz ? nan : _mm256_or_ps(low, nan), a);
+        high = _mm256_blendv_ps(high, fnuz ? nan : _mm256_or_ps(high, nan), b);
     }
     _mm256_storeu_ps(out, _mm256_mul_ps(low, scale));
     _mm256_storeu_ps(out + 8, _mm256_mul_ps(high, scale));

@@ -76,7 +76,8 @@ static inline __attribute__((always_inline)) void
 scale_format(float *out, const uint8_t *x, size_t n, float scale, const nib_dtype format) {
     const bool e5m2 = format == NIB_F8_E5M2, fnuz = format == NIB_F8_E4M3FNUZ;
     const __m512 up = _mm512_set1_ps(e5m2 ? 1.0f : fnuz ? 128.0f : 256.0f);
-    const __m512 by = _mm512_set1_ps(scale), none = _mm512_set1_ps(NAN);
+    const __m512 by = _mm512_set1_ps(scale),
+                 nan = _mm512_castsi512_ps(_mm512_set1_epi32(fnuz ? 0x7f800001 : 0x7ff00000));
     const __m512i places = _mm512_set1_epi16((short)(e5m2 ? 0xffff : 0xbfff));
     const __m256i sign = _mm256_set1_epi8((char)0x80), ones = _mm256_set1_epi8((char)0xff);
     for (size_t i = 0; i < n; i += 32) {
@@ -86,13 +87,14 @@ scale_format(float *out, const uint8_t *x, size_t n, float scale, const nib_dtyp
             _mm512_and_si512(_mm512_slli_epi16(_mm512_cvtepi8_epi16(codes), e5m2 ? 8 : 7), places);
         __m512 low = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_castsi512_si256(half)), up);
         __m512 high = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1)), up);
-        /* what is no NaN as an f16 */
+        /* what is no NaN as an f16: the NaN of base/halffloat.h, here too */
         const __m256i odds = fnuz ? _mm256_cmpeq_epi8(codes, sign)
                                   : _mm256_cmpeq_epi8(_mm256_or_si256(codes, sign), ones);
         const __mmask32 odd = e5m2 ? 0 : (__mmask32)_mm256_movemask_epi8(odds);
         if (__builtin_expect(odd != 0, 0)) {
-            low = _mm512_mask_mov_ps(low, (__mmask16)odd, none);
-            high = _mm512_mask_mov_ps(high, (__mmask16)(odd >> 16), none);
+            low = _mm512_mask_mov_ps(low, (__mmask16)odd, fnuz ? nan : _mm512_or_ps(low, nan));
+            high = _mm512_mask_mov_ps(high, (__mmask16)(odd >> 16),
+                                      fnuz ? nan : _mm512_or_ps(high, nan));
         }
         low = _mm512_mul_ps(low, by);
         high = _mm512_mul_ps(high, by);
