@@ -32,6 +32,7 @@ nib_status nib_broadcast_shape(const nib_call_args *args, nib_shape *out, nib_dt
 typedef struct job {
     const nib_call_args *args;
     nib_broadcast_run *run;
+    void *out;
     int ndim;
     int64_t length[NIB_MAX_DIMS], step[NIB_MAX_DIMS][NIB_BROADCAST_INPUTS];
 } job;
@@ -57,7 +58,7 @@ static void elements(void *user, int64_t begin, int64_t end) {
     const int64_t inner = j->length[0];
     while (begin < end) {
         const int64_t first = begin % inner, left = inner - first;
-        nib_run run = {.y = begin, .n = left < end - begin ? left : end - begin};
+        nib_run run = {.out = j->out, .y = begin, .n = left < end - begin ? left : end - begin};
         for (int k = 0; k < j->args->nin; k++) {
             run.step[k] = j->step[0][k];
             run.at[k] = first * run.step[k];
@@ -75,7 +76,7 @@ static void elements(void *user, int64_t begin, int64_t end) {
 void nib_broadcast(const nib_call_args *args, nib_broadcast_run *run) {
     const nib_shape *out = &args->out[0]->shape;
     const int64_t count = nib_tensor_count(args->out[0]);
-    job j = {.args = args, .run = run};
+    job j = {.args = args, .run = run, .out = nib_tensor_data_mut(args->out[0])};
     int64_t stride[NIB_BROADCAST_INPUTS] = {1, 1, 1};
     for (int i = 1; i <= out->ndim; i++) {
         int64_t step[NIB_BROADCAST_INPUTS];

@@ -10,10 +10,11 @@ nib_status nib_broadcast_shape(const nib_call_args *args, nib_shape *out, nib_dt
 /* *out and `next` matched; NIB_E_SHAPE names both. Begin with the shape of the first. */
 nib_status nib_broadcast_with(const nib_op *op, nib_shape *out, const nib_shape *next);
 
-/* A run of n elements of the result, from `y` on. Those of input i begin at at[i] and lie step[i],
- * 0 (one number for all) or 1, apart. */
+/* A run of n elements of the result `out`, from `y` on. Those of input i begin at at[i] and lie
+ * step[i], 0 (one number for all) or 1, apart. */
 enum { NIB_BROADCAST_INPUTS = 3 };
 typedef struct nib_run {
+    void *out; /* asked for once, by the caller of the threads: asking counts as a change */
     int64_t y, n, at[NIB_BROADCAST_INPUTS], step[NIB_BROADCAST_INPUTS];
 } nib_run;
 typedef void nib_broadcast_run(const nib_call_args *args, const nib_run *run);

@@ -81,7 +81,7 @@ static bool accepts(const nib_call_args *args) { return args->attr[0].d == 1.0; 
     static void id##_run(const nib_call_args *args, const nib_run *r) {                            \
         const float *a = (const float *)nib_tensor_data(args->in[0]) + r->at[0],                   \
                     *b = (const float *)nib_tensor_data(args->in[1]) + r->at[1];                   \
-        float *y = (float *)nib_tensor_data_mut(args->out[0]) + r->y;                              \
+        float *y = (float *)r->out + r->y;                                                         \
         const int64_t n = r->n;                                                                    \
         if (r->step[0] && r->step[1])                                                              \
             for (int64_t i = 0; i < n; i++) y[i] = a[i] op b[i];                                   \

@@ -69,7 +69,7 @@ const nib_op nib_op_where = {
     static void id(const nib_call_args *args, const nib_run *r) {                                  \
         const type *a = (const type *)nib_tensor_data(args->in[0]) + r->at[0],                     \
                    *b = (const type *)nib_tensor_data(args->in[1]) + r->at[1];                     \
-        unsigned char *y = (unsigned char *)nib_tensor_data_mut(args->out[0]) + r->y;              \
+        unsigned char *y = (unsigned char *)r->out + r->y;                                         \
         for (int64_t i = 0; i < r->n; i++) y[i] = a[i * r->step[0]] < b[i * r->step[1]];           \
     }                                                                                              \
     static nib_status run_##id(const nib_call_args *args) {                                        \
@@ -87,7 +87,7 @@ static void choose(const nib_call_args *args, const nib_run *r) {
     const unsigned char *c = (const unsigned char *)nib_tensor_data(args->in[0]) + r->at[0];
     const float *a = (const float *)nib_tensor_data(args->in[1]) + r->at[1],
                 *b = (const float *)nib_tensor_data(args->in[2]) + r->at[2];
-    float *y = (float *)nib_tensor_data_mut(args->out[0]) + r->y;
+    float *y = (float *)r->out + r->y;
     for (int64_t i = 0; i < r->n; i++)
         y[i] = c[i * r->step[0]] ? a[i * r->step[1]] : b[i * r->step[2]];
 }
