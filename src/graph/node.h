@@ -128,6 +128,9 @@ nib_status nib_graph_plan(nib_graph *g);
  * way has its turn NIB_TUNE_TURNS times; once is enough where that took more than a second. */
 enum { NIB_TUNE_BLOCK = 4, NIB_TUNE_TURNS = 2 };
 
+/* What all threads need longer for is not tried on one: handing work over costs a hundredth. */
+enum { NIB_TUNE_ALONE_NS = 200000 };
+
 /* A way to run a node: way 0 is what is best as a rule. */
 typedef struct nib_way {
     bool alone;  /* on the caller's thread */

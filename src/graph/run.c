@@ -150,7 +150,8 @@ static nib_status run_node(const nib_graph *g, const nib_node *n, int number) {
 static nib_status run_timed(nib_graph *g) {
     for (int i = 0; i < g->nnodes; i++) {
         nib_node *n = &g->nodes[i];
-        const int way = g->tune_runs / NIB_TUNE_BLOCK % n->ways;
+        int way = g->tune_runs / NIB_TUNE_BLOCK % n->ways;
+        if (nib_graph_way(g, way).alone && n->best_ns[0] > NIB_TUNE_ALONE_NS) way = 0;
         const int64_t began = nib_now_ns();
         NIB_TRY(run_node(g, n, way));
         const int64_t took = nib_now_ns() - began;

@@ -7,9 +7,10 @@
  *
  * What was found may be kept in a file, a line a key:
  *     version, machine, instruction set TAB threads TAB key TAB way TAB ns of way 0 SPACE of way 1
- * ... It is a cache: lines of another machine or version, for nodes that have other ways now, and
- * damaged ones are passed over, it is written whole or not at all, and a run does not fail because
- * of it. A file that is something else is left as it is, and the log is told. */
+ * ..., 0 where it was not tried. It is a cache: lines of another machine or version, for nodes that
+ * have other ways now, and damaged ones are passed over, it is written whole or not at all, and a
+ * run does not fail because of it. A file that is something else is left as it is, and the log is
+ * told. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -207,12 +208,16 @@ static bool choose_from_file(nib_graph *g, const char *path, owner *whose) {
     return all;
 }
 
+/* Of a way that some node did not try: INT64_MAX. */
 static void sum_of_key(const nib_graph *g, const nib_node *of, int64_t sum[NIB_MAX_WAYS]) {
     for (int way = 0; way < NIB_MAX_WAYS; way++) sum[way] = 0;
     for (int i = 0; i < g->nnodes; i++) {
         const nib_node *n = &g->nodes[i];
         if (n->ways == 1 || !same_key(g, n, of)) continue;
-        for (int way = 0; way < n->ways; way++) sum[way] += n->best_ns[way];
+        for (int way = 0; way < n->ways; way++) {
+            const bool tried = n->best_ns[way] < INT64_MAX && sum[way] < INT64_MAX;
+            sum[way] = tried ? sum[way] + n->best_ns[way] : INT64_MAX;
+        }
     }
 }
 
@@ -239,7 +244,8 @@ static nib_status write_lines(const nib_graph *g, const char *path) {
         add_key(&text, g, n);
         nib_text_format(&text, "\t%d", n->way);
         for (int way = 0; way < n->ways; way++)
-            nib_text_format(&text, "%c%lld", way ? ' ' : '\t', (long long)sum[way]);
+            nib_text_format(&text, "%c%lld", way ? ' ' : '\t',
+                            sum[way] < INT64_MAX ? (long long)sum[way] : 0);
         nib_text_add(&text, "\n");
     }
     size_t size = 0;

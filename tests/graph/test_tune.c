@@ -258,8 +258,33 @@ TEST(one_thread_chooses_among_variants) {
     bench_close(&b);
 }
 
+/* A millisecond and more of products on whatever machine: one thread would only be slower. */
+TEST(a_node_that_takes_long_is_not_tried_on_one_thread) {
+    TEST_FOLDER(folder);
+    uint64_t seed = test_seed();
+    nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+    nib_module *m = nib_linear_new(ctx, random_tensor(ctx, &seed, SHAPE2(1024, 1024)), NIB_NONE);
+    nib_tensor *x = random_tensor(ctx, &seed, SHAPE2(512, 1024));
+    nib_graph *g = nib_compile(m, x, &(nib_compile_options){.tune = IN(folder, "tune")});
+    CHECK_MADE(g);
+    CHECK(nib_graph_way(g, 1).alone && g->nodes[0].ways > 2);
+    while (g->tune_runs < g->tune_wanted) CHECK_MADE(nib_graph_run(g, x));
+    for (int way = 0; way < g->nodes[0].ways; way++)
+        CHECK((g->nodes[0].best_ns[way] == INT64_MAX) == (way == 1));
+    CHECK(g->nodes[0].way != 1);
+    nib_graph_free(g);
+    g = nib_compile(m, x, &(nib_compile_options){.tune = IN(folder, "tune")});
+    CHECK_INT(g->tune_wanted, 0); /* the file has it */
+    nib_graph_free(g);
+    nib_tensor_free(x);
+    nib_module_free(m);
+    nib_ctx_free(ctx);
+    test_folder_remove(folder);
+}
+
 TESTS(RUNS(what_is_measured_is_kept_and_taken_over_and_the_bits_stay),
       RUNS(the_file_decides_and_a_damaged_one_is_measured_again),
       RUNS(a_file_that_cannot_be_written_stops_nothing), RUNS(every_way_gives_the_same_bits),
       RUNS(one_thread_chooses_among_variants),
+      RUNS(a_node_that_takes_long_is_not_tried_on_one_thread),
       RUNS(a_file_that_is_something_else_is_left_as_it_is_and_the_log_is_told))
