@@ -32,6 +32,11 @@ static void unpack_u4(uint8_t *codes, const uint8_t *bytes, size_t n) {
 /* ---- lines of lanes ---- */
 
 #define INLINE static inline __attribute__((always_inline))
+#ifdef __SANITIZE_ADDRESS__
+#define UNROLL /* gcc warns of loops that were dissolved before it came to them */
+#else
+#define UNROLL _Pragma("GCC unroll 4")
+#endif
 
 /* A line is written past the caches, which it does not fit, where it begins at a multiple of its
  * length. */
@@ -47,7 +52,7 @@ INLINE __m256i eight_of(const uint32_t *words, const int bits, __m256i flip, __m
                         __m256i *sum) {
     const __m256i mask = _mm256_set1_epi8((char)((1 << bits) - 1));
     __m256i line = _mm256_setzero_si256(), all = line;
-#pragma GCC unroll 4
+    UNROLL
     for (int w = 0; w < 8 / bits; w++) {
         const __m256i word = _mm256_loadu_si256((const void *)(words + w * NIB_PANEL));
         const __m256i moved = _mm256_srl_epi32(_mm256_xor_si256(word, flip), shift);
