@@ -223,6 +223,7 @@ static inline __m256i avx2_f8_codes(__m256 x, const nib_dtype format) {
     }
     return code;
 }
+
 /* The same of numbers, clamped to [-limit, limit], a limit that the format has. */
 static inline __m256i avx2_f8_within(__m256 x, __m256 limit, const nib_dtype format) {
     const int m = format == NIB_F8_E5M2 ? 2 : 3;
