@@ -11,6 +11,7 @@
 #include "quant/layouts.h"
 #include "quant/quanto.h"
 #include "quant/scheme.h"
+#include "quant/sums.h"
 #include "tensor/context.h"
 #include "tensor/tensor.h"
 
@@ -131,7 +132,7 @@ nib_status nib_quantized_feed(nib_ctx *ctx, nib_quantized *q, const nib_tensor *
     if (q->K != K)
         return NIB_RAISE(NIB_E_SHAPE, "inputs had %lld columns and now have %lld", (long long)q->K,
                          (long long)K);
-    return nib_gptq_add(ctx, q->sums, nib_tensor_data(x), NULL, nib_tensor_count(x) / K, K);
+    return nib_sums_add(ctx, q->sums, nib_tensor_data(x), NULL, nib_tensor_count(x) / K, K);
 }
 
 static double *sums_of(nib_ctx *ctx, double **sums, int64_t *have, int64_t want) {
@@ -159,8 +160,8 @@ nib_status nib_quantized_sense(nib_ctx *ctx, nib_quantized *q, const float *x, c
         const float *g_m = g + m * N;
         weight[m] = sqrtf(ctx->kernels.sum_squares_f32(g_m, (size_t)N) / (float)N);
     }
-    nib_status status = nib_gptq_add(ctx, q->sums, x, weight, M, K);
-    if (status >= NIB_OK && q->outs) status = nib_gptq_add(ctx, q->outs, g, NULL, M, N);
+    nib_status status = nib_sums_add(ctx, q->sums, x, weight, M, K);
+    if (status >= NIB_OK && q->outs) status = nib_sums_add(ctx, q->outs, g, NULL, M, N);
     nib_mem_free(mem, weight, (size_t)M * sizeof *weight);
     return status;
 }

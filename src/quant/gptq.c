@@ -8,109 +8,12 @@
 #include "base/scratch.h"
 #include "quant/codes.h"
 #include "quant/mse.h"
+#include "quant/sums.h"
 #include "tensor/context.h"
-
-/* RUN rows at a time, turned about: their products in f32, the sums of runs in f64. */
-enum { RUN = 256, WIDE = 16, TALL = 64 };
-
-typedef struct adding {
-    const nib_kernels *kernels;
-    double *sums;
-    const float *x, *weight; /* [rows, K]; what each row counts, or NULL */
-    float *turned;           /* [K, RUN] */
-    int64_t rows, K;
-} adding;
-
-static void turn_some(void *user, int64_t begin, int64_t end) {
-    const adding *a = user;
-    for (int64_t i = begin; i < end; i++) {
-        float *to = a->turned + i * RUN;
-        for (int64_t m = 0; m < a->rows; m++)
-            to[m] = a->x[m * a->K + i] * (a->weight ? a->weight[m] : 1);
-        memset(to + a->rows, 0, (size_t)(RUN - a->rows) * sizeof *to);
-    }
-}
-
-/* Columns of sums, WIDE at a time, from the diagonal down. */
-static void add_some(void *user, int64_t begin, int64_t end) {
-    const adding *a = user;
-    float panel[RUN * WIDE], tile[TALL * WIDE];
-    for (int64_t p = begin; p < end; p++) {
-        const int64_t j = p * WIDE, n = a->K - j < WIDE ? a->K - j : WIDE;
-        a->kernels->pack_f32(panel, a->turned + j * RUN, RUN, n, RUN);
-        for (int64_t i = j; i < a->K; i += TALL) {
-            const int64_t tall = a->K - i < TALL ? a->K - i : TALL;
-            a->kernels->gemm_f32(tile, WIDE, a->turned + i * RUN, RUN, panel, RUN * WIDE, tall, n,
-                                 RUN, false);
-            for (int64_t r = 0; r < tall; r++) {
-                const int64_t most = i + r - j < n - 1 ? i + r - j : n - 1;
-                double *sum = a->sums + (i + r) * a->K + j;
-                for (int64_t c = 0; c <= most; c++) sum[c] += (double)tile[r * WIDE + c];
-            }
-        }
-    }
-}
-
-nib_status nib_gptq_add(nib_ctx *ctx, double *sums, const float *x, const float *weight,
-                        int64_t rows, int64_t K) {
-    float *turned = nib_mem_alloc_array(nib_ctx_mem(ctx), (size_t)K * RUN, sizeof *turned);
-    if (!turned) return nib_last_error()->status;
-    for (int64_t m = 0; m < rows; m += RUN) {
-        adding a = {&ctx->kernels,
-                    sums,
-                    x + m * K,
-                    weight ? weight + m : NULL,
-                    turned,
-                    rows - m < RUN ? rows - m : RUN,
-                    K};
-        nib_parallel_for(ctx->pool, K, 16, turn_some, &a);
-        nib_parallel_for(ctx->pool, (K + WIDE - 1) / WIDE, 1, add_some, &a);
-    }
-    nib_mem_free(nib_ctx_mem(ctx), turned, (size_t)K * RUN * sizeof *turned);
-    return NIB_OK;
-}
 
 /* ---- the factor: U upper triangular with inverse(H) = U^T U ----
  * H with its order turned about has a Cholesky factor L; turned back that is an upper R with
  * H = R R^T, and U is the inverse of R. All of it row by row in doubles. */
-
-typedef struct factoring {
-    double *a; /* [K, K] */
-    int64_t K, column;
-} factoring;
-
-static double dot(const double *x, const double *y, int64_t n) {
-    double lane[4] = {0};
-    int64_t i = 0;
-    for (; i + 4 <= n; i += 4)
-        for (int k = 0; k < 4; k++) lane[k] += x[i + k] * y[i + k];
-    for (; i < n; i++) lane[0] += x[i] * y[i];
-    return (lane[0] + lane[1]) + (lane[2] + lane[3]);
-}
-
-/* Column j of L for rows below it. */
-static void cholesky_rows(void *user, int64_t begin, int64_t end) {
-    const factoring *f = user;
-    const int64_t K = f->K, j = f->column;
-    const double *row_j = f->a + j * K;
-    for (int64_t i = j + 1 + begin; i < j + 1 + end; i++) {
-        double *row = f->a + i * K;
-        row[j] = (row[j] - dot(row, row_j, j)) / row_j[j];
-    }
-}
-
-bool nib_gptq_cholesky(nib_ctx *ctx, double *a, int64_t K) {
-    factoring f = {.a = a, .K = K};
-    for (int64_t j = 0; j < K; j++) {
-        double *row = a + j * K;
-        const double rest = row[j] - dot(row, row, j);
-        if (!(rest > 0)) return false;
-        row[j] = sqrt(rest);
-        f.column = j;
-        nib_parallel_for(K - j > 256 ? ctx->pool : NULL, K - j - 1, 64, cholesky_rows, &f);
-    }
-    return true;
-}
 
 typedef struct inverting {
     const double *l; /* [K, K] lower: R turned about */
@@ -147,7 +50,7 @@ static float *factor_of(nib_ctx *ctx, const float *h, int64_t K, const int32_t *
             for (int64_t j = 0; j <= i; j++)
                 a[i * K + j] =
                     (double)h[(int64_t)turn[K - 1 - i] * K + turn[K - 1 - j]] + (i == j ? damp : 0);
-        done = nib_gptq_cholesky(ctx, a, K);
+        done = nib_cholesky(ctx, a, K);
     }
     if (done) {
         inverting v = {a, u, K};
@@ -258,12 +161,12 @@ static double objective(const feeding *f, row *r) {
 static bool solve(double *a, double *b, int n) {
     for (int j = 0; j < n; j++) {
         double *row_j = a + j * n;
-        const double rest = row_j[j] - dot(row_j, row_j, j);
+        const double rest = row_j[j] - nib_dot_f64(row_j, row_j, j);
         if (!(rest > 1e-12)) return false;
         row_j[j] = sqrt(rest);
         for (int i = j + 1; i < n; i++)
-            a[i * n + j] = (a[i * n + j] - dot(a + i * n, row_j, j)) / row_j[j];
-        b[j] = (b[j] - dot(row_j, b, j)) / row_j[j];
+            a[i * n + j] = (a[i * n + j] - nib_dot_f64(a + i * n, row_j, j)) / row_j[j];
+        b[j] = (b[j] - nib_dot_f64(row_j, b, j)) / row_j[j];
     }
     for (int j = n - 1; j >= 0; j--) {
         for (int i = j + 1; i < n; i++) b[j] -= a[i * n + j] * b[i];

@@ -6,16 +6,11 @@
 #define NIB_QUANT_GPTQ_H
 #include <nibble/extend.h>
 
-/* Sums of products of inputs, grown by x [rows, K]: sums[i, j] += x[m, i] x[m, j] where j <= i,
- * each row times its weight [rows] first, or as it is where that is NULL. Fails: NIB_E_MEMORY. */
-nib_status nib_gptq_add(nib_ctx *ctx, double *sums, const float *x, const float *weight,
-                        int64_t rows, int64_t K);
-
 /* Codes of a weight [N, K] whose desc is set, with q, scale and zero allocated: integers of 8 bits
  * with one scale a row, or fewer with a scale and a shift (ZERO_SHIFT) for each group.
  *   w     dense, contiguous, of desc.math
  *   more  f32 [N, K] to be added to it, or NULL
- *   sums  [K, K] as above, of inputs; as it was
+ *   sums  [K, K] of inputs, as nib_sums_add makes them; as it was
  *   outs  [N, N], the same of gradients of outputs, or NULL: then rows make up for earlier ones as
  *         well, which assumes that the two do not depend on each other. Tseng, Sun, Hou and De Sa,
  *         "Model-Preserving Adaptive Rounding", 2025.
@@ -23,8 +18,4 @@ nib_status nib_gptq_add(nib_ctx *ctx, double *sums, const float *x, const float 
  * sums are not finite. */
 nib_status nib_gptq(nib_ctx *ctx, const void *w, const float *more, const double *sums,
                     const double *outs, nib_codes *codes);
-
-/* The lower triangle of a [K, K] becomes its Cholesky factor, in place. False: it is not positive.
- */
-bool nib_gptq_cholesky(nib_ctx *ctx, double *a, int64_t K);
 #endif

@@ -4,6 +4,7 @@
 #include "quant/codes.h"
 #include "quant/mse.h"
 #include "quant/scheme.h"
+#include "quant/sums.h"
 #include "tensor/context.h"
 #include "tensor/tensor.h"
 #include "test.h"
@@ -109,8 +110,8 @@ TEST(error_feedback_misses_less_of_the_outputs_where_inputs_go_together) {
         for (int k = 1; k < K; k++) x[m * K + k] = 0.9f * x[m * K + k - 1] + 0.4f * normal(&seed);
     }
     double *sums = calloc((size_t)K * K, sizeof *sums);
-    CHECK_OK(nib_gptq_add(ctx, sums, x, NULL, 300, K));
-    CHECK_OK(nib_gptq_add(ctx, sums, x + 300 * K, NULL, M - 300, K));
+    CHECK_OK(nib_sums_add(ctx, sums, x, NULL, 300, K));
+    CHECK_OK(nib_sums_add(ctx, sums, x + 300 * K, NULL, M - 300, K));
     for (int i = 0; i < 3; i++) {
         nib_codes plain, fed;
         codes_with(state_, cases[i].text, w, &plain);
@@ -128,32 +129,6 @@ TEST(error_feedback_misses_less_of_the_outputs_where_inputs_go_together) {
 }
 
 static double *calloc_sums(int n) { return calloc((size_t)n * (size_t)n, sizeof(double)); }
-
-TEST(sums_are_those_of_weighed_rows) {
-    enum { ROWS = 300, WIDTH = 37 }; /* more than a run, no multiple of a panel */
-    static float x[ROWS * WIDTH], weight[ROWS];
-    uint64_t seed = test_seed();
-    for (int i = 0; i < ROWS * WIDTH; i++) x[i] = normal(&seed);
-    for (int m = 0; m < ROWS; m++) weight[m] = test_uniform(&seed);
-    double *one = calloc_sums(WIDTH), *two = calloc_sums(WIDTH);
-    nib_ctx *alone = nib_ctx_new(&(nib_ctx_options){.threads = 1});
-    nib_ctx *both = nib_ctx_new(&(nib_ctx_options){.threads = 2});
-    CHECK_OK(nib_gptq_add(alone, one, x, weight, ROWS, WIDTH));
-    CHECK_OK(nib_gptq_add(both, two, x, weight, ROWS, WIDTH));
-    for (int i = 0; i < WIDTH; i++)
-        for (int j = 0; j < WIDTH; j++) {
-            double sum = 0;
-            for (int m = 0; m < ROWS && j <= i; m++)
-                sum += (double)weight[m] * (double)weight[m] * (double)x[m * WIDTH + i] *
-                       (double)x[m * WIDTH + j];
-            CHECK_NEAR(one[i * WIDTH + j], sum, 1e-3);
-            CHECK(one[i * WIDTH + j] == two[i * WIDTH + j]);
-        }
-    nib_ctx_free(alone);
-    nib_ctx_free(both);
-    free(one);
-    free(two);
-}
 
 /* sum over outputs a, b and inputs: what errors cost where both go together */
 static double both_sides(const nib_codes *codes, const nib_tensor *w, const double *ins,
@@ -193,8 +168,8 @@ TEST(feedback_along_outputs_costs_less_still_where_their_gradients_go_together) 
         for (int n = 1; n < N; n++) g[m * N + n] = 0.9f * g[m * N + n - 1] + 0.4f * normal(&seed);
     }
     double *ins = calloc_sums(K), *outs = calloc_sums(N);
-    CHECK_OK(nib_gptq_add(ctx, ins, x, NULL, M, K));
-    CHECK_OK(nib_gptq_add(ctx, outs, g, NULL, M, N));
+    CHECK_OK(nib_sums_add(ctx, ins, x, NULL, M, K));
+    CHECK_OK(nib_sums_add(ctx, outs, g, NULL, M, N));
     for (int i = 0; i < 3; i++) {
         nib_codes plain, one, two;
         codes_with(state_, texts[i], w, &plain);
@@ -244,7 +219,7 @@ TEST(inputs_or_gradients_that_are_no_numbers_are_refused) {
         double *ins = calloc_sums(K), *outs = calloc_sums(N);
         static float x[K];
         x[3] = bad[i % 2];
-        CHECK_OK(nib_gptq_add(ctx, i < 2 ? ins : outs, x, NULL, 1, i < 2 ? K : N));
+        CHECK_OK(nib_sums_add(ctx, i < 2 ? ins : outs, x, NULL, 1, i < 2 ? K : N));
         nib_codes plain, fed;
         codes_with(state_, "qint4", w, &plain);
         CHECK_OK(nib_codes_alloc(nib_ctx_mem(ctx), &plain.desc, &fed));
@@ -273,7 +248,6 @@ TEST(algorithms_go_with_their_types_only) {
 TESTS(RUNS(least_squares_miss_no_more_than_the_range_does_and_fewer_bits_gain_more),
       RUNS(constant_and_zero_groups_come_back_as_they_were),
       RUNS(error_feedback_misses_less_of_the_outputs_where_inputs_go_together),
-      RUNS(sums_are_those_of_weighed_rows),
       RUNS(feedback_along_outputs_costs_less_still_where_their_gradients_go_together),
       RUNS(inputs_that_are_all_zero_are_no_failure),
       RUNS(inputs_or_gradients_that_are_no_numbers_are_refused),
