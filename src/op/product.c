@@ -353,14 +353,18 @@ static void pack_rows(void *user, int64_t begin, int64_t end) {
                            end - begin, j->in.K);
 }
 
-/* Pieces in a row for one thread. */
+/* Pieces in a row for one thread. Few long runs are as long as each other: what is left over would
+ * keep one thread waiting for the other. */
 static int64_t grain_of(const job *j, const cut *c, int64_t pieces, int threads) {
     const int64_t runs = (int64_t)c->runs * threads, share = pieces / threads;
     int64_t grain = runs && pieces > runs ? pieces / runs : 1;
     if (j->in.M > NIB_LANE_ROWS) return grain < c->grain ? grain : c->grain;
     const int64_t least = RUN / (NIB_PIECE_WIDTH * (j->in.K + 1));
-    if (runs && grain < least) grain = least < share ? least : share;
-    return grain > 0 ? grain : 1;
+    if (runs && grain < least && share) {
+        const int64_t rounds = least < share ? share / least : 1;
+        grain = (pieces + rounds * threads - 1) / (rounds * threads);
+    }
+    return grain;
 }
 
 /* Parts that a thread takes at once: blocks of rows that meet the same weights, where that leaves
