@@ -125,7 +125,7 @@ void nib_map_advise(const nib_map *map, size_t offset, size_t size, nib_map_advi
     if (size > map->size - offset) size = map->size - offset;
     const size_t base = (size_t)(uintptr_t)map->data; /* of a part of a map: inside a page */
     size_t begin = base + offset, end = begin + size;
-    if (advice == NIB_MAP_WILL_NEED) {
+    if (advice != NIB_MAP_DONE) {
         begin &= ~(page - 1);
     } else { /* let go of whole pages only: neighbours may live */
         begin = (begin + page - 1) & ~(page - 1);
@@ -133,8 +133,16 @@ void nib_map_advise(const nib_map *map, size_t offset, size_t size, nib_map_advi
     }
     if (begin >= end) return;
     /* Advice only: when it is refused the pages come and go as they would anyway. */
-    (void)nib_sys_advise((void *)(uintptr_t)begin, end - begin,
-                         advice == NIB_MAP_WILL_NEED ? MADV_WILLNEED : MADV_DONTNEED);
+    static const int advices[] = {
+        [NIB_MAP_WILL_NEED] = MADV_WILLNEED,
+#if defined(MADV_POPULATE_READ)
+        [NIB_MAP_NOW] = MADV_POPULATE_READ,
+#else
+        [NIB_MAP_NOW] = MADV_WILLNEED,
+#endif
+        [NIB_MAP_DONE] = MADV_DONTNEED,
+    };
+    (void)nib_sys_advise((void *)(uintptr_t)begin, end - begin, advices[advice]);
 }
 
 void nib_map_close(nib_map *map) {

@@ -38,7 +38,11 @@ typedef struct nib_map {
 /* The file as it is now; NIB_E_FORMAT when its size is no longer file->size, as a page past the
  * end of a file that shrank would kill the process. */
 nib_status nib_file_map(const nib_file *file, nib_map *map);
-typedef enum nib_map_advice { NIB_MAP_WILL_NEED, NIB_MAP_DONE } nib_map_advice;
+typedef enum nib_map_advice {
+    NIB_MAP_WILL_NEED, /* soon: read from the disk what is not in memory */
+    NIB_MAP_NOW, /* at once, all of it: one call is cheaper than a fault for every few pages */
+    NIB_MAP_DONE,
+} nib_map_advice;
 void nib_map_advise(const nib_map *map, size_t offset, size_t size, nib_map_advice advice);
 void nib_map_close(nib_map *map);
 

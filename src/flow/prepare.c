@@ -24,9 +24,13 @@
 #include "tensor/tensor.h"
 
 enum {
-    RUN = 4 * NIB_PANEL, /* rows that are unpacked together: a few panels, so that work spreads */
-    ALONE = 4 << 20,     /* bytes of a weight from which it has an allocation to itself */
-    SHELF = 16 << 20,    /* of what smaller ones share */
+    RUN = 4 * NIB_PANEL, /* rows that are unpacked together: codes that L2 keeps */
+    PIECE = 2 << 20,  /* bytes, of each band, that a thread makes at once: a large page, which two
+                       * threads that touch it first would both clear */
+    SHARES = 2,       /* pieces of each thread, at least */
+    FEW = 64 << 10,   /* bytes whose pages are left to come as they are touched */
+    ALONE = 4 << 20,  /* bytes of a weight from which it has an allocation to itself */
+    SHELF = 16 << 20, /* of what smaller ones share */
 };
 
 typedef struct preparing {
@@ -103,18 +107,40 @@ typedef struct packing {
     int count;
     nib_part parts[NIB_MAX_PARTS];
     unsigned char *bytes[NIB_MAX_PARTS];
+    int bands; /* of what it is made from */
     nib_scratch scratch;
 } packing;
+
+/* Rows of every band of a file are about to be read. */
+static void meet(const packing *p, int64_t row, int64_t rows) {
+    const nib_tensor *from = p->from;
+    nib_part parts[NIB_MAX_PARTS];
+    const int count = from->layout->parts(&from->desc, parts);
+    for (int i = 0; i < count; i++) {
+        const nib_storage *s = from->part[i];
+        if (!s->mapped) continue;
+        const nib_part_runs runs = nib_part_place(&parts[i], &from->desc, p->bands, row, rows);
+        for (int64_t r = 0; r < runs.count && runs.size >= FEW; r++)
+            nib_map_advise(&(nib_map){s->data, s->size},
+                           from->part_offset[i] + runs.offset + (size_t)r * runs.step, runs.size,
+                           NIB_MAP_NOW);
+    }
+}
 
 static void pack_rows(void *user, int64_t begin, int64_t end) {
     packing *p = user;
     int block;
-    void *scratch = nib_scratch_take(&p->scratch, &block), *part[NIB_MAX_PARTS] = {0};
-    const nib_codes codes = nib_rows_codes_there(p->from, begin, end - begin, scratch);
-    for (int i = 0; i < p->count; i++)
-        part[i] = p->bytes[i] +
-                  nib_part_place(&p->parts[i], &p->from->desc, 1, begin, end - begin).offset;
-    p->layout->pack(part, &codes);
+    void *scratch = nib_scratch_take(&p->scratch, &block);
+    meet(p, begin, end - begin);
+    for (int64_t rows; begin < end; begin += rows) {
+        void *part[NIB_MAX_PARTS] = {0};
+        rows = end - begin < RUN ? end - begin : RUN;
+        const nib_codes codes = nib_rows_codes_there(p->from, begin, rows, scratch);
+        for (int i = 0; i < p->count; i++)
+            part[i] =
+                p->bytes[i] + nib_part_place(&p->parts[i], &p->from->desc, 1, begin, rows).offset;
+        p->layout->pack(part, &codes);
+    }
     nib_scratch_give(&p->scratch, block);
 }
 
@@ -125,6 +151,7 @@ static void pack_bits(void *user, int64_t begin, int64_t end) {
     void *to[NIB_MAX_PARTS] = {0};
     for (int i = 0; i < p->from->nparts; i++) from[i] = nib_tensor_part(p->from, i);
     for (int i = 0; i < p->count; i++) to[i] = p->bytes[i];
+    meet(p, begin, end - begin);
     nib_lanes_bits(&p->from->desc, from, to, begin, end - begin);
 }
 
@@ -147,14 +174,23 @@ static void ask_for(const nib_tensor *from) {
     }
 }
 
+/* Rows of a band that a thread takes at once: whole panels. */
+static int64_t grain_of(const packing *p, const nib_pool *pool, size_t size) {
+    const int64_t rows = p->from->desc.rows / p->bands;
+    const int64_t row = (int64_t)(size / (size_t)p->from->desc.rows) + 1;
+    const int64_t share = rows / (SHARES * nib_pool_threads(pool));
+    const int64_t most = PIECE / row < share ? PIECE / row : share, least = RUN / p->bands;
+    return most < least ? least : (most + NIB_PANEL - 1) / NIB_PANEL * NIB_PANEL;
+}
+
 /* The weight in lanes; caller owns. */
 static nib_tensor *prepared(preparing *to, const nib_tensor *from, const nib_layout *layout) {
     nib_ctx *ctx = to->ctx;
-    packing p = {.from = from, .layout = layout};
+    const bool bits = in_bits(from);
+    packing p = {.from = from, .layout = layout, .bands = 1};
     nib_storage *storage[NIB_MAX_PARTS] = {0};
     size_t at[NIB_MAX_PARTS], begin;
     nib_tensor *t = NULL;
-    const int64_t runs = (from->desc.rows + RUN - 1) / RUN;
     const size_t size = parts_in_a_run(from, layout, p.parts, at);
     nib_storage *room = room_for(to, nib_ctx_mem(from->ctx), size, &begin);
     if (!room) return NULL;
@@ -165,14 +201,15 @@ static nib_tensor *prepared(preparing *to, const nib_tensor *from, const nib_lay
         storage[i] = room;
         p.bytes[i] = room->data + at[i];
     }
-    if (in_bits(from)) {
-        const int bands = nib_layout_bands(from->layout, &from->desc);
-        nib_parallel_for(ctx->pool, from->desc.rows / bands, RUN / bands, pack_bits, &p);
+    if (bits) p.bands = nib_layout_bands(from->layout, &from->desc);
+    const int64_t rows = from->desc.rows / p.bands, grain = grain_of(&p, ctx->pool, size);
+    if (bits) {
+        nib_parallel_for(ctx->pool, rows, grain, pack_bits, &p);
     } else {
-        NIB_TRY_GOTO(nib_scratch_open(&ctx->mem, ctx->pool, runs, nib_rows_scratch_size(from, RUN),
-                                      &p.scratch),
+        NIB_TRY_GOTO(nib_scratch_open(&ctx->mem, ctx->pool, (rows + grain - 1) / grain,
+                                      nib_rows_scratch_size(from, RUN), &p.scratch),
                      done);
-        nib_parallel_for(ctx->pool, from->desc.rows, RUN, pack_rows, &p);
+        nib_parallel_for(ctx->pool, rows, grain, pack_rows, &p);
         nib_scratch_close(&p.scratch);
     }
     t = nib_tensor_quantized(from->ctx, layout, &from->desc, storage, at);
