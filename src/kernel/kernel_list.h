@@ -52,6 +52,7 @@ X(lane_rows_avx512)
 X(lane_widen_avx512)
 X(lane_i8_avx512vnni)
 X(conv_i8_avx512vnni)
+X(taps_i8_avx512vnni)
 #endif
 #if defined(__aarch64__)
 X(convert_neon)

@@ -74,22 +74,35 @@ typedef struct some_filters {
     int32_t sums[MOST_FILTERS];
 } some_filters;
 
-/* Results are 2^-14 of a sum or so: a few hundred; kind 1 has a NaN and infinities among them. */
+/* Results are 2^-14 of a sum or so: a few hundred; kind 1 has a NaN and infinities among them, of
+ * kind 3 most lie at ties or a few last bits beside them. */
 static void finish_filters(some_filters *f, int kind) {
     float scale[MOST_FILTERS], bias[MOST_FILTERS];
     for (int m = 0; m < MOST_FILTERS; m++) {
         scale[m] = 0x1p-8f * (0.1f + fabsf(test_uniform(&seed)));
-        bias[m] = 50 * test_uniform(&seed);
+        bias[m] = (m % 5 ? 50.0f : 400.0f) * test_uniform(&seed);
+        if (m % 7 == 6) scale[m] = 0;
     }
     if (kind == 1) bias[0] = NAN, bias[1] = INFINITY, bias[2] = -INFINITY, scale[3] = NAN;
     const int most = test_random(&seed) % 3 ? 127 : 63;
-    f->c.scale = place(in3, scale, (size_t)f->c.M * 4, 0);
-    f->c.bias = kind == 2 ? NULL : place(in4, bias, (size_t)f->c.M * 4, 0);
-    f->c.sums = place(in5, f->sums, (size_t)f->c.M * 4, 0);
     f->c.x_scale = 0x1p-6f * (1 + fabsf(test_uniform(&seed)));
     f->c.y_scale = 0.3f + fabsf(test_uniform(&seed));
     const float others[] = {0x1p-120f, 0x1p110f, 0, NAN};
     if (test_random(&seed) % 16 == 0) f->c.y_scale = others[test_random(&seed) % 4];
+    if (kind == 3) {
+        const float odd = 1 + fabsf(test_uniform(&seed));
+        f->c.x_scale = 0x1p-6f * odd, f->c.y_scale = 2 * odd;
+        for (int m = 0; m < MOST_FILTERS; m++) {
+            scale[m] = ldexpf(1, -(int)(test_random(&seed) % 9));
+            bias[m] = (float)(int)(test_random(&seed) % 1024) - 512;
+            bias[m] = (bias[m] / 2 + 1.0f / 256 * (float)(m % 2)) * f->c.y_scale;
+            for (int step = (int)(test_random(&seed) % 4); step > 0; step--)
+                bias[m] = nextafterf(bias[m], m % 3 ? INFINITY : -INFINITY);
+        }
+    }
+    f->c.scale = place(in3, scale, (size_t)f->c.M * 4, 0);
+    f->c.bias = kind == 2 ? NULL : place(in4, bias, (size_t)f->c.M * 4, 0);
+    f->c.sums = place(in5, f->sums, (size_t)f->c.M * 4, 0);
     f->c.low = -most - 1, f->c.high = most;
 }
 
@@ -116,25 +129,41 @@ static void finish_filters(some_filters *f, int kind) {
         }                                                                                          \
     } while (0)
 
+/* Taps of a window: `columns` of each row, `apart`, rows `line` apart; how many. */
+static int64_t window_taps(int64_t *taps, int64_t rows, int64_t columns, int64_t apart,
+                           int64_t line) {
+    int64_t K = 0;
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t t = 0; t < columns; t++) taps[K++] = i * line + t * apart;
+    return K;
+}
+
 static void check_taps_of_codes(void **state_) {
-    enum { MOST_TAPS = 50, MOST_N = 200, REACH = 90 };
+    enum { MOST_TAPS = 50, MOST_N = 200, REACH = 90, MOST_STEP = 77, MOST_ROWS = 8 };
     if (!CHANGED(taps_i8)) return;
-    for (int round = 0; round < 3000; round++) {
-        int64_t taps[MOST_TAPS];
-        const int64_t n = round % MOST_N, K = (int64_t)(test_random(&seed) % MOST_TAPS);
-        const int64_t rows = (int64_t)(test_random(&seed) % 4), step = (int64_t)(round % 77);
+    for (int round = 0; round < 6000; round++) {
+        int64_t taps[MOST_TAPS], n = round % MOST_N, step = round % MOST_STEP;
+        int64_t K = (int64_t)(test_random(&seed) % MOST_TAPS), reach = K ? REACH : 0;
+        const int64_t rows = (int64_t)(test_random(&seed) % MOST_ROWS);
         const int64_t stride = 1 + (int64_t)(test_random(&seed) % 2);
         for (int64_t k = 0; k < K; k++) taps[k] = (int64_t)(test_random(&seed) % REACH);
         if (K) taps[K - 1] = REACH - 1;
-        int8_t x[2 * MOST_N + REACH + 4 * 77], w[MOST_TAPS + 4] = {0};
+        if (round % 2) { /* of 1 to 5 rows and 1 to 9 columns, mostly a row from the next */
+            const int64_t down = 1 + round / 2 % 5, columns = 1 + round / 10 % 9;
+            step = 9 + round / 90 % (MOST_STEP - 9);
+            const int64_t line = round % 3 ? step : 9, apart = round % 5 ? 1 : 2;
+            K = window_taps(taps, down, columns, apart, line);
+            reach = taps[K - 1] + 1;
+        }
+        int8_t x[2 * MOST_N + 5 * MOST_STEP + MOST_ROWS * MOST_STEP], w[MOST_TAPS + 4] = {0};
         some_filters f = {.c = {.M = 1, .K = K, .ldy = n + round % 3}};
         /* all of x is there that a tap sees, and no more */
         const size_t there =
-            rows && n && K ? (size_t)((rows - 1) * step + REACH + (n - 1) * stride) : 0;
+            rows && n && K ? (size_t)((rows - 1) * step + reach + (n - 1) * stride) : 0;
         random_codes(x, sizeof x, round % 7);
         random_codes(w, K, round % 5);
         for (int64_t k = 0; k < K; k++) f.sums[0] += w[k];
-        finish_filters(&f, round % 4);
+        finish_filters(&f, round / 2 % 4);
         f.c.filters = place(in2, w, (size_t)(K + 3) / 4 * 4, 0);
         const int8_t *q = place(in1, x, there, 0);
         SAME_RESULTS(taps_i8, taps_i8(&f.c, q, taps, n, rows, step, stride), f.c, n ? rows : 0, n);
