@@ -158,8 +158,8 @@ static const nib_dtype codes_tried[] = {
     NIB_U7, NIB_U8, NIB_F8_E4M3FN, NIB_F8_E5M2, NIB_F8_E4M3FNUZ, NIB_F8_E5M2FNUZ,
 };
 static const nib_shape shapes[] = {
-    {2, {1, 64}},  {2, {8, 64}}, {2, {13, 32}},   {2, {4, 7}},     {2, {16, 96}},
-    {2, {5, 128}}, {2, {20, 1}}, {3, {3, 4, 64}}, {3, {2, 5, 33}}, {2, {6, 1152}},
+    {2, {1, 64}}, {2, {8, 64}},    {2, {13, 32}},   {2, {4, 7}},    {2, {16, 96}},  {2, {5, 128}},
+    {2, {20, 1}}, {3, {3, 4, 64}}, {3, {2, 5, 33}}, {2, {6, 1152}}, {2, {12, 128}}, {2, {64, 128}}, {2, {64, 256}},
 };
 static const nib_dtype floats[] = {NIB_F32, NIB_F16, NIB_BF16};
 
@@ -172,17 +172,19 @@ static int descriptors_of(const nib_shape *shape, nib_dtype code, nib_qdesc *out
     base.code = code;
     for (int f = 0; f < 3; f++)
         for (int zero = NIB_ZERO_NONE; zero <= NIB_ZERO_MID; zero++)
-            for (int block = 0; block < 4; block++) {
+            for (int block = 0; block < 5; block++) {
                 nib_qdesc d = base;
                 d.math = d.scale_dtype = floats[f];
                 d.zero_kind = (nib_zero)zero;
                 d.zero_dtype = zero == NIB_ZERO_NONE    ? (nib_dtype)0
                                : zero == NIB_ZERO_POINT ? NIB_I8
                                                         : floats[f];
-                if (block < 3) d.block_rows = 1;
+                if (block != 3) d.block_rows = 1;
                 if (block == 1) d.block_cols = 32;
                 if (block == 2) d.block_cols = 64;
-                if (d.cols % d.block_cols == 0 && (block != 2 || d.cols > 64)) out[n++] = d;
+                if (block == 4) d.block_cols = 128;
+                const bool several = block != 2 && block != 4;
+                if (d.cols % d.block_cols == 0 && (several || d.cols > d.block_cols)) out[n++] = d;
             }
     return n;
 }

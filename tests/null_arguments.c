@@ -288,6 +288,7 @@ CALL(nib_layout_parts, nib_layout_parts(NULL, NULL, NULL, NULL) < NIB_OK &&
                            nib_layout_parts("int8_row", NULL, parts, NULL) < NIB_OK)
 CALL(nib_pack, nib_pack(NULL, NULL, NULL) < NIB_OK && nib_pack("int8_row", NULL, NULL) < NIB_OK &&
                    nib_pack("int8_row", &no_codes, NULL) < NIB_OK)
+CALL(nib_repack, !nib_repack(NULL, NULL) && !nib_repack(NULL, "awq_v2"))
 CALL(nib_unpack, nib_unpack(NULL, NULL, NULL, 0, NULL) < NIB_OK &&
                      nib_unpack("int8_row", &no_codes.desc, NULL, 0, &no_codes) < NIB_OK)
 CALL(nib_scheme_find, !nib_scheme_find(NULL))
@@ -342,7 +343,7 @@ static bool half_module(nib_ctx *ctx) {
                          nib_module_walk_parameters(m, NULL, NULL) < NIB_OK &&
                          nib_module_add(m, NULL, nib_module_new(ctx, &plain, NULL)) < NIB_OK &&
                          nib_module_set(m, NULL, nib_tensor_new(ctx, NIB_F32, shape)) < NIB_OK &&
-                         !nib_linear(t, NIB_NONE, NIB_NONE) && !nib_quantize_tensor(t, NULL) &&
+                         !nib_linear(t, NIB_NONE, NIB_NONE) && !nib_quantize_tensor(t, NULL) && !nib_repack(t, NULL) &&
                          nib_tensor_read(t, NULL, 16) < NIB_OK && nib_npy_save(t, NULL) < NIB_OK;
     nib_tensor_free(t);
     nib_module_free(m);
@@ -617,6 +618,7 @@ static const call calls[] = {
     ROW(nib_dequantize_block),
     ROW(nib_layout_parts),
     ROW(nib_pack),
+    ROW(nib_repack),
     ROW(nib_unpack),
     ROW(nib_scheme_find),
     ROW(nib_mode_push),

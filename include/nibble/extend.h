@@ -109,6 +109,7 @@ typedef struct nib_layout {
                                           what a file holds */
     bool views;                        /* an activation: one scale, row-major codes in part 0, so that
                                           another shape, or a run of rows, is a view of them */
+    const char *wants;                 /* optional: what holds() asks for, in words, for its errors */
 } nib_layout;
 
 /* ---- the steps by themselves, on dense matrices and codes in the caller's memory ----
@@ -148,6 +149,11 @@ nib_status nib_layout_parts(const char *layout, const nib_qdesc *desc, nib_part 
 nib_status nib_pack(const char *layout, const nib_codes *codes, void *const part[]);
 nib_status nib_unpack(const char *layout, const nib_qdesc *desc, const void *const part[],
                       int64_t row, nib_codes *codes);
+
+/* The same codes, scales and zeros in another layout, "awq_v2": nothing is rounded, so that it comes
+ * back as it was. Owned by the open scope. Raises NIB_E_ARGUMENT for a dense tensor or an unknown
+ * name, NIB_E_UNSUPPORTED for codes that the layout cannot hold. */
+nib_tensor *nib_repack(const nib_tensor *t, const char *layout);
 
 /* ---- schemes ---- */
 typedef enum nib_act_when { NIB_ACT_NONE = 0, NIB_ACT_DYNAMIC, NIB_ACT_STATIC } nib_act_when;

@@ -32,6 +32,11 @@ nib_part nib_part_blocks(const nib_qdesc *desc, const char *suffix, nib_dtype dt
     return nib_part_of(desc, suffix, dtype, 0, (int)unit, grid);
 }
 
+nib_part nib_part_across(const nib_qdesc *desc, const char *suffix, nib_dtype dtype) {
+    const nib_shape matrix = {2, {nib_qdesc_block_cols(desc), nib_qdesc_matrix_rows(desc)}};
+    return nib_part_of(desc, suffix, dtype, 1, 1, matrix);
+}
+
 void nib_part_store(nib_dtype dtype, void *part, int64_t at, const float *values, int64_t n) {
     const nib_kernels *k = nib_codes_kernels();
     switch (dtype) {
@@ -61,4 +66,42 @@ void nib_part_load_blocks(const nib_qdesc *desc, nib_dtype dtype, const void *pa
     const int64_t cols = nib_qdesc_block_cols(desc), first = row / desc->block_rows;
     const int64_t last = (row + rows - 1) / desc->block_rows;
     nib_part_load(dtype, part, first * cols, values, (last - first + 1) * cols);
+}
+
+/* Where the value of group 0 of a row lies in a transposed part: those of more groups N apart. */
+static int64_t first_of(const nib_qdesc *d, int64_t row) {
+    const int64_t N = nib_qdesc_matrix_rows(d);
+    return row / N * N * nib_qdesc_block_cols(d) + row % N;
+}
+
+enum { RUN = 128 }; /* values converted at once */
+
+void nib_part_store_across(const nib_qdesc *d, nib_dtype dtype, void *part, const float *values) {
+    const int64_t groups = nib_qdesc_block_cols(d), N = nib_qdesc_matrix_rows(d);
+    const size_t width = dtype == NIB_F32 ? 4 : 2;
+    float held[RUN]; /* room for RUN of the widest */
+    for (int64_t r = 0; r < d->rows; r++)
+        for (int64_t g = 0; g < groups; g += RUN) {
+            const int64_t n = groups - g < RUN ? groups - g : RUN, at = first_of(d, r) + g * N;
+            nib_part_store(dtype, held, 0, values + r * groups + g, n);
+            for (int64_t i = 0; i < n; i++)
+                memcpy((char *)part + (size_t)(at + i * N) * width,
+                       (const char *)held + (size_t)i * width, width);
+        }
+}
+
+void nib_part_load_across(const nib_qdesc *d, nib_dtype dtype, const void *part, int64_t row,
+                          int64_t rows, float *values) {
+    const int64_t groups = nib_qdesc_block_cols(d), N = nib_qdesc_matrix_rows(d);
+    const size_t width = dtype == NIB_F32 ? 4 : 2;
+    float held[RUN];
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t g = 0; g < groups; g += RUN) {
+            const int64_t n = groups - g < RUN ? groups - g : RUN,
+                          at = first_of(d, row + r) + g * N;
+            for (int64_t i = 0; i < n; i++)
+                memcpy((char *)held + (size_t)i * width,
+                       (const char *)part + (size_t)(at + i * N) * width, width);
+            nib_part_load(dtype, held, 0, values + r * groups + g, n);
+        }
 }

@@ -14,6 +14,10 @@ nib_part nib_part_rows(const nib_qdesc *desc, const char *suffix, nib_dtype dtyp
 /* One value a block, [block rows, block columns] of a matrix; one for all is [1, 1]. */
 nib_part nib_part_blocks(const nib_qdesc *desc, const char *suffix, nib_dtype dtype);
 
+/* The same transposed, [block columns, rows], of blocks that are one row high: a kernel that walks
+ * along columns reads the values of all rows at once. */
+nib_part nib_part_across(const nib_qdesc *desc, const char *suffix, nib_dtype dtype);
+
 /* n values between f32 and what a part stores: f32, f16, bf16 (exact: the values are such) or i8.
  */
 void nib_part_store(nib_dtype dtype, void *part, int64_t at, const float *values, int64_t n);
@@ -21,5 +25,10 @@ void nib_part_load(nib_dtype dtype, const void *part, int64_t at, float *values,
 
 /* Values of rows [row, row + rows) of a part made by nib_part_blocks. */
 void nib_part_load_blocks(const nib_qdesc *desc, nib_dtype dtype, const void *part, int64_t row,
+                          int64_t rows, float *values);
+
+/* All values of a part made by nib_part_across (f32, f16 or bf16), and those of some rows back. */
+void nib_part_store_across(const nib_qdesc *desc, nib_dtype dtype, void *part, const float *values);
+void nib_part_load_across(const nib_qdesc *desc, nib_dtype dtype, const void *part, int64_t row,
                           int64_t rows, float *values);
 #endif

@@ -38,6 +38,19 @@ const nib_layout *nib_layout_for(const nib_qdesc *desc) {
                           desc->zero_dtype ? nib_dtype_name(desc->zero_dtype) : "none");
 }
 
+nib_status nib_layout_refuse(const nib_layout *layout, const nib_qdesc *d) {
+    char shape[96];
+    if (!layout->wants)
+        return NIB_RAISE(NIB_E_UNSUPPORTED, "layout %s cannot hold %s codes with scales of %s",
+                         layout->name, nib_dtype_name(d->code), nib_dtype_name(d->scale_dtype));
+    return NIB_RAISE(NIB_E_UNSUPPORTED,
+                     "layout %s cannot hold %s codes of shape %s with a scale of %s for %lld x "
+                     "%lld; it wants %s",
+                     layout->name, nib_dtype_name(d->code),
+                     nib_shape_text(&d->shape, shape, sizeof shape), nib_dtype_name(d->scale_dtype),
+                     (long long)d->block_rows, (long long)d->block_cols, layout->wants);
+}
+
 const nib_layout *nib_layout_of_kernel(const nib_qdesc *desc) {
     for (size_t i = 0; i < COUNT; i++)
         if (layouts[i]->kernel && layouts[i]->holds(desc)) return layouts[i];
@@ -118,10 +131,7 @@ int64_t nib_layout_run(const nib_layout *layout, const nib_qdesc *desc, int64_t 
 
 nib_tensor *nib_pack_tensor(nib_ctx *ctx, const nib_layout *layout, const nib_codes *codes) {
     if (!ctx || !layout || !codes) return NULL;
-    if (!layout->holds(&codes->desc))
-        return NIB_RAISE_NULL(NIB_E_UNSUPPORTED, "layout %s cannot hold %s codes with scales of %s",
-                              layout->name, nib_dtype_name(codes->desc.code),
-                              nib_dtype_name(codes->desc.scale_dtype));
+    if (!layout->holds(&codes->desc)) return nib_layout_refuse(layout, &codes->desc), NULL;
     nib_part parts[NIB_MAX_PARTS];
     nib_storage *storage[NIB_MAX_PARTS] = {0};
     const size_t offset[NIB_MAX_PARTS] = {0};

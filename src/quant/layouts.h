@@ -13,6 +13,9 @@ const nib_layout *nib_layout_at(size_t i);           /* in list order; NULL: no 
  * Raises NIB_E_UNSUPPORTED when there is none. */
 const nib_layout *nib_layout_for(const nib_qdesc *desc);
 
+/* Raises NIB_E_UNSUPPORTED with what the layout was given and what it wants; returns it. */
+nib_status nib_layout_refuse(const nib_layout *layout, const nib_qdesc *desc);
+
 /* The layout in which kernels read such codes; NULL and no raise when there is none. */
 const nib_layout *nib_layout_of_kernel(const nib_qdesc *desc);
 

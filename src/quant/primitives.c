@@ -5,7 +5,10 @@
 #include "quant/codes.h"
 #include "quant/layouts.h"
 #include "quant/qparams.h"
+#include "quant/scheme.h"
+#include "tensor/context.h"
 #include "tensor/dtype.h"
+#include "tensor/tensor.h"
 
 static nib_status codes_check(const nib_codes *codes) {
     if (!codes) return NIB_E_ARGUMENT;
@@ -91,9 +94,7 @@ static nib_status layout_of(const char *name, const nib_qdesc *desc, const nib_l
     if (!*layout)
         return NIB_RAISE(NIB_E_ARGUMENT, "there is no layout \"%.60s\"", name ? name : "");
     NIB_TRY(nib_qdesc_check(desc));
-    if ((*layout)->holds(desc)) return NIB_OK;
-    return NIB_RAISE(NIB_E_UNSUPPORTED, "layout %s cannot hold %s codes with scales of %s", name,
-                     nib_dtype_name(desc->code), nib_dtype_name(desc->scale_dtype));
+    return (*layout)->holds(desc) ? NIB_OK : nib_layout_refuse(*layout, desc);
 }
 
 nib_status nib_layout_parts(const char *name, const nib_qdesc *desc, nib_part parts[NIB_MAX_PARTS],
@@ -125,4 +126,25 @@ nib_status nib_unpack(const char *name, const nib_qdesc *desc, const void *const
     NIB_TRY(parts_check(layout, desc, part));
     layout->unpack(codes, part, desc, row);
     return NIB_OK;
+}
+
+nib_tensor *nib_repack(const nib_tensor *t, const char *name) {
+    const nib_layout *layout = NULL;
+    nib_codes codes;
+    if (!t) return NULL;
+    if (!t->layout)
+        return NIB_RAISE_NULL(NIB_E_ARGUMENT,
+                              "a dense tensor has no codes to put into layout %.60s",
+                              name ? name : "");
+    NIB_TRY_NULL(layout_of(name, &t->desc, &layout));
+    NIB_TRY_NULL(nib_unpack_rows(t, 0, t->desc.rows, &codes));
+    codes.desc.shape = t->desc.shape; /* rows are a matrix of their own, these are the weight */
+    nib_tensor *made = nib_pack_tensor(t->ctx, layout, &codes);
+    nib_codes_free(nib_ctx_mem(t->ctx), &codes);
+    if (made) made->act = t->act;
+    if (made && t->config && !(made->config = nib_config_copy(t->config))) {
+        nib_tensor_free(made);
+        return NULL;
+    }
+    return nib_scope_own(t->ctx, made);
 }
