@@ -108,6 +108,12 @@ void nib_text_json_ascii(nib_text *text, const char *bytes, size_t length) {
     nib_text_append(text, "\"", 1);
 }
 
+void nib_text_little(nib_text *text, uint64_t value, int width) {
+    char bytes[8];
+    for (int i = 0; i < width; i++) bytes[i] = (char)(value >> 8 * i & 255);
+    nib_text_append(text, bytes, (size_t)width);
+}
+
 void nib_text_free(nib_text *text) {
     nib_mem_free(text->mem, text->data, text->room);
     *text = (nib_text){.mem = text->mem};

@@ -22,6 +22,7 @@ void nib_text_json_string(nib_text *text, const char *bytes, size_t length); /* 
 /* The same with everything but printable ASCII as \u escapes, as Python's json.dumps does it.
  * The bytes must be valid UTF-8. */
 void nib_text_json_ascii(nib_text *text, const char *bytes, size_t length);
+void nib_text_little(nib_text *text, uint64_t value, int width); /* bytes, the lowest first */
 void nib_text_free(nib_text *text);
 
 /* fnmatch's globs over dotted names: * crosses dots, ? is one byte, [a-z] and [!a-z] a class.

@@ -7,21 +7,14 @@
 #include "base/error.h"
 #include "base/text_util.h"
 #include "io/given.h"
+#include "io/pickle.h"
 #include "io/pt.h"
-#include "io/pt_globals.h"
+#include "io/pt_pickle.h"
 #include "io/zip.h"
+#include "io/zip_write.h"
 #include "tensor/dtype.h"
 
 #define PREFIX "archive/"
-enum { ALIGN = 64, LOCAL_SIZE = 30, GLOBALS = sizeof nib_pt_globals / sizeof *nib_pt_globals };
-
-/* An entry of the archive: a tensor's bytes, or a small text that is written whole. */
-typedef struct entry {
-    char name[40];
-    size_t header, offset, size; /* local header and bytes in the file */
-    size_t extra;                /* bytes of the local header's extra field */
-    uint32_t crc;
-} entry;
 
 typedef struct placed {
     const char *name; /* among names */
@@ -37,7 +30,7 @@ typedef struct layout {
     placed *tensors; /* [count], in the order of the plan */
     const placed **by_name;
     size_t count;
-    entry *entries; /* [entry_count], in the order of the file */
+    nib_zip_place *entries; /* [entry_count], in the order of the file */
     size_t entry_count;
     char *names;
     size_t names_size;
@@ -63,227 +56,6 @@ static void layout_free(layout *l) {
     nib_text_free(&l->directory);
 }
 
-/* ---- the pickle, protocol 2 as torch.save's ---- */
-static void put_number(nib_text *t, uint64_t value, int width) {
-    char bytes[8];
-    for (int i = 0; i < width; i++) bytes[i] = (char)(value >> 8 * i & 255);
-    nib_text_append(t, bytes, (size_t)width);
-}
-
-static void put_text(nib_text *t, const char *text) {
-    nib_text_append(t, "X", 1);
-    put_number(t, strlen(text), 4);
-    nib_text_add(t, text);
-}
-
-static void put_int(nib_text *t, int64_t value) { /* from 0 on */
-    const int width = value < 256 ? 1 : value < 65536 ? 2 : value <= INT32_MAX ? 4 : 8;
-    nib_text_add(t, width == 1 ? "K" : width == 2 ? "M" : width == 4 ? "J" : "\x8a\x08");
-    put_number(t, (uint64_t)value, width);
-}
-
-static void put_tuple(nib_text *t, const int64_t *values, int n) {
-    static const char *const ends[] = {")", "\x85", "\x86", "\x87", "t"};
-    if (n > 3) nib_text_add(t, "(");
-    for (int i = 0; i < n; i++) put_int(t, values[i]);
-    nib_text_add(t, ends[n > 3 ? 4 : n]);
-}
-
-/* The global of this place in the table: spelled once, then fetched from the memo. */
-static void put_global(nib_text *t, bool *known, int index) {
-    if (known[index]) {
-        nib_text_add(t, "h");
-        put_number(t, (uint64_t)index, 1);
-        return;
-    }
-    const char *name = nib_pt_globals[index].name, *dot = strrchr(name, '.');
-    nib_text_add(t, "c");
-    nib_text_append(t, name, (size_t)(dot - name));
-    nib_text_add(t, "\n");
-    nib_text_add(t, dot + 1);
-    nib_text_add(t, "\nq");
-    put_number(t, (uint64_t)index, 1);
-    known[index] = true;
-}
-_Static_assert(GLOBALS <= 256, "places of the memo fit one byte");
-
-static int global_named(const char *name) {
-    int i = 0;
-    while (strcmp(nib_pt_globals[i].name, name) != 0) i++;
-    return i;
-}
-
-/* The storage's class of a dtype, or the dtype itself where storages of bytes hold it; -1. */
-static int global_of(nib_dtype dtype, int what) {
-    for (int i = 0; i < GLOBALS; i++)
-        if (nib_pt_globals[i].what == what && nib_pt_globals[i].about == (int)dtype) return i;
-    return -1;
-}
-
-static void put_tensor(nib_text *t, bool *known, const placed *p, size_t key) {
-    char digits[24];
-    const int storage = global_of(p->dtype, NIB_PT_STORAGE);
-    const bool v3 = storage < 0;
-    int64_t stride[NIB_MAX_DIMS] = {0}, count = 1;
-    for (int d = p->shape.ndim - 1; d >= 0; d--) {
-        stride[d] = count;
-        count *= p->shape.dim[d] ? p->shape.dim[d] : 1;
-    }
-    for (int d = 0; d < p->shape.ndim; d++)
-        if (!p->shape.dim[d]) count = 0;
-    put_text(t, p->name);
-    put_global(
-        t, known,
-        global_named(v3 ? "torch._utils._rebuild_tensor_v3" : "torch._utils._rebuild_tensor_v2"));
-    nib_text_add(t, "((");
-    put_text(t, "storage");
-    put_global(t, known, v3 ? global_named("torch.storage.UntypedStorage") : storage);
-    nib_text key_text = {.mem = t->mem};
-    nib_text_format(&key_text, "%zu", key);
-    memcpy(digits, key_text.failed ? "" : key_text.data, key_text.failed ? 1 : key_text.length + 1);
-    t->failed |= key_text.failed;
-    nib_text_free(&key_text);
-    put_text(t, digits);
-    put_text(t, "cpu");
-    put_int(t, v3 ? count * (nib_dtype_bits(p->dtype) / 8) : count);
-    nib_text_add(t, "tQ");
-    put_int(t, 0);
-    put_tuple(t, p->shape.dim, p->shape.ndim);
-    put_tuple(t, stride, p->shape.ndim);
-    nib_text_add(t, "\x89"); /* requires no gradient; no hooks */
-    put_global(t, known, global_named("collections.OrderedDict"));
-    nib_text_add(t, ")R");
-    if (v3) put_global(t, known, global_of(p->dtype, NIB_PT_DTYPE));
-    nib_text_add(t, "tR");
-}
-
-static void put_pickle(layout *l, const nib_safetensors_plan *plan) {
-    nib_text *t = &l->pickle;
-    bool known[GLOBALS] = {false};
-    nib_text_add(t, "\x80\x02");
-    put_global(t, known, global_named("collections.OrderedDict"));
-    nib_text_add(t, ")R(");
-    for (size_t i = 0; i < l->count; i++) put_tensor(t, known, &l->tensors[i], i);
-    nib_text_add(t, "u");
-    if (plan->metadata_count) {
-        nib_text_add(t, "}");
-        put_text(t, "metadata");
-        nib_text_add(t, "}(");
-        for (size_t i = 0; i < plan->metadata_count; i++) {
-            put_text(t, plan->metadata[i].key);
-            put_text(t, plan->metadata[i].value);
-        }
-        nib_text_add(t, "usb");
-    }
-    nib_text_add(t, ".");
-}
-
-/* ---- the archive ---- */
-/* Sizes and places over 32 bits: the field says 2^32 - 1, and an extra field the truth. */
-static uint32_t field(size_t value) { return value < UINT32_MAX ? (uint32_t)value : UINT32_MAX; }
-
-static void put_common(nib_text *t, const entry *e) {
-    const bool wide = e->size >= UINT32_MAX || e->header >= UINT32_MAX;
-    put_number(t, wide ? 45 : 20, 2);
-    put_number(t, 1 << 11, 2); /* names are UTF-8 */
-    put_number(t, 0, 2);       /* stored */
-    put_number(t, 0, 2);       /* 1980-01-01 00:00: equal plans give equal bytes */
-    put_number(t, 1 << 5 | 1, 2);
-    put_number(t, e->crc, 4);
-    put_number(t, field(e->size), 4);
-    put_number(t, field(e->size), 4);
-    put_number(t, strlen(e->name), 2);
-}
-
-/* The local header, its extra field filled up so that the bytes behind it are aligned. */
-static void put_local(nib_text *t, const entry *e) {
-    const bool wide = e->size >= UINT32_MAX;
-    nib_text_append(t, "PK\3\4", 4);
-    put_common(t, e);
-    put_number(t, e->extra, 2);
-    nib_text_add(t, e->name);
-    if (wide) {
-        put_number(t, 1, 2);
-        put_number(t, 16, 2);
-        put_number(t, e->size, 8);
-        put_number(t, e->size, 8);
-    }
-    const size_t fill = e->extra - (wide ? 20 : 0) - 4;
-    nib_text_append(t, "FB", 2); /* as torch marks it */
-    put_number(t, fill, 2);
-    for (size_t i = 0; i < fill; i++) nib_text_add(t, "Z");
-}
-
-static void put_line(nib_text *t, const entry *e) {
-    const bool wide = e->size >= UINT32_MAX, far = e->header >= UINT32_MAX;
-    const size_t extra = (wide ? 16U : 0U) + (far ? 8U : 0U);
-    nib_text_append(t, "PK\1\2", 4);
-    put_number(t, wide || far ? 45 : 20, 2);
-    put_common(t, e);
-    put_number(t, extra ? extra + 4 : 0, 2);
-    put_number(t, 0, 2); /* comment */
-    put_number(t, 0, 2); /* disk */
-    put_number(t, 0, 2); /* attributes */
-    put_number(t, 0, 4);
-    put_number(t, field(e->header), 4);
-    nib_text_add(t, e->name);
-    if (!extra) return;
-    put_number(t, 1, 2);
-    put_number(t, extra, 2);
-    if (wide) {
-        put_number(t, e->size, 8);
-        put_number(t, e->size, 8);
-    }
-    if (far) put_number(t, e->header, 8);
-}
-
-static void put_directory(layout *l) {
-    nib_text *t = &l->directory;
-    t->length = 0;
-    for (size_t i = 0; i < l->entry_count; i++) put_line(t, &l->entries[i]);
-    const size_t size = t->length, end = l->directory_offset + size;
-    if (l->entry_count >= UINT16_MAX || end >= UINT32_MAX) {
-        nib_text_append(t, "PK\6\6", 4);
-        put_number(t, 44, 8);
-        put_number(t, 45, 2);
-        put_number(t, 45, 2);
-        put_number(t, 0, 8); /* disks */
-        put_number(t, l->entry_count, 8);
-        put_number(t, l->entry_count, 8);
-        put_number(t, size, 8);
-        put_number(t, l->directory_offset, 8);
-        nib_text_append(t, "PK\6\7", 4);
-        put_number(t, 0, 4);
-        put_number(t, end, 8);
-        put_number(t, 1, 4);
-    }
-    const bool many = l->entry_count >= UINT16_MAX;
-    nib_text_append(t, "PK\5\6", 4);
-    put_number(t, 0, 4);
-    put_number(t, many ? UINT16_MAX : l->entry_count, 2);
-    put_number(t, many ? UINT16_MAX : l->entry_count, 2);
-    put_number(t, field(size), 4);
-    put_number(t, end >= UINT32_MAX ? UINT32_MAX : l->directory_offset, 4);
-    put_number(t, 0, 2);
-}
-
-static nib_status place_entry(layout *l, const char *name, size_t size, size_t *end, entry *e) {
-    e->size = size;
-    nib_text text = {.mem = l->mem};
-    nib_text_format(&text, PREFIX "%s", name);
-    const bool failed = text.failed;
-    if (!failed) memcpy(e->name, text.data, text.length + 1);
-    nib_text_free(&text);
-    if (failed) return NIB_E_MEMORY;
-    const size_t head = LOCAL_SIZE + strlen(e->name) + (size >= UINT32_MAX ? 20 : 0) + 4;
-    e->header = *end;
-    if (nib_add_size(*end, head, end) || nib_align_size(*end, ALIGN, &e->offset) ||
-        nib_add_size(e->offset, size, end) || *end > INT64_MAX)
-        return NIB_RAISE(NIB_E_ARGUMENT, "the tensors together overflow a file");
-    e->extra = e->offset - e->header - LOCAL_SIZE - strlen(e->name);
-    return NIB_OK;
-}
-
 /* ---- the plan ---- */
 static nib_status check_text(const char *text, const char *what) {
     const size_t length = strlen(text);
@@ -296,7 +68,7 @@ static nib_status check_planned(const nib_safetensors_planned *planned, placed *
     int64_t count;
     *to = (placed){.name = planned->name, .dtype = planned->dtype, .shape = planned->shape};
     NIB_TRY(check_text(planned->name, "a tensor's name"));
-    if (global_of(planned->dtype, NIB_PT_DTYPE) < 0)
+    if (!nib_pt_holds(planned->dtype))
         return NIB_RAISE(NIB_E_DTYPE, "torch.save cannot hold %s", nib_dtype_name(planned->dtype));
     if (planned->shape.ndim < 0 || planned->shape.ndim > NIB_MAX_DIMS ||
         nib_shape_count(&planned->shape, &count) || nib_dtype_bytes(planned->dtype, count, bytes))
@@ -330,6 +102,16 @@ static nib_status keep_names(layout *l) {
     return NIB_OK;
 }
 
+static nib_status place_entry(const layout *l, const char *name, size_t size, size_t *end,
+                              nib_zip_place *e) {
+    nib_text text = {.mem = l->mem};
+    nib_text_format(&text, PREFIX "%s", name);
+    const bool failed = text.failed;
+    if (!failed) memcpy(e->name, text.data, text.length + 1);
+    nib_text_free(&text);
+    return failed ? NIB_E_MEMORY : nib_zip_place_next(e, size, end);
+}
+
 static nib_status place_all(layout *l, const size_t *bytes) {
     size_t end = 0, n = 0;
     NIB_TRY(place_entry(l, "data.pkl", l->pickle.length, &end, &l->entries[n++]));
@@ -350,7 +132,8 @@ static nib_status place_all(layout *l, const size_t *bytes) {
     l->entries[1].crc = nib_zip_crc("little", 6);
     l->entries[n - 1].crc = nib_zip_crc("3\n", 2);
     l->directory_offset = end;
-    put_directory(l);
+    l->directory.length = 0;
+    nib_zip_put_directory(&l->directory, l->entries, l->entry_count, l->directory_offset);
     if (l->directory.failed) return NIB_E_MEMORY;
     l->size = end + l->directory.length;
     return NIB_OK;
@@ -383,7 +166,7 @@ static nib_status layout_make(nib_mem *mem, const nib_safetensors_plan *plan, la
         if (status < NIB_OK) nib_error_at(NULL, plan->tensors[i].name, -1);
     }
     if (status >= NIB_OK) status = keep_names(l);
-    if (status >= NIB_OK) put_pickle(l, plan);
+    if (status >= NIB_OK) nib_pt_put_pickle(&l->pickle, plan);
     if (status >= NIB_OK && l->pickle.failed) status = NIB_E_MEMORY;
     if (status >= NIB_OK && l->pickle.length > NIB_PICKLE_MAX)
         status = NIB_RAISE(NIB_E_UNSUPPORTED, "the pickle would have %zu bytes; %d is the limit",
@@ -445,7 +228,7 @@ nib_status nib_pt_writer_put(nib_pt_writer *writer, size_t index, const void *fr
     if (index >= l->count)
         return NIB_RAISE(NIB_E_ARGUMENT, "tensor %zu of a plan of %zu", index, l->count);
     placed *t = &l->tensors[index];
-    const entry *e = &l->entries[t->entry];
+    const nib_zip_place *e = &l->entries[t->entry];
     nib_status status = NIB_OK;
     if (nib_add_size(offset, size, &end) || end > e->size)
         status = NIB_RAISE(NIB_E_ARGUMENT, "%zu bytes at %zu do not fit a tensor of %zu", size,
@@ -462,23 +245,24 @@ static nib_status put_frame(nib_pt_writer *writer) {
     layout *l = &writer->layout;
     for (size_t i = 0; i < l->count; i++) {
         placed *t = &l->tensors[i];
-        entry *e = &l->entries[t->entry];
+        nib_zip_place *e = &l->entries[t->entry];
         if (nib_given_check(&t->given, e->size) < NIB_OK) return nib_error_at(NULL, t->name, -1);
         if (e->size) e->crc = t->given.ranges[0].crc;
     }
     for (size_t i = 0; i < l->entry_count; i++) {
         l->heads.length = 0;
-        put_local(&l->heads, &l->entries[i]);
+        nib_zip_put_local(&l->heads, &l->entries[i]);
         if (l->heads.failed) return NIB_E_MEMORY;
         NIB_TRY(nib_file_writer_put(writer->file, l->heads.data, l->heads.length,
                                     l->entries[i].header));
     }
-    const entry *last = &l->entries[l->entry_count - 1];
+    const nib_zip_place *last = &l->entries[l->entry_count - 1];
     NIB_TRY(
         nib_file_writer_put(writer->file, l->pickle.data, l->pickle.length, l->entries[0].offset));
     NIB_TRY(nib_file_writer_put(writer->file, "little", 6, l->entries[1].offset));
     NIB_TRY(nib_file_writer_put(writer->file, "3\n", 2, last->offset));
-    put_directory(l);
+    l->directory.length = 0;
+    nib_zip_put_directory(&l->directory, l->entries, l->entry_count, l->directory_offset);
     if (l->directory.failed) return NIB_E_MEMORY;
     return nib_file_writer_put(writer->file, l->directory.data, l->directory.length,
                                l->directory_offset);

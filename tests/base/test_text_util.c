@@ -55,6 +55,14 @@ TEST(json_strings_are_escaped) {
     nib_text_free(&t);
 }
 
+TEST(numbers_are_written_lowest_byte_first) {
+    nib_text t = {0};
+    nib_text_little(&t, 0x0102030405060708, 8);
+    nib_text_little(&t, 0xfffe, 2);
+    CHECK(t.length == 10 && memcmp(t.data, "\x8\x7\x6\x5\x4\x3\x2\x1\xfe\xff", 10) == 0);
+    nib_text_free(&t);
+}
+
 /* The right side is what Python 3.11's json.dumps gives for the same string. */
 TEST(json_strings_are_escaped_to_ascii) {
     nib_text t = {0};
@@ -67,4 +75,5 @@ TEST(json_strings_are_escaped_to_ascii) {
 TESTS(RUNS(json_strings_are_escaped_to_ascii), RUNS(a_star_crosses_dots),
       RUNS(classes_and_question_marks_match_one_byte), RUNS(numbers_are_read_whole_or_not_at_all),
       RUNS(the_nearest_name_is_suggested_and_a_far_one_is_not),
-      RUNS(invalid_utf8_is_found_at_its_byte), RUNS(json_strings_are_escaped))
+      RUNS(invalid_utf8_is_found_at_its_byte), RUNS(json_strings_are_escaped),
+      RUNS(numbers_are_written_lowest_byte_first))
