@@ -23,6 +23,15 @@ char *nib_path_join(nib_mem *mem, const char *dir, const char *name) {
     return path;
 }
 
+char *nib_path_with_suffix(nib_mem *mem, const char *path, const char *suffix) {
+    const size_t p = strlen(path), n = strlen(suffix);
+    char *whole = nib_mem_alloc(mem, p + n + 1);
+    if (!whole) return NULL;
+    memcpy(whole, path, p);
+    memcpy(whole + p, suffix, n + 1);
+    return whole;
+}
+
 char *nib_path_parent(nib_mem *mem, const char *path) {
     size_t end = strlen(path);
     while (end > 1 && path[end - 1] == '/') end--; /* "a/b/" names what "a/b" names */

@@ -8,6 +8,9 @@
 /* "dir/name", or "name" alone when dir is "" or ".". Give back with nib_mem_strfree. */
 char *nib_path_join(nib_mem *mem, const char *dir, const char *name);
 
+/* "a/b" and ".c" -> "a/b.c". nib_mem_strfree. */
+char *nib_path_with_suffix(nib_mem *mem, const char *path, const char *suffix);
+
 /* The folder that holds it: "a/b" -> "a", "b" -> ".", "/b" -> "/". nib_mem_strfree. */
 char *nib_path_parent(nib_mem *mem, const char *path);
 

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/path.h"
 #include "base/text_util.h"
+#include "io/output_place.h"
 #include "io/tensor_writer.h"
 
 #define NOTE ".nibble-resume" /* hidden, so that no tool takes it for the model's */
@@ -16,9 +17,9 @@ typedef struct written { /* a tensor, for the index */
 
 struct nib_checkpoint_writer {
     nib_mem *mem;
-    char *out, *partial, *spare, *parent, *stem;
-    bool is_file, resume, replaces, made, failed;
-    int lock;                      /* of OUT.partial; -1: not held */
+    nib_output_place to;
+    char *stem;
+    bool failed;
     nib_safetensors_writer *shard; /* begun and not ended */
     nib_tensor_writer *single;     /* the same of one file alone */
     nib_safetensors *done;         /* instead: found finished */
@@ -54,179 +55,35 @@ static void drop_done(nib_checkpoint_writer *w) {
 static void writer_free(nib_checkpoint_writer *w) {
     nib_mem *mem = w->mem;
     drop_done(w);
-    nib_dir_unlock(w->lock);
+    nib_output_place_free(&w->to);
     for (size_t i = 0; i < w->file_count; i++) nib_mem_strfree(mem, w->files[i]);
     nib_mem_free(mem, w->files, w->file_room * sizeof *w->files);
     for (size_t i = 0; i < w->count; i++) nib_mem_strfree(mem, w->tensors[i].tensor);
     nib_mem_free(mem, w->shards, w->shard_room * sizeof *w->shards);
     nib_mem_free(mem, w->tensors, w->room * sizeof *w->tensors);
-    nib_mem_strfree(mem, w->out);
-    nib_mem_strfree(mem, w->partial);
-    nib_mem_strfree(mem, w->spare);
-    nib_mem_strfree(mem, w->parent);
     nib_mem_strfree(mem, w->stem);
     nib_mem_free(mem, w, sizeof *w);
-}
-
-/* ---- may OUT be written? ---- */
-static nib_status refuse(const char *path, const char *why) {
-    NIB_RAISE(NIB_E_ARGUMENT, "%s", why);
-    return nib_error_at(path, NULL, -1);
-}
-
-static nib_status check_parent(const char *parent) {
-    nib_path_kind kind;
-    NIB_TRY(nib_path_look(parent, true, &kind));
-    if (kind == NIB_PATH_FOLDER) return NIB_OK;
-    NIB_RAISE(NIB_E_IO, "there is no such folder to write the output in");
-    return nib_error_at(parent, NULL, -1);
-}
-
-static nib_status check_input(const char *out, const nib_checkpoint *input) {
-    bool same = false;
-    NIB_TRY(nib_path_same(out, input->path, &same));
-    if (!same) NIB_TRY(nib_path_same(out, input->folder, &same));
-    for (size_t i = 0; !same && i < input->shard_count; i++)
-        NIB_TRY(nib_path_same(out, input->shards[i].file->file.path, &same));
-    return same ? refuse(out, "this is the input, perhaps by another name: choose another output")
-                : NIB_OK;
-}
-
-/* An old output may go only when it looks like one: files alone, and weights among them. */
-static nib_status check_replaceable(nib_checkpoint_writer *w, bool overwrite) {
-    nib_dir_list list;
-    NIB_TRY(nib_dir_read(w->mem, w->out, &list));
-    bool weights = false;
-    const char *folder = NULL;
-    for (size_t i = 0; i < list.count; i++) {
-        weights |= nib_text_ends(list.entries[i].name, ".safetensors");
-        if (list.entries[i].kind == NIB_PATH_FOLDER && !folder) folder = list.entries[i].name;
-    }
-    nib_status status = NIB_OK;
-    w->replaces = list.count > 0; /* an empty folder just makes way */
-    if (list.count && !overwrite) {
-        status =
-            refuse(w->out, "is there already: choose another output, or overwrite it (--force)");
-    } else if (folder) {
-        status = NIB_RAISE(NIB_E_ARGUMENT,
-                           "not overwritten: it holds the folder \"%.100s\", which no "
-                           "output of this kind does",
-                           folder);
-        nib_error_at(w->out, NULL, -1);
-    } else if (list.count && !weights) {
-        status = refuse(w->out, "not overwritten: it holds no .safetensors, so it is no model");
-    }
-    nib_dir_list_free(&list);
-    return status;
-}
-
-static nib_status check_out(nib_checkpoint_writer *w, bool overwrite) {
-    nib_path_kind kind;
-    NIB_TRY(nib_path_look(w->out, false, &kind));
-    if (kind == NIB_PATH_NONE) return NIB_OK;
-    if (kind == NIB_PATH_LINK) return refuse(w->out, "a symbolic link is not written through");
-    if (w->is_file && kind == NIB_PATH_FILE)
-        return overwrite
-                   ? NIB_OK
-                   : refuse(w->out, "is there already: choose another output, or overwrite it "
-                                    "(--force)");
-    if (!w->is_file && kind == NIB_PATH_FOLDER) return check_replaceable(w, overwrite);
-    return refuse(w->out, w->is_file ? "there is something else of this name"
-                                     : "there is a file of this name, not a folder");
-}
-
-static nib_status check_space(nib_checkpoint_writer *w, size_t need) {
-    size_t spare;
-    if (!need || w->resume) return NIB_OK; /* part of a resumed one is written already */
-    NIB_TRY(nib_path_free_bytes(w->parent, &spare));
-    if (spare >= need && spare - need >= need / 100) return NIB_OK;
-    NIB_RAISE(NIB_E_FULL, "needs %zu bytes and 1 %% to spare; %zu are free", need, spare);
-    return nib_error_at(w->out, NULL, -1);
-}
-
-/* Make OUT.partial, or take over what is there; hold it. */
-static nib_status take_partial(nib_checkpoint_writer *w, bool overwrite) {
-    nib_path_kind kind;
-    NIB_TRY(nib_path_look(w->partial, false, &kind));
-    if (kind != NIB_PATH_NONE && kind != NIB_PATH_FOLDER)
-        return refuse(w->partial, "in the way: it is no folder of interrupted work");
-    if (kind == NIB_PATH_FOLDER && !w->resume && !overwrite)
-        return refuse(w->partial,
-                      "left by interrupted work: go on (--resume), or overwrite it (--force)");
-    if (kind == NIB_PATH_NONE) {
-        w->resume = false;
-        NIB_TRY(nib_dir_make(w->partial));
-        w->made = true;
-        return nib_dir_lock(w->partial, &w->lock);
-    }
-    NIB_TRY(nib_dir_lock(w->partial, &w->lock));
-    if (w->resume) return NIB_OK;
-    NIB_TRY(nib_dir_remove(w->mem, w->partial));
-    nib_dir_unlock(w->lock);
-    w->lock = -1;
-    NIB_TRY(nib_dir_make(w->partial));
-    w->made = true;
-    return nib_dir_lock(w->partial, &w->lock);
-}
-
-static char *with_suffix(nib_mem *mem, const char *path, const char *suffix) {
-    nib_text text = {.mem = mem};
-    nib_text_add(&text, path);
-    nib_text_add(&text, suffix);
-    char *copy = text.failed ? NULL : nib_mem_strdup(mem, text.data);
-    nib_text_free(&text);
-    return copy;
-}
-
-static nib_status name_paths(nib_checkpoint_writer *w, const nib_checkpoint_output *output) {
-    w->out = nib_mem_strdup(w->mem, output->path);
-    if (!w->out) return NIB_E_MEMORY;
-    size_t length = strlen(w->out), whole = length;
-    while (length > 1 && w->out[length - 1] == '/') length--;
-    if (length < whole) { /* sized frees want the very length */
-        char *shorter = nib_mem_alloc(w->mem, length + 1);
-        if (!shorter) return NIB_E_MEMORY;
-        memcpy(shorter, w->out, length);
-        shorter[length] = '\0';
-        nib_mem_strfree(w->mem, w->out);
-        w->out = shorter;
-    }
-    if (!nib_path_is_plain(nib_path_base(w->out)))
-        return refuse(output->path, "does not name an output");
-    w->is_file = nib_tensor_writer_is_name(w->out);
-    w->stem = nib_mem_strdup(w->mem, output->stem ? output->stem : "model");
-    w->partial = with_suffix(w->mem, w->out, ".partial");
-    w->spare = with_suffix(w->mem, w->out, ".replaced");
-    w->parent = nib_path_parent(w->mem, w->out);
-    return w->stem && w->partial && w->spare && w->parent ? NIB_OK : NIB_E_MEMORY;
 }
 
 nib_checkpoint_writer *nib_checkpoint_writer_open(nib_mem *mem,
                                                   const nib_checkpoint_output *output) {
     nib_checkpoint_writer *w = nib_mem_alloc_zero(mem, sizeof *w);
     if (!w) return NULL;
-    *w = (nib_checkpoint_writer){.mem = mem, .lock = -1, .resume = output->resume};
-    NIB_TRY_GOTO(name_paths(w, output), fail);
-    NIB_TRY_GOTO(check_parent(w->parent), fail);
-    if (output->input) NIB_TRY_GOTO(check_input(w->out, output->input), fail);
-    NIB_TRY_GOTO(check_out(w, output->overwrite), fail);
-    NIB_TRY_GOTO(check_space(w, output->need), fail);
-    if (w->is_file)
-        w->resume = false;
-    else
-        NIB_TRY_GOTO(take_partial(w, output->overwrite), fail);
-    return w;
+    w->mem = mem;
+    NIB_TRY_GOTO(nib_output_place_open(mem, output, &w->to), fail);
+    w->stem = nib_mem_strdup(mem, output->stem ? output->stem : "model");
+    if (w->stem) return w;
 fail:
     nib_error_at(output->path, NULL, -1);
-    if (w->made) nib_dir_remove_empty(w->partial);
+    if (w->to.made) nib_dir_remove_empty(w->to.partial);
     writer_free(w);
     return NULL;
 }
 
 /* ---- notes ---- */
 nib_status nib_checkpoint_writer_note(nib_checkpoint_writer *w, const void *bytes, size_t size) {
-    if (w->is_file) return NIB_OK; /* nothing to continue */
-    char *path = nib_path_join(w->mem, w->partial, NOTE);
+    if (w->to.is_file) return NIB_OK; /* nothing to continue */
+    char *path = nib_path_join(w->mem, w->to.partial, NOTE);
     const nib_status status = path ? nib_file_write_whole(w->mem, path, bytes, size) : NIB_E_MEMORY;
     nib_mem_strfree(w->mem, path);
     return status;
@@ -236,8 +93,8 @@ char *nib_checkpoint_writer_noted(nib_checkpoint_writer *w, size_t *size, nib_st
     enum { MOST = 256 << 20 };
     nib_path_kind kind = NIB_PATH_NONE;
     *status = NIB_OK;
-    if (!w->resume) return NULL;
-    char *bytes = NULL, *path = nib_path_join(w->mem, w->partial, NOTE);
+    if (!w->to.resume) return NULL;
+    char *bytes = NULL, *path = nib_path_join(w->mem, w->to.partial, NOTE);
     *status = path ? nib_path_look(path, false, &kind) : NIB_E_MEMORY;
     if (kind == NIB_PATH_FILE) {
         bytes = nib_file_read_whole(w->mem, path, MOST, size);
@@ -333,9 +190,9 @@ static nib_status begin(nib_checkpoint_writer *w, const char *name,
                         const nib_safetensors_plan *plan, nib_shard_state *state) {
     if (w->shard || w->single || w->done)
         return NIB_RAISE(NIB_E_ARGUMENT, "the shard before is not ended");
-    if (w->is_file && w->shard_count) {
+    if (w->to.is_file && w->shard_count) {
         NIB_RAISE(NIB_E_ARGUMENT, "one file holds no shards; give a folder as output");
-        return nib_error_at(w->out, NULL, -1);
+        return nib_error_at(w->to.path, NULL, -1);
     }
     if (!nib_path_is_plain(name) || !nib_text_ends(name, ".safetensors"))
         return NIB_RAISE(NIB_E_ARGUMENT, "\"%.100s\" is no name of a shard", name);
@@ -344,15 +201,15 @@ static nib_status begin(nib_checkpoint_writer *w, const char *name,
             return NIB_RAISE(NIB_E_ARGUMENT, "the shard \"%.100s\" was written already", name);
     NIB_TRY(enlist(w, name, plan));
     size_t size, payload;
-    if (w->is_file) {
-        w->single = nib_tensor_writer_open(w->mem, w->out, plan);
+    if (w->to.is_file) {
+        w->single = nib_tensor_writer_open(w->mem, w->to.path, plan);
         if (!w->single) return nib_last_error()->status;
         nib_tensor_writer_size(w->single, &size, &payload);
     } else {
         bool continued = false;
-        char *path = nib_path_join(w->mem, w->partial, name);
+        char *path = nib_path_join(w->mem, w->to.partial, name);
         nib_status status = path ? NIB_OK : NIB_E_MEMORY;
-        if (status == NIB_OK && w->resume) status = take_done(w, path, plan);
+        if (status == NIB_OK && w->to.resume) status = take_done(w, path, plan);
         if (status == NIB_OK && !w->done)
             w->shard = nib_safetensors_writer_reopen(w->mem, path, plan, &continued);
         nib_mem_strfree(w->mem, path);
@@ -428,9 +285,12 @@ static nib_status put_file(nib_checkpoint_writer *w, const char *name, const voi
                            size_t size) {
     if (!nib_path_is_plain(name) || name[0] == '.')
         return NIB_RAISE(NIB_E_ARGUMENT, "\"%.100s\" is no plain name of a file", name);
-    if (w->is_file) return refuse(w->out, "one file holds nothing else; give a folder as output");
+    if (w->to.is_file) {
+        NIB_RAISE(NIB_E_ARGUMENT, "one file holds nothing else; give a folder as output");
+        return nib_error_at(w->to.path, NULL, -1);
+    }
     if (!note_file(w, name)) return NIB_E_MEMORY;
-    char *path = nib_path_join(w->mem, w->partial, name);
+    char *path = nib_path_join(w->mem, w->to.partial, name);
     const nib_status status = path ? nib_file_write_whole(w->mem, path, bytes, size) : NIB_E_MEMORY;
     nib_mem_strfree(w->mem, path);
     return status;
@@ -446,7 +306,7 @@ static nib_status carry_one(nib_checkpoint_writer *w, const nib_checkpoint *from
     if (find_file(w, name)) return NIB_OK; /* written here, so it says something new */
     if (!note_file(w, name)) return NIB_E_MEMORY;
     char *source = nib_checkpoint_path(from, name);
-    char *target = nib_path_join(w->mem, w->partial, name);
+    char *target = nib_path_join(w->mem, w->to.partial, name);
     const nib_status status =
         source && target ? nib_file_copy(w->mem, source, target) : NIB_E_MEMORY;
     nib_mem_strfree(from->mem, source);
@@ -456,15 +316,15 @@ static nib_status carry_one(nib_checkpoint_writer *w, const nib_checkpoint *from
 
 nib_status nib_checkpoint_writer_carry(nib_checkpoint_writer *w, const nib_checkpoint *from) {
     nib_status status = NIB_OK;
-    for (size_t i = 0; !w->is_file && status == NIB_OK && i < from->carried_count; i++)
+    for (size_t i = 0; !w->to.is_file && status == NIB_OK && i < from->carried_count; i++)
         status = step(w, carry_one(w, from, from->carried[i]));
     return status;
 }
 
 /* ---- the end ---- */
 static nib_status write_index(nib_checkpoint_writer *w) {
-    char *single = with_suffix(w->mem, w->stem, ".safetensors");
-    char *name = with_suffix(w->mem, w->stem, ".safetensors.index.json");
+    char *single = nib_path_with_suffix(w->mem, w->stem, ".safetensors");
+    char *name = nib_path_with_suffix(w->mem, w->stem, ".safetensors.index.json");
     const char **tensors = nib_mem_alloc_array(w->mem, w->count, sizeof *tensors);
     const char **files = nib_mem_alloc_array(w->mem, w->count, sizeof *files);
     char *text = NULL;
@@ -488,11 +348,11 @@ static nib_status write_index(nib_checkpoint_writer *w) {
 /* The note, and what interrupted work of another plan left. */
 static nib_status remove_others(nib_checkpoint_writer *w) {
     nib_dir_list list;
-    NIB_TRY(nib_dir_read(w->mem, w->partial, &list));
+    NIB_TRY(nib_dir_read(w->mem, w->to.partial, &list));
     nib_status status = NIB_OK;
     for (size_t i = 0; status == NIB_OK && i < list.count; i++) {
         if (find_file(w, list.entries[i].name)) continue;
-        char *path = nib_path_join(w->mem, w->partial, list.entries[i].name);
+        char *path = nib_path_join(w->mem, w->to.partial, list.entries[i].name);
         status = path ? nib_path_unlink(path) : NIB_E_MEMORY;
         nib_mem_strfree(w->mem, path);
     }
@@ -500,32 +360,12 @@ static nib_status remove_others(nib_checkpoint_writer *w) {
     return status;
 }
 
-/* The commit: one rename, or one exchange with the old model. */
-static nib_status take_name(nib_checkpoint_writer *w, bool *taken) {
-    *taken = false;
-    if (!w->replaces) {
-        NIB_TRY(nib_path_rename(w->partial, w->out));
-        *taken = true;
-        return nib_dir_sync(w->parent);
-    }
-    NIB_TRY(nib_path_exchange(w->partial, w->out, w->spare));
-    *taken = true;
-    NIB_TRY(nib_dir_sync(w->parent)); /* before that, the old one may be all there is */
-    if (nib_dir_remove(w->mem, w->partial) == NIB_OK) return nib_dir_sync(w->parent);
-    const nib_error why = *nib_last_error();
-    NIB_RAISE(why.status,
-              "the new model is in place, but the one it replaced could not be removed: "
-              "%.100s",
-              why.what);
-    return nib_error_at(w->partial, NULL, -1);
-}
-
 nib_status nib_checkpoint_writer_finish(nib_checkpoint_writer *w) {
     bool taken = false;
     nib_status status = NIB_OK;
     if (w->failed) {
         status = NIB_RAISE(NIB_E_ARGUMENT, "an earlier step failed, so there is nothing to finish");
-    } else if (w->is_file) {
+    } else if (w->to.is_file) {
         status = w->single ? nib_tensor_writer_finish(w->single) : nothing_begun();
         w->single = NULL;
     } else {
@@ -535,10 +375,10 @@ nib_status nib_checkpoint_writer_finish(nib_checkpoint_writer *w) {
             status = nothing_begun();
         if (status == NIB_OK) status = write_index(w);
         if (status == NIB_OK) status = remove_others(w);
-        if (status == NIB_OK) status = nib_dir_sync(w->partial);
-        if (status == NIB_OK) status = take_name(w, &taken);
+        if (status == NIB_OK) status = nib_dir_sync(w->to.partial);
+        if (status == NIB_OK) status = nib_output_place_take_name(&w->to, &taken);
     }
-    if (status < NIB_OK) nib_error_at(w->out, NULL, -1);
+    if (status < NIB_OK) nib_error_at(w->to.path, NULL, -1);
     if (taken)
         writer_free(w);
     else
@@ -551,7 +391,7 @@ void nib_checkpoint_writer_abort(nib_checkpoint_writer *w) {
     const nib_error why = *nib_last_error(); /* clearing away may fail; what led here counts */
     nib_safetensors_writer_abort(w->shard);
     nib_tensor_writer_abort(w->single);
-    if (!w->is_file) nib_dir_remove(w->mem, w->partial);
+    if (!w->to.is_file) nib_dir_remove(w->mem, w->to.partial);
     nib_error_restore(&why);
     writer_free(w);
 }

@@ -23,6 +23,7 @@ TEST(names_are_joined_and_taken_apart) {
     check_text(state_, nib_path_parent(NULL, "a/b/"), "a");
     check_text(state_, nib_path_parent(NULL, "b"), ".");
     check_text(state_, nib_path_parent(NULL, "/b"), "/");
+    check_text(state_, nib_path_with_suffix(NULL, "a/b", ".c"), "a/b.c");
     check_text(state_, nib_path_parent(NULL, "/"), "/");
     CHECK_TEXT(nib_path_base("a/b.c"), "b.c");
     CHECK_TEXT(nib_path_base("b.c"), "b.c");
