@@ -73,11 +73,12 @@ nib_status nib_tape_end(nib_ctx *ctx);               /* also forgets what was re
 nib_status nib_model_sense(nib_ctx *ctx, nib_model *model, nib_data *data);
 
 /* nib_freeze of a model whose linears wait for gptq, after nib_calibrate_end: they are frozen as a
- * forward over the data comes to them, and each makes up for what those before it lost. Samples of the
- * data run at once, with floats and with codes, as many as keep the widest tensor at 256 MiB (eleven
- * times that in all), spread evenly over all there are. Linears with fewer than four rows for each input
- * column are frozen as nib_freeze does it, and so is all of a model that hears or sees, and its head.
- * All or nothing; data's counts are of what ran. */
+ * forward over the data comes to them, and each makes up for what those before it lost. Layer after
+ * layer, samples of the data go through it with floats and with codes, a few at a time; what leaves it
+ * is kept, of as many samples, spread evenly over all there are, as take 2 GiB (two floats for each
+ * token and column of the residual stream). A linear of N outputs and K inputs takes N K + K K doubles
+ * meanwhile. Those with fewer than four rows for each input column are frozen as nib_freeze does it, and
+ * so is all of a model that hears or sees, and its head. All or nothing; data's counts are of what ran. */
 nib_status nib_model_freeze(nib_ctx *ctx, nib_model *model, nib_data *data);
 
 /* ---- losses: a tensor of one number without dimensions ----

@@ -23,6 +23,13 @@ typedef struct nib_segment {
 
 typedef enum nib_wanted { NIB_WANT_NOTHING = 0, NIB_WANT_LAST, NIB_WANT_ALL } nib_wanted;
 
+/* A single layer instead of all of them. */
+typedef struct nib_one_layer {
+    int layer;
+    nib_tensor *x; /* [M, D] that come into it, of the open scope; NULL: as forward makes them */
+    nib_tensor *y; /* what left it, of the open scope */
+} nib_one_layer;
+
 typedef struct nib_batch {
     nib_ctx *ctx;
     const int32_t *tokens;       /* [M], ids below the vocabulary size */
@@ -33,6 +40,7 @@ typedef struct nib_batch {
     /* The tokens and their positions as [M] i32 tensors of the caller, who may run what a forward
      * called again with others in them; NULL: forward makes them. */
     nib_tensor *ids, *positions;
+    nib_one_layer *one; /* NULL: all layers; with it no logits are to be wanted */
 } nib_batch;
 
 typedef struct nib_arch {

@@ -154,7 +154,8 @@ static nib_status forward(const nib_hparams *h, nib_module *root, const nib_batc
     const nib_module *trunk = nib_run_trunk(root, prefixes, "word_embeddings");
     nib_tensor *x = nib_run_child(trunk, "word_embeddings", nib_run_tokens(b));
     x = nib_run_child(trunk, "word_embeddings_layernorm", x);
-    x = nib_run_layers(b->ctx, nib_module_child(trunk, "h"), h->num_hidden_layers, layer, &s, x);
+    x = nib_run_layers(b->ctx, b->one, nib_module_child(trunk, "h"), h->num_hidden_layers, layer,
+                       &s, x);
     if (!x) return nib_last_error()->status;
     if (b->logits == NIB_WANT_NOTHING) return NIB_OK;
     *logits = nib_run_child(root, "lm_head", nib_run_child(trunk, "ln_f", nib_run_wanted(b, x)));

@@ -339,15 +339,17 @@ static nib_tensor *one_layer(nib_ctx *ctx, nib_module *m, int index, nib_layer_f
     return nib_scope_own(ctx, out);
 }
 
-nib_tensor *nib_run_layers(nib_ctx *ctx, const nib_module *layers, int count,
+nib_tensor *nib_run_layers(nib_ctx *ctx, nib_one_layer *one, const nib_module *layers, int count,
                            nib_layer_forward *each, const void *step, nib_tensor *x) {
-    for (int i = 0; x && i < count; i++) {
+    if (one && one->x) x = one->x;
+    for (int i = one ? one->layer : 0; x && i < (one ? one->layer + 1 : count); i++) {
         char index[16];
         snprintf(index, sizeof index, "%d", i);
         nib_tensor *before = x;
         x = one_layer(ctx, nib_module_child(layers, index), i, each, step, x);
         nib_tensor_free(nib_keep(before)); /* from the scope, whoever else holds it */
     }
+    if (one) one->y = x;
     return x;
 }
 

@@ -104,10 +104,10 @@ typedef struct nib_attending {
 nib_tensor *nib_run_attention(const nib_batch *batch, const nib_attending *how, nib_tensor *q,
                               nib_tensor *k, nib_tensor *v);
 
-/* x through all layers. What a layer made is let go, but its result. */
+/* x through all layers, or through `one`. What a layer made is let go, but its result. */
 typedef nib_tensor *nib_layer_forward(const void *step, nib_module *layer, int index,
                                       nib_tensor *x);
-nib_tensor *nib_run_layers(nib_ctx *ctx, const nib_module *layers, int count,
+nib_tensor *nib_run_layers(nib_ctx *ctx, nib_one_layer *one, const nib_module *layers, int count,
                            nib_layer_forward *each, const void *step, nib_tensor *x);
 
 /* The rows whose logits are wanted. */

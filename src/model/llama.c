@@ -167,8 +167,8 @@ static nib_status forward(const nib_hparams *h, nib_module *root, const nib_batc
 
     const nib_module *model = nib_module_child(root, "model");
     nib_tensor *x = nib_run_child(model, "embed_tokens", ids);
-    x = nib_run_layers(b->ctx, nib_module_child(model, "layers"), h->num_hidden_layers, layer, &s,
-                       x);
+    x = nib_run_layers(b->ctx, b->one, nib_module_child(model, "layers"), h->num_hidden_layers,
+                       layer, &s, x);
     if (!x) return nib_last_error()->status;
     if (b->logits == NIB_WANT_NOTHING) return NIB_OK;
     x = nib_run_wanted(b, x);

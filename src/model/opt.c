@@ -144,8 +144,8 @@ static nib_status forward(const nib_hparams *h, nib_module *root, const nib_batc
     nib_tensor *x = nib_run_child(decoder, "embed_tokens", nib_run_tokens(b));
     if (h->word_embed_proj_dim != h->hidden_size) x = nib_run_child(decoder, "project_in", x);
     x = nib_add(x, nib_run_learned(b, nib_module_child(decoder, "embed_positions"), OFFSET));
-    x = nib_run_layers(b->ctx, nib_module_child(decoder, "layers"), h->num_hidden_layers, layer, &s,
-                       x);
+    x = nib_run_layers(b->ctx, b->one, nib_module_child(decoder, "layers"), h->num_hidden_layers,
+                       layer, &s, x);
     if (!x) return nib_last_error()->status;
     if (b->logits == NIB_WANT_NOTHING) return NIB_OK;
     x = nib_run_wanted(b, x);

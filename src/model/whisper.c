@@ -234,7 +234,7 @@ static nib_tensor *encode(const nib_hparams *h, nib_module *root, nib_tensor *me
     int32_t *position = nib_tensor_data_mut(positions);
     for (int64_t t = 0; t < T; t++) position[t] = (int32_t)t;
     x = nib_add(nib_transpose(x, 0, 1), nib_run_child(encoder, "embed_positions", positions));
-    x = nib_run_layers(ctx, nib_module_child(encoder, "layers"), h->speech.encoder_layers,
+    x = nib_run_layers(ctx, NULL, nib_module_child(encoder, "layers"), h->speech.encoder_layers,
                        encoder_layer, h, x);
     x = nib_run_child(encoder, "layer_norm", x);
     if (!x) return NULL;
@@ -339,7 +339,7 @@ static nib_status forward(const nib_hparams *h, nib_module *root, const nib_batc
     NIB_TRY(nib_modes_enter_module(b->ctx, decoder, &x));
     x = nib_run_child(decoder, "embed_tokens", x);
     x = nib_add(x, nib_run_learned(b, nib_module_child(decoder, "embed_positions"), 0));
-    x = nib_run_layers(b->ctx, nib_module_child(decoder, "layers"), h->num_hidden_layers,
+    x = nib_run_layers(b->ctx, b->one, nib_module_child(decoder, "layers"), h->num_hidden_layers,
                        decoder_layer, &s, x);
     /* Of all rows, as modes that watch the norm see them elsewhere. */
     x = nib_run_child(decoder, "layer_norm", x);

@@ -67,9 +67,10 @@ static float *factor_of(nib_ctx *ctx, const float *h, int64_t K, const int32_t *
     return NULL;
 }
 
-/* ---- rows: codes for scales, then scales for codes, ROUNDS times; the best of them stays ---- */
+/* ---- rows: codes for scales, then scales for codes, ROUNDS times; the best of them stays, and
+ * settles: scales for codes and single codes for scales by turns ---- */
 
-enum { ROUNDS = 4, PASSES = 8, SWEEPS = 4, MAX_UNKNOWNS = 2 * 256 };
+enum { ROUNDS = 4, SETTLES = 3, PASSES = 8, SWEEPS = 4, MAX_UNKNOWNS = 2 * 256 };
 
 typedef struct feeding {
     nib_codes *codes;
@@ -237,6 +238,23 @@ static void polish(const feeding *f, row *r) {
     }
 }
 
+/* The row is one better than those before it: kept if so. */
+static bool is_best(const feeding *f, row *r, double *best) {
+    const double reached = objective(f, r);
+    if (!(reached < *best)) return false;
+    *best = reached;
+    memcpy(r->best_q, r->q, (size_t)f->K);
+    memcpy(r->best_scale, r->scale, (size_t)f->groups * sizeof(float));
+    if (f->affine) memcpy(r->best_shift, r->shift, (size_t)f->groups * sizeof(float));
+    return true;
+}
+
+static void back_to_best(const feeding *f, row *r) {
+    memcpy(r->q, r->best_q, (size_t)f->K);
+    memcpy(r->scale, r->best_scale, (size_t)f->groups * sizeof(float));
+    if (f->affine) memcpy(r->shift, r->best_shift, (size_t)f->groups * sizeof(float));
+}
+
 /* The row's weights may differ from what was asked: with what other rows miss. */
 static void feed_row(feeding *f, int64_t n, float *memory, bool again) {
     row r = {.w = f->w + n * f->K,
@@ -259,20 +277,16 @@ static void feed_row(feeding *f, int64_t n, float *memory, bool again) {
         if (round > 0) refit(f, &r);
         if (round >= 0) feed(f, &r);
         polish(f, &r);
-        const double reached = objective(f, &r);
-        if (!(reached < best)) {
-            if (round > 0) break;
-            continue;
-        }
-        best = reached;
-        memcpy(r.best_q, r.q, (size_t)f->K);
-        memcpy(r.best_scale, r.scale, (size_t)f->groups * sizeof(float));
-        if (f->affine) memcpy(r.best_shift, r.shift, (size_t)f->groups * sizeof(float));
+        if (!is_best(f, &r, &best) && round > 0) break;
     }
     if (best == (double)INFINITY) return; /* not a number: as it came */
-    memcpy(r.q, r.best_q, (size_t)f->K);
-    memcpy(r.scale, r.best_scale, (size_t)f->groups * sizeof(float));
-    if (f->affine) memcpy(r.shift, r.best_shift, (size_t)f->groups * sizeof(float));
+    for (int turn = 0, better = 1; better && turn < SETTLES; turn++) {
+        back_to_best(f, &r);
+        refit(f, &r);
+        polish(f, &r);
+        better = is_best(f, &r, &best);
+    }
+    back_to_best(f, &r);
     if (!f->out) return;
     for (int64_t k = 0; k < f->K; k++) r.left[k] = r.w[k] - back_of(f, &r, k);
 }
