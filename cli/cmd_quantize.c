@@ -24,7 +24,7 @@ static const cli_option options[] = {
      false},
     {"nonfinite", 0, "error|keep|zero", CLI_TEXT, &o.nonfinite,
      "NaN and infinity in weights (error)", 0, 0, false},
-    {"format", 'f', "FORMAT", CLI_TEXT, &o.format, "torchao, quanto, native (the scheme's)", 0, 0,
+    {"format", 'f', "FORMAT", CLI_TEXT, &o.format, "torchao, quanto, awq, native (the scheme's)", 0, 0,
      false},
     {"dry-run", 'n', NULL, CLI_FLAG, &o.dry_run, "tell what would be written, to the byte", 0, 0,
      false},

@@ -1,21 +1,8 @@
 # examples/<name>.c: one program each over the public headers, built and, with tests, run.
-#
-# A scheme is a file that may be taken away; an example that spells its NIB_<SCHEME>(...) goes too.
-file(STRINGS ${PROJECT_SOURCE_DIR}/include/nibble/nibble.h NIB_SCHEME_LINES
-  REGEX "^extern const nib_scheme nib_scheme_")
 file(GLOB NIB_EXAMPLES CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/examples/*.c)
 foreach(example ${NIB_EXAMPLES})
   get_filename_component(name ${example} NAME_WE)
-  file(READ ${example} text)
-  set(lacks)
-  foreach(line ${NIB_SCHEME_LINES})
-    string(REGEX REPLACE ".* nib_scheme_([a-z0-9_]+).*" "\\1" scheme "${line}")
-    string(TOUPPER "NIB_${scheme}(" macro)
-    string(FIND "${text}" "${macro}" at)
-    if(at GREATER -1 AND NOT EXISTS ${PROJECT_SOURCE_DIR}/src/quant/schemes/scheme_${scheme}.c)
-      set(lacks ${scheme})
-    endif()
-  endforeach()
+  nib_lacking_scheme(${example} lacks)
   if(lacks)
     message(STATUS "example ${name} is left out: this build lacks the scheme ${lacks}")
     continue()

@@ -274,7 +274,7 @@ nib_status nib_freeze(nib_module *root);
 /* The same from file to file, as a stream, in bounded memory; and the proof that a file is what it says. */
 typedef struct nib_file_options {
     size_t size;
-    const char *format;                /* "torchao", "quanto", "native"; NULL: that of the schemes' system,
+    const char *format;                /* "torchao", "quanto", "awq", "native"; NULL: that of the schemes' system,
                                           or native where systems mix or it has no word for a stack */
     const char *nonfinite;             /* "error", "keep", "zero"; NULL: "error" */
     bool dry_run, resume, overwrite;

@@ -67,13 +67,13 @@ nib_status nib_format_note(const nib_manifest *m,
         const nib_stored *item = &m->items[i];
         if (!item->layout) continue;
         nib_text spelled = {.mem = out->mem}, back = {.mem = out->mem}, own = {.mem = out->mem};
-        status = spell(m, item, &spelled);
-        nib_config *config = status >= NIB_OK ? nib_config_parse(spelled.data) : NULL;
+        if (spell) status = spell(m, item, &spelled);
+        nib_config *config = spell && status >= NIB_OK ? nib_config_parse(spelled.data) : NULL;
         if (config) nib_config_print(config, &back);
         nib_config_print(item->config, &own);
-        if (status >= NIB_OK && (!config || back.failed || own.failed))
+        if (status >= NIB_OK && ((spell && !config) || back.failed || own.failed))
             status = nib_last_error()->status;
-        if (status >= NIB_OK && strcmp(back.data, own.data) != 0 &&
+        if (status >= NIB_OK && (!spell || strcmp(back.data, own.data) != 0) &&
             json_object_set_new(schemes, item->name, json_string(own.data)) != 0)
             status = NIB_RAISE(NIB_E_MEMORY, "no memory for a note on schemes");
         nib_config_free(config);

@@ -45,7 +45,8 @@ typedef struct nib_format {
 } nib_format;
 
 /* Configs that a format cannot spell, such as an older epsilon: `spell` appends what would be read
- * back for a weight, and where that is another config, __metadata__["nibble"] of every file has
+ * back for a weight (NULL: nothing is), and where that is another config, __metadata__["nibble"] of
+ * every file has
  *     {"version": 1, "schemes": {"a.weight": "intx_weight_only:bits=4,eps=v0.17"}}
  * Other readers pass over it. nib_format_noted gives the "schemes" (json_decref) or NULL: none, or
  * a failure in *status. */

@@ -1,3 +1,4 @@
 X(torchao)
 X(quanto)
+X(awq)
 X(native)

@@ -203,6 +203,7 @@ static nib_storage *storage_of(void **state_, nib_module *root, const char *chil
 }
 
 static void small_weights_share_an_allocation_that_just_holds_them(void **state_) {
+    NEEDS_SCHEME("int8_weight_only");
     static const nib_module_kind holder = {.name = "Weights"};
     uint64_t seed = 7;
     nib_ctx *ctx = nib_ctx_new(NULL);

@@ -151,6 +151,7 @@ static const char *const schemes[] = {
     "intx_weight_only:bits=1",
     "intx_weight_only:bits=3,granularity=group,group_size=32",
     "intx_weight_only:bits=4,mapping=asymmetric",
+    "intx_weight_only:bits=4,granularity=group,group_size=64,mapping=asymmetric",
     "intx_weight_only:bits=5,mapping=symmetric_no_clipping_err",
     "intx_weight_only:bits=4,granularity=group,group_size=32,algo=hqq",
     "intx_weight_only:bits=2,scale_dtype=f32",
@@ -237,7 +238,8 @@ TEST(what_a_format_wrote_it_reads_back_and_what_it_cannot_hold_it_refuses_before
                     char *now = test_picture(folder);
                     CHECK(strstr(nib_last_error()->what, "formats that can: native") ||
                           strstr(nib_last_error()->what, "formats that can: torchao, native") ||
-                          strstr(nib_last_error()->what, "formats that can: quanto, native"));
+                          strstr(nib_last_error()->what, "formats that can: quanto, native") ||
+                          strstr(nib_last_error()->what, "formats that can: torchao, awq, native"));
                     CHECK(*nib_last_error()->tensor && !strstr(now, "q "));
                     free(now);
                     refused++;

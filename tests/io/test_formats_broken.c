@@ -93,7 +93,7 @@ TEST(parts_that_lack_or_contradict_and_words_that_are_unknown_are_one_clear_erro
     NEEDS_SCHEME("int8_dynamic_activation_int8_weight");
     static const char int8[] = "torchao-int8-row-bf16", dynamic[] = "torchao-int8-dynamic-bf16",
                       da4w[] = "torchao-8da4w-group-bf16", qint8[] = "quanto-qint8-f16",
-                      qint4[] = "quanto-qint4-bf16";
+                      qint4[] = "quanto-qint4-bf16", awq[] = "awq-gemm-f16";
     static const struct {
         const char *folder;
         void (*change)(json_t *, const char *);
@@ -142,6 +142,11 @@ TEST(parts_that_lack_or_contradict_and_words_that_are_unknown_are_one_clear_erro
         {qint4, drop, UP ".weight._data._data", "has no", UP, NIB_E_FORMAT},
         {qint4, drop, UP ".weight._shift", "has no part", UP ".weight", NIB_E_FORMAT},
         {qint4, turn, UP ".weight._shift", "calls for", UP ".weight._shift", NIB_E_FORMAT},
+        {awq, drop, UP ".scales", "has no part scales", UP ".weight", NIB_E_FORMAT},
+        {awq, drop, UP ".qzeros", "has no part", UP ".weight", NIB_E_FORMAT},
+        {awq, turn, UP ".scales", "do not agree", UP ".weight", NIB_E_FORMAT},
+        {awq, turn, UP ".qzeros", "calls for i32 [2, 4]", UP ".qzeros", NIB_E_FORMAT},
+        {awq, turn, UP ".qweight", "do not agree", UP ".weight", NIB_E_FORMAT},
     };
     TEST_FOLDER_IN_MEMORY(folder);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
