@@ -268,6 +268,9 @@ static void check_lanes(void **state_) {
         lane_everywhere(state_, c, 9, turn++);
         c.K = 10048, c.G = 5024; /* groups longer than what a block of inputs holds */
         lane_everywhere(state_, c, 13, turn++);
+        c.K = 40960, c.G = 1024; /* few rows, but longer than the scratch */
+        c.N = 16, c.scale_dtype = NIB_BF16;
+        if (c.bits <= 4 && CHANGED(lane_i8[c.lane])) one_lane_i8(state_, &c, 7, turn % 2, 0);
     }
     check_dense_rows(state_);
 }

@@ -298,7 +298,9 @@ static void unpack_any(uint8_t *out, const uint8_t *panel, int bits, int64_t Kp,
         unpack(b, out, panel, Kp, k, kc);                                                          \
         break;
         CASE(1)
+        CASE(2)
         CASE(3)
+        CASE(4)
         CASE(5)
         CASE(6)
         CASE(7)
