@@ -21,7 +21,7 @@ enum {
     BESIDE_ROWS = 2 * NIB_ROW_BLOCK, /* of digits that are made beside: they stay in L1 */
     BLOCK = 120,                     /* rows of codes, at most, that are a block: whole */
     TALL = 12,                       /* tiles of the largest kernels, by weights with one */
-    LOW = 7,                         /* group of bytes, and others */
+    LOW = 6,                         /* group of bytes, and others */
     BLOCK_CODES = 512 << 10,         /* codes of a block: half of an L2 of 1 MiB */
     BESIDE_CODES = 512 << 10,        /* and of the weights that it meets before it is finished */
     SHARES = 8,                      /* of the parts of a product, for each thread, at least */

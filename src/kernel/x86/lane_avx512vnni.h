@@ -25,6 +25,22 @@ typedef int32_t __attribute__((may_alias)) four_codes;
 #define DOT_ALL(acc, u, q) DOT(acc, u, _mm512_set1_epi32(q))
 #endif
 
+/* Steps that stay in the order in which they are written: products of four codes for all lanes, one
+ * number in all, sums to floats, and y += v * t with 16 aligned floats v. */
+#if defined(__AVX512VNNI__)
+#define DOT_HERE(acc, u, q)                                                                        \
+    __asm__ volatile("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(acc) : "v"(u), "m"(q))
+#define ALL_LANES_HERE(to, n) __asm__ volatile("vpbroadcastd %1, %0" : "=v"(to) : "m"(n))
+#define CONVERT_HERE(to, sum) __asm__ volatile("vcvtdq2ps %1, %0" : "=v"(to) : "v"(sum))
+#define ADD_HERE(y, v, t)                                                                          \
+    __asm__ volatile("vfmadd231ps %1, %2, %0" : "+v"(y) : "m"(*(const __m512 *)(v)), "v"(t))
+#else
+#define DOT_HERE(acc, u, q)   DOT_ALL(acc, u, q)
+#define ALL_LANES_HERE(to, n) ((to) = _mm512_set1_epi32(n))
+#define CONVERT_HERE(to, sum) ((to) = _mm512_cvtepi32_ps(sum))
+#define ADD_HERE(y, v, t)     ((y) = _mm512_fmadd_ps(_mm512_load_ps(v), t, y))
+#endif
+
 /* Pointers between which the compiler is not to see any relation. */
 #if defined(__AVX512VNNI__)
 #define UNRELATED(a, b, c) __asm__("" : "+r"(a), "+r"(b), "+r"(c))

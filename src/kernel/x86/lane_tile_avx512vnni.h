@@ -1,19 +1,21 @@
 /* lane_tile_avx512vnni.h: many rows of 8-bit codes by integer weights in lanes.
  *
- * A tile is 7 rows by 2 panels: 14 sums of products and 14 results in registers, which leaves the
- * two dot product units always enough independent chains (latency 4) and makes the float steps at
- * the end of a group cheap. Codes of 4 and 2 bits are opened inside the tile, by units that the
- * products leave idle; planes are unpacked to bytes first. A row of bytes with one group has no
- * results before it ends: its tile is 12 rows high and reads each code half as often. Rows go in
- * blocks and long rows in spans so that the codes of the inputs stay in L2; codes of the weight
- * come from there too, as one stream through a whole span, so that a tile is entered seldom. */
+ * A tile is 6 rows by 2 panels: 12 sums of products and 12 results in registers, which leaves the
+ * two dot product units always enough independent chains (latency 4) and four registers, by which
+ * the float steps at the end of a group go in between the first products of the next. Codes of 4
+ * and 2 bits are opened inside the tile, by units that the products leave idle; planes are unpacked
+ * to bytes first. A row of bytes with one group has no results before it ends: its tile is 12 rows
+ * high and reads each code half as often. Rows go in blocks and long rows in spans so that the
+ * codes of the inputs stay in L2; codes of the weight come from there too, as one stream through a
+ * whole span, so that a tile is entered seldom, and all tiles of a block together ask for the codes
+ * that come next: the first one alone would wait for them. */
 #ifndef NIB_KERNEL_X86_LANE_TILE_AVX512VNNI_H
 #define NIB_KERNEL_X86_LANE_TILE_AVX512VNNI_H
 #include "kernel/x86/lane_avx512vnni.h"
 #include "kernel/x86/transpose_avx512.h"
 
 enum {
-    TILE_ROWS = 7,
+    TILE_ROWS = 6,
     TALL_ROWS = 12,
     TILE_PANELS = 2,
     TILE_WIDTH = TILE_PANELS * NIB_PANEL,
@@ -21,17 +23,26 @@ enum {
     SPAN = 4096,
     SPAN_GROUPS = SPAN / 32,
     BYTES_DEPTH = 512, /* columns that are unpacked at a time */
+    ASK_CELLS = 8,     /* of bytes, after which a tile asks for lines */
 };
+
+/* What the rows of a block bring to a group, and what two panels do. */
+typedef struct group_of_rows {
+    int32_t start[ROW_BLOCK]; /* -mid times the sum of the inputs' codes */
+    float sums[ROW_BLOCK];    /* that sum */
+} group_of_rows;
+typedef struct group_of_panels {
+    float scale[TILE_PANELS][NIB_PANEL], offset[TILE_PANELS][NIB_PANEL];
+} group_of_panels;
 
 /* What lies in the caller's scratch. */
 typedef struct tile_scratch {
     uint8_t codes[TILE_PANELS][BYTES_DEPTH * NIB_PANEL];
-    float y[ROW_BLOCK][TILE_WIDTH];      /* results so far */
     int32_t part[ROW_BLOCK][TILE_WIDTH]; /* sums of a group that is not complete */
-    int32_t start[SPAN_GROUPS][ROW_BLOCK];
-    float sums[SPAN_GROUPS][ROW_BLOCK];
-    float scale[TILE_PANELS][SPAN_GROUPS][NIB_PANEL];
-    float offset[TILE_PANELS][SPAN_GROUPS][NIB_PANEL];
+    group_of_rows rows[SPAN_GROUPS];
+    group_of_panels panels[SPAN_GROUPS];
+    const char *next,
+        *next_end; /* codes of the first of the next panels that nobody asked for yet */
 } tile_scratch;
 _Static_assert(sizeof(tile_scratch) <= NIB_LANE_SCRATCH, "scratch of a tile");
 
@@ -48,6 +59,7 @@ typedef struct tile_job {
     int64_t height;        /* rows of a tile */
     int bits;              /* as a tile takes them: 8 where they are unpacked first */
     int columns;           /* of a cell */
+    int64_t next;          /* panel that is met after these; -1: none */
 } tile_job;
 
 typedef struct tile_block {
@@ -62,14 +74,16 @@ typedef struct tile_block {
     bool begins, ends;                 /* the group, here */
     bool fresh;                        /* nothing was added to the results yet */
     bool offset;
-    bool complete; /* sums of one group that begin and end here */
+    bool complete;   /* what begins here or began earlier ends here */
+    int64_t ask;     /* lines of each of the next panels, a group or ASK_CELLS */
+    int64_t between; /* bytes from one of these panels to the other */
 } tile_block;
 
 /* What follows the sums of one group that is a whole row: the result of row m of the block. */
 INLINE __m512 whole_row(const tile_job *t, int64_t m, __m512i part, __m512 scale, __m512 offset) {
     const __m512 v = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(part), _mm512_setzero_ps());
     if (t->w->offset_kind == NIB_OFFSET_NONE) return v;
-    return _mm512_fmadd_ps(offset, _mm512_set1_ps(t->s->sums[0][m]), v);
+    return _mm512_fmadd_ps(offset, _mm512_set1_ps(t->s->rows[0].sums[m]), v);
 }
 
 /* The last steps of a result. */
@@ -84,124 +98,241 @@ INLINE __m512 correction_of(const tile_job *t, int64_t panel) {
 
 /* What the sums of a row and panel begin with: what its group begins with, or what was left of it.
  */
-INLINE __m512i first_sums(const tile_block *b, const tile_scratch *s, int64_t g, int64_t row,
+INLINE __m512i first_sums(const tile_block *b, const tile_scratch *s, int64_t row,
                           const int panel) {
-    return b->begins ? _mm512_set1_epi32(s->start[b->group + g][row])
+    return b->begins ? _mm512_set1_epi32(s->rows[b->group].start[row])
                      : _mm512_load_si512(s->part[row] + panel * NIB_PANEL);
 }
 
+/* The place of results of row m of the block, and which of them there are. */
+INLINE float *results_at(const tile_job *t, int64_t panel, int64_t m) {
+    return t->y + (t->row + m) * t->ldy + panel * NIB_PANEL;
+}
+INLINE __mmask16 channels_at(const tile_block *b, const int panel) {
+    return panel < b->panels ? channels_of(b->job->w, b->panel + panel) : 0;
+}
+
+/* Asks for some lines of the next panels, to L2: what one tile asks for follows what the last did.
+ */
+INLINE void ask(const tile_block *b, tile_scratch *s) {
+    for (int64_t i = 0; i < b->ask && s->next < s->next_end; i++, s->next += 64) {
+        _mm_prefetch(s->next, _MM_HINT_T1);
+        _mm_prefetch(s->next + b->between, _MM_HINT_T1);
+    }
+}
+
 /* Where the rows of a tile are read: two pointers beside the first, and the distance of a row one
- * to four times, reach all twelve. The compiler is kept from seeing how they hang together: it
- * would make a pointer of each row, and spill those to vector registers, whose way back takes turns
- * of the units that multiply. */
+ * to four times, reach all twelve; one, and the distance once or twice, reaches six. The compiler
+ * is kept from seeing how they hang together: it would make a pointer of each row, and spill those
+ * to vector registers, whose way back takes turns of the units that multiply. */
 typedef struct row_pointers {
-    const int8_t *q[3]; /* rows 0, 5 and 10 */
+    const int8_t *q[3]; /* rows 0, 5 and 10, or 0 and 3 */
     int64_t ld, ld3;
 } row_pointers;
 
-INLINE row_pointers rows_from(const int8_t *q, int64_t ld) {
-    row_pointers r = {{q, q + 5 * ld, q + 10 * ld}, ld, 3 * ld};
+INLINE int rows_of_pointer(const int rows) { return rows > 6 ? 5 : 3; }
+INLINE row_pointers rows_from(const int8_t *q, int64_t ld, const int rows) {
+    const int step = rows_of_pointer(rows);
+    row_pointers r = {{q, q + step * ld, q + 2 * step * ld}, ld, 3 * ld};
     UNRELATED(r.q[0], r.q[1], r.q[2]);
     return r;
 }
 INLINE void next_column(row_pointers *r, const int rows) {
     r->q[0] += 4;
-    if (rows > 5) r->q[1] += 4;
-    if (rows > 10) r->q[2] += 4;
+    if (rows > rows_of_pointer(rows)) r->q[1] += 4;
+    if (rows > 2 * rows_of_pointer(rows)) r->q[2] += 4;
     UNRELATED(r->q[0], r->q[1], r->q[2]);
 }
-/* Four codes of row r, a constant, in all lanes. */
-INLINE __m512i row_codes(const row_pointers *p, const int r) {
-    const int8_t *q = p->q[r / 5] + (r % 5 == 3 ? p->ld3 : r % 5 * p->ld);
-    return _mm512_set1_epi32(*(const four_codes *)q);
+/* Four codes of row r, a constant; and in all lanes. */
+INLINE const four_codes *codes_at(const row_pointers *p, const int rows, const int r) {
+    const int step = rows_of_pointer(rows), at = r % step;
+    return (const four_codes *)(p->q[r / step] + (at == 3 ? p->ld3 : at * p->ld));
+}
+INLINE __m512i row_codes(const row_pointers *p, const int rows, const int r) {
+    return _mm512_set1_epi32(*codes_at(p, rows, r));
+}
+
+/* What a tile reads, and its registers. */
+typedef struct tile_at {
+    row_pointers x;
+    const uint8_t *codes[TILE_PANELS];
+} tile_at;
+typedef __m512i tile_sums[TILE_ROWS][TILE_PANELS];
+typedef __m512 tile_results[TILE_ROWS][TILE_PANELS];
+
+/* Four columns, the j-th of a cell, of both panels. */
+INLINE void open_codes(const int bits, const int j, const tile_at *at, __m512i *u) {
+    const __m512i mask = _mm512_set1_epi8((char)((1 << bits) - 1));
+    UNROLL
+    for (int p = 0; p < TILE_PANELS; p++) {
+        u[p] = shifted(_mm512_loadu_si512(at->codes[p]), j * bits);
+        if (bits < 8) u[p] = _mm512_and_si512(u[p], mask);
+    }
+}
+INLINE void next_step(const int bits, const int j, const int rows, tile_at *at) {
+    next_column(&at->x, rows);
+    /* the next four columns read the cell anew: two registers less */
+    UNRELATED(at->codes[0], at->codes[1], at->x.ld3);
+    if (j < 8 / bits - 1) return;
+    at->codes[0] += 64;
+    at->codes[1] += 64;
+}
+INLINE void step(const int bits, const int j, const int rows, tile_at *at, tile_sums acc) {
+    __m512i u[TILE_PANELS];
+    open_codes(bits, j, at, u);
+    UNROLL
+    for (int r = 0; r < rows; r++) {
+        const __m512i q = row_codes(&at->x, rows, r);
+        DOT(acc[r][0], u[0], q);
+        DOT(acc[r][1], u[1], q);
+    }
+    next_step(bits, j, rows, at);
+}
+
+/* The first step of a group with the end of the one before: a row's sums are converted and begin
+ * anew, and while the next row's are, they are added to the results. All of the end at once leaves
+ * the units without products until the last sums have gone through it. */
+INLINE void turn(const int bits, const int rows, const bool offset, const int32_t *start,
+                 const float *sums, const group_of_panels *panels, tile_at *at, tile_sums acc,
+                 tile_results y) {
+    __m512i u[TILE_PANELS];
+    tile_results v;
+    open_codes(bits, 0, at, u);
+    UNROLL
+    for (int r = 0; r <= rows; r++) {
+        if (r < rows) {
+            CONVERT_HERE(v[r][0], acc[r][0]);
+            CONVERT_HERE(v[r][1], acc[r][1]);
+            ALL_LANES_HERE(acc[r][0], start[r]);
+            ALL_LANES_HERE(acc[r][1], start[r]);
+            DOT_HERE(acc[r][0], u[0],
+                     *codes_at(&at->x, rows, r)); /* there is no register for them */
+            DOT_HERE(acc[r][1], u[1], *codes_at(&at->x, rows, r));
+        }
+        if (!r) continue;
+        ADD_HERE(y[r - 1][0], panels->scale[0], v[r - 1][0]);
+        ADD_HERE(y[r - 1][1], panels->scale[1], v[r - 1][1]);
+        if (!offset) continue;
+        const __m512 sum = _mm512_set1_ps(sums[r - 1]);
+        ADD_HERE(y[r - 1][0], panels->offset[0], sum);
+        ADD_HERE(y[r - 1][1], panels->offset[1], sum);
+    }
+    next_step(bits, 0, rows, at);
+}
+
+/* The end of the last group of a tile. */
+INLINE void last_turn(const int rows, const bool offset, const float *sums,
+                      const group_of_panels *panels, tile_sums acc, tile_results y) {
+    UNROLL
+    for (int p = 0; p < TILE_PANELS; p++) {
+        const __m512 scale = _mm512_load_ps(panels->scale[p]);
+        UNROLL
+        for (int r = 0; r < rows; r++)
+            y[r][p] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(acc[r][p]), y[r][p]);
+        if (!offset) continue;
+        const __m512 of_panel = _mm512_load_ps(panels->offset[p]);
+        UNROLL
+        for (int r = 0; r < rows; r++)
+            y[r][p] = _mm512_fmadd_ps(of_panel, _mm512_set1_ps(sums[r]), y[r][p]);
+    }
 }
 
 /* Rows [row, row + rows) of the block; `bits` (8, 4 or 2) and `rows` are constant. */
 INLINE void tile(const int bits, const int rows, const tile_block *b, tile_scratch *s,
                  int64_t row) {
-    const __m512i mask = _mm512_set1_epi8((char)((1 << bits) - 1));
-    row_pointers x = rows_from(b->q + row * b->ld, b->ld);
-    const uint8_t *codes[TILE_PANELS] = {b->codes[0], b->codes[1]};
-    __m512 y[TILE_ROWS][TILE_PANELS];
-    UNROLL
-    for (int r = 0; r < rows; r++) {
-        y[r][0] = b->fresh ? _mm512_setzero_ps() : _mm512_load_ps(s->y[row + r]);
-        y[r][1] = b->fresh ? _mm512_setzero_ps() : _mm512_load_ps(s->y[row + r] + NIB_PANEL);
+    tile_results y;
+    tile_sums acc;
+    if (b->fresh) {
+        UNROLL
+        for (int r = 0; r < rows; r++) y[r][0] = y[r][1] = _mm512_setzero_ps();
+    } else {
+        const float *from = results_at(b->job, b->panel, row);
+        const __mmask16 first = channels_at(b, 0), second = channels_at(b, 1);
+        UNROLL
+        for (int r = 0; r < rows; r++, from += b->job->ldy) {
+            y[r][0] = _mm512_maskz_loadu_ps(first, from);
+            y[r][1] = _mm512_maskz_loadu_ps(second, from + NIB_PANEL);
+        }
     }
-    for (int64_t g = 0; g < b->groups; g++) {
-        __m512i acc[TILE_ROWS][TILE_PANELS];
+    enum { NEXT_GROUP = sizeof(group_of_rows) / 4 };
+    const int32_t *start = s->rows[b->group].start + row;
+    const float *sums = s->rows[b->group].sums + row;
+    const group_of_panels *panels = s->panels;
+    if (b->begins) {
+        UNROLL
+        for (int r = 0; r < rows; r++) acc[r][0] = acc[r][1] = _mm512_set1_epi32(start[r]);
+    } else {
         UNROLL
         for (int r = 0; r < rows; r++) {
-            acc[r][0] = first_sums(b, s, g, row + r, 0);
-            acc[r][1] = first_sums(b, s, g, row + r, 1);
-        }
-        for (int64_t i = 0; i < b->cells; i++) {
-            UNROLL
-            for (int j = 0; j < 8 / bits; j++) {
-                __m512i u[TILE_PANELS] = {shifted(_mm512_loadu_si512(codes[0]), j * bits),
-                                          shifted(_mm512_loadu_si512(codes[1]), j * bits)};
-                if (bits < 8) u[0] = _mm512_and_si512(u[0], mask);
-                if (bits < 8) u[1] = _mm512_and_si512(u[1], mask);
-                UNROLL
-                for (int r = 0; r < rows; r++) {
-                    const __m512i q = row_codes(&x, r);
-                    DOT(acc[r][0], u[0], q);
-                    DOT(acc[r][1], u[1], q);
-                }
-                next_column(&x, rows);
-                UNRELATED(codes[0], codes[1], x.ld3); /* reads the cell anew: two registers less */
-            }
-            codes[0] += 64;
-            codes[1] += 64;
-        }
-        if (!b->ends) {
-            UNROLL
-            for (int r = 0; r < rows; r++) {
-                _mm512_store_si512(s->part[row + r], acc[r][0]);
-                _mm512_store_si512(s->part[row + r] + NIB_PANEL, acc[r][1]);
-            }
-            return;
-        }
-        UNROLL
-        for (int p = 0; p < TILE_PANELS; p++) {
-            const __m512 scale = _mm512_load_ps(s->scale[p][g]);
-            UNROLL
-            for (int r = 0; r < rows; r++)
-                y[r][p] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(acc[r][p]), y[r][p]);
-        }
-        if (!b->offset) continue;
-        UNROLL
-        for (int p = 0; p < TILE_PANELS; p++) {
-            const __m512 offset = _mm512_load_ps(s->offset[p][g]);
-            UNROLL
-            for (int r = 0; r < rows; r++)
-                y[r][p] = _mm512_fmadd_ps(offset, _mm512_set1_ps(s->sums[b->group + g][row + r]),
-                                          y[r][p]);
+            acc[r][0] = _mm512_load_si512(s->part[row + r]);
+            acc[r][1] = _mm512_load_si512(s->part[row + r] + NIB_PANEL);
         }
     }
-    UNROLL
-    for (int r = 0; r < rows; r++) {
-        _mm512_store_ps(s->y[row + r], y[r][0]);
-        _mm512_store_ps(s->y[row + r] + NIB_PANEL, y[r][1]);
+    if (b->cells) {
+        tile_at at = {rows_from(b->q + row * b->ld, b->ld, rows), {b->codes[0], b->codes[1]}};
+        const group_of_panels *const last = panels + b->groups - 1;
+        step(bits, 0, rows, &at, acc);
+        for (;;) {
+            UNROLL
+            for (int j = 1; j < 8 / bits; j++) step(bits, j, rows, &at, acc);
+            for (int64_t i = b->cells - 1; i > 0; i--) {
+                UNROLL
+                for (int j = 0; j < 8 / bits; j++) step(bits, j, rows, &at, acc);
+            }
+            ask(b, s);
+            if (panels == last) break;
+            start += NEXT_GROUP;
+            if (b->offset)
+                turn(bits, rows, true, start, sums, panels, &at, acc, y);
+            else
+                turn(bits, rows, false, start, sums, panels, &at, acc, y);
+            sums += NEXT_GROUP;
+            panels++;
+        }
+    }
+    if (!b->ends) {
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            _mm512_store_si512(s->part[row + r], acc[r][0]);
+            _mm512_store_si512(s->part[row + r] + NIB_PANEL, acc[r][1]);
+        }
+        return;
+    }
+    if (b->offset)
+        last_turn(rows, true, sums, panels, acc, y);
+    else
+        last_turn(rows, false, sums, panels, acc, y);
+    const tile_job *t = b->job;
+    for (int p = 0; p < b->panels; p++) {
+        const __m512 correction = correction_of(t, b->panel + p);
+        const __mmask16 channels = channels_of(t->w, b->panel + p);
+        float *to = results_at(t, b->panel + p, row);
+        UNROLL
+        for (int r = 0; r < rows; r++, to += t->ldy) {
+            const __m512 v = p ? y[r][1] : y[r][0];
+            _mm512_mask_storeu_ps(to, channels,
+                                  b->complete ? last_steps(t, row + r, v, correction) : v);
+        }
     }
 }
 
 /* Where a row has one group of bytes no results need registers until it ends: a taller tile reads
  * each code half as often. */
 INLINE void tall(const int rows, const tile_block *b, tile_scratch *s, int64_t row) {
-    row_pointers x = rows_from(b->q + row * b->ld, b->ld);
+    row_pointers x = rows_from(b->q + row * b->ld, b->ld, rows);
     const uint8_t *codes[TILE_PANELS] = {b->codes[0], b->codes[1]};
     __m512i acc[TALL_ROWS][TILE_PANELS];
     UNROLL
     for (int r = 0; r < rows; r++) {
-        acc[r][0] = first_sums(b, s, 0, row + r, 0);
-        acc[r][1] = first_sums(b, s, 0, row + r, 1);
+        acc[r][0] = first_sums(b, s, row + r, 0);
+        acc[r][1] = first_sums(b, s, row + r, 1);
     }
     for (int64_t i = 0; i < b->cells; i++) {
+        if (i % ASK_CELLS == 0) ask(b, s);
         const __m512i u[] = {_mm512_loadu_si512(codes[0]), _mm512_loadu_si512(codes[1])};
         UNROLL
         for (int r = 0; r < rows; r++) {
-            const __m512i q = row_codes(&x, r);
+            const __m512i q = row_codes(&x, rows, r);
             DOT(acc[r][0], u[0], q);
             DOT(acc[r][1], u[1], q);
         }
@@ -215,8 +346,8 @@ INLINE void tall(const int rows, const tile_block *b, tile_scratch *s, int64_t r
         for (int p = 0; p < TILE_PANELS; p++) {
             if (p >= b->panels) return;
             const __mmask16 channels = channels_of(t->w, b->panel + p);
-            const __m512 scale = _mm512_load_ps(s->scale[p][0]);
-            const __m512 offset = _mm512_load_ps(s->offset[p][0]);
+            const __m512 scale = _mm512_load_ps(s->panels[0].scale[p]);
+            const __m512 offset = _mm512_load_ps(s->panels[0].offset[p]);
             const __m512 correction = correction_of(t, b->panel + p);
             float *y = t->y + (t->row + row) * t->ldy + (b->panel + p) * NIB_PANEL;
             UNROLL
@@ -245,15 +376,12 @@ TILE_OF(8, 3)
 TILE_OF(8, 4)
 TILE_OF(8, 5)
 TILE_OF(8, 6)
-TILE_OF(8, 7)
 TILE_OF(4, 4)
 TILE_OF(4, 5)
 TILE_OF(4, 6)
-TILE_OF(4, 7)
 TILE_OF(2, 4)
 TILE_OF(2, 5)
 TILE_OF(2, 6)
-TILE_OF(2, 7)
 #undef TILE_OF
 #define TALL_OF(rows)                                                                              \
     static void tall_##rows(const tile_block *b, tile_scratch *s, int64_t row) {                   \
@@ -326,43 +454,39 @@ static void lay_out_sums(tile_scratch *s, const nib_rows_i8 *x, int64_t row, int
                                                 sums + (i < rows - m ? i : 0) * all_groups);
             transpose(r);
             for (int i = 0; i < 16 && i < groups - g; i++) {
-                _mm512_mask_storeu_epi32(s->start[g + i] + m, of_rows,
+                _mm512_mask_storeu_epi32(s->rows[g + i].start + m, of_rows,
                                          _mm512_mullo_epi32(r[i], factor));
-                _mm512_mask_storeu_ps(s->sums[g + i] + m, of_rows, _mm512_cvtepi32_ps(r[i]));
+                _mm512_mask_storeu_ps(s->rows[g + i].sums + m, of_rows, _mm512_cvtepi32_ps(r[i]));
             }
         }
     }
 }
 
-/* What earlier spans left in y: results, or the sums of the one group as they are. */
+/* What earlier spans left in y of the one group: its sums as they are. */
 static void begin_rows(const tile_job *t, int64_t panel, int panels, int64_t row, int64_t rows) {
-    const bool one_group = t->w->groups == 1;
     for (int p = 0; p < panels; p++) {
         const __mmask16 channels = channels_of(t->w, panel + p);
-        const float *y = t->y + (t->row + row) * t->ldy + (panel + p) * NIB_PANEL;
+        const float *y = results_at(t, panel + p, row);
         for (int64_t m = row; m < row + rows; m++, y += t->ldy)
-            _mm512_store_ps((one_group ? (float *)t->s->part[m] : t->s->y[m]) + p * NIB_PANEL,
-                            _mm512_maskz_loadu_ps(channels, y));
+            _mm512_store_si512(t->s->part[m] + p * NIB_PANEL,
+                               _mm512_maskz_loadu_epi32(channels, y));
     }
 }
 
-/* Results of rows that are complete, and what is left for the next span of those that are not. */
+/* Results of the one group of rows that are complete, and sums of those that are not. */
 static void end_rows(const tile_job *t, int64_t panel, int panels, int64_t row, int64_t rows) {
     const nib_lane_weight *w = t->w;
-    const bool one_group = w->groups == 1, complete = t->end == w->K;
+    const bool complete = t->end == w->K;
     for (int p = 0; p < panels; p++) {
         const __mmask16 channels = channels_of(w, panel + p);
-        const __m512 scale = _mm512_load_ps(t->s->scale[p][0]);
-        const __m512 offset = _mm512_load_ps(t->s->offset[p][0]);
+        const __m512 scale = _mm512_load_ps(t->s->panels[0].scale[p]);
+        const __m512 offset = _mm512_load_ps(t->s->panels[0].offset[p]);
         const __m512 correction = correction_of(t, panel + p);
-        float *y = t->y + (t->row + row) * t->ldy + (panel + p) * NIB_PANEL;
+        float *y = results_at(t, panel + p, row);
         for (int64_t m = row; m < row + rows; m++, y += t->ldy) {
-            __m512 v = _mm512_load_ps(t->s->y[m] + p * NIB_PANEL);
-            if (one_group) {
-                const __m512i part = _mm512_load_si512(t->s->part[m] + p * NIB_PANEL);
-                v = complete ? whole_row(t, m, part, scale, offset) : _mm512_castsi512_ps(part);
-            }
-            if (complete) v = last_steps(t, m, v, correction);
+            const __m512i part = _mm512_load_si512(t->s->part[m] + p * NIB_PANEL);
+            __m512 v = _mm512_castsi512_ps(part);
+            if (complete) v = last_steps(t, m, whole_row(t, m, part, scale, offset), correction);
             _mm512_mask_storeu_ps(y, channels, v);
         }
     }
@@ -370,7 +494,7 @@ static void end_rows(const tile_job *t, int64_t panel, int panels, int64_t row, 
 
 /* Where results go that the tile now at work will have: asked for to be written. */
 static void expect_rows(const tile_job *t, int64_t panel, int64_t row, int64_t rows) {
-    const char *y = (const char *)(t->y + (t->row + row) * t->ldy + panel * NIB_PANEL);
+    const char *y = (const char *)results_at(t, panel, row);
     for (int64_t m = 0; m < rows; m++, y += t->ldy * (int64_t)sizeof(float)) {
         EXPECT(y);
         EXPECT(y + 64);
@@ -384,22 +508,37 @@ static void tiles(const tile_job *t, const tile_block *b, int64_t panel, int pan
     static tile_function *const of[][TALL_ROWS] = {
         {tall_1, tall_2, tall_3, tall_4, tall_5, tall_6, tall_7, tall_8, tall_9, tall_10, tall_11,
          tall_12},
-        {tile_8_1, tile_8_2, tile_8_3, tile_8_4, tile_8_5, tile_8_6, tile_8_7},
-        {NULL, NULL, NULL, tile_4_4, tile_4_5, tile_4_6, tile_4_7},
-        {NULL, NULL, NULL, tile_2_4, tile_2_5, tile_2_6, tile_2_7}};
+        {tile_8_1, tile_8_2, tile_8_3, tile_8_4, tile_8_5, tile_8_6},
+        {NULL, NULL, NULL, tile_4_4, tile_4_5, tile_4_6},
+        {NULL, NULL, NULL, tile_2_4, tile_2_5, tile_2_6}};
     tile_function *const *tile_of = of[t->height == TALL_ROWS ? 0
                                        : t->bits == 8         ? 1
                                        : t->bits == 4         ? 2
                                                               : 3];
+    const bool one_group = t->w->groups == 1;
     const int64_t count = (t->rows + t->height - 1) / t->height;
     for (int64_t i = 0, row = 0; i < count; i++) {
         const int64_t height = t->rows / count + (i < t->rows % count);
-        if (first && t->k) begin_rows(t, panel, panels, row, height);
+        if (first && t->k && one_group) begin_rows(t, panel, panels, row, height);
         if (last) expect_rows(t, panel, row, height);
         tile_of[height - 1](b, t->s, row);
-        if (last && !b->complete) end_rows(t, panel, panels, row, height);
+        if (last && one_group && !b->complete) end_rows(t, panel, panels, row, height);
         row += height;
     }
+}
+
+/* Lines of the panels that come next, for all tiles of this block to ask for: as many each. */
+static void expect_codes(const tile_job *t, tile_block *b, int64_t k, int64_t kc) {
+    const nib_lane_weight *w = t->w;
+    t->s->next = t->s->next_end = NULL;
+    if (t->next < 0 || t->bits != w->bits) return;
+    const int64_t bytes = kc * NIB_PANEL * w->bits / 8;
+    const int64_t asks = b->groups > 1 ? b->groups : (b->cells + ASK_CELLS - 1) / ASK_CELLS;
+    const int64_t all = asks * ((t->rows + t->height - 1) / t->height);
+    t->s->next = (const char *)w->codes + t->next * w->panel_bytes + k * NIB_PANEL * w->bits / 8;
+    t->s->next_end = t->s->next + bytes;
+    b->between = (t->next + 1) * NIB_PANEL < w->N ? w->panel_bytes : 0;
+    b->ask = all ? (bytes / 64 + all - 1) / all : 0;
 }
 
 /* A span of panels [panel, panel + panels) for a block of rows. */
@@ -425,7 +564,8 @@ static void span(const tile_job *t, int64_t panel, int panels) {
                         .ends = !one_group && (whole || k + kc == (g + 1) * G),
                         .fresh = one_group || (whole ? k == 0 : g == 0),
                         .offset = w->offset_kind != NIB_OFFSET_NONE,
-                        .complete = t->height == TALL_ROWS && k == 0 && k + kc == w->K};
+                        .complete =
+                            (!one_group || (t->height == TALL_ROWS && k == 0)) && k + kc == w->K};
         const int64_t padded = (kc + t->columns - 1) / t->columns * t->columns;
         b.cells = padded / b.groups * t->bits / 32;
         for (int p = 0; p < TILE_PANELS; p++) {
@@ -439,9 +579,10 @@ static void span(const tile_job *t, int64_t panel, int panels) {
             for (int64_t i = 0; i < b.groups; i++) {
                 const int64_t at = ((panel + p) * w->groups + g + i) * NIB_PANEL;
                 const __m512 scale = values_at(w->scale_dtype, w->scale, at);
-                _mm512_store_ps(t->s->scale[p][i], scale);
-                if (b.offset) _mm512_store_ps(t->s->offset[p][i], offset_at(w, at, scale));
+                _mm512_store_ps(t->s->panels[i].scale[p], scale);
+                if (b.offset) _mm512_store_ps(t->s->panels[i].offset[p], offset_at(w, at, scale));
             }
+        expect_codes(t, &b, k, kc);
         tiles(t, &b, panel, panels, first, last);
         k += kc;
     } while (k < t->end);
@@ -480,8 +621,12 @@ static void many_rows(float *y, int64_t ldy, const nib_rows_i8 *x, int64_t M,
         for (t.row = 0; t.row < M; t.row += block) {
             t.rows = least(M - t.row, block);
             lay_out_sums(scratch, x, t.row, t.rows, w->mid, w->groups, t.group, groups);
-            for (int64_t p = panel; p < panel + panels; p += TILE_PANELS)
+            for (int64_t p = panel; p < panel + panels; p += TILE_PANELS) {
+                t.next = p + TILE_PANELS;
+                if (t.next >= panel + panels && t.row + block < M) t.next = panel;
+                if (t.next * NIB_PANEL >= w->N) t.next = -1;
                 span(&t, p, (int)least(panel + panels - p, TILE_PANELS));
+            }
         }
         t.k = t.end;
     } while (t.k < w->K);
