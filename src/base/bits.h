@@ -9,6 +9,7 @@
 #define NIB_BASE_BITS_H
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 /* Bytes that n codes take. n * bits must not overflow: counts from files are checked before. */
 static inline size_t nib_bits_size(size_t n, int bits) { return (n * (size_t)bits + 7) / 8; }
@@ -24,12 +25,32 @@ static inline void nib_bits_put(uint8_t *bytes, const uint8_t *codes, size_t n, 
     if (count > 0) *bytes = (uint8_t)held;
 }
 
+/* The lowest eight codes of a word, each moved to a byte of its own: halves apart, then halves of
+ * those, then theirs. */
+static inline uint64_t nib_bits_apart(uint64_t word, int bits) {
+    const uint64_t four = (UINT64_C(1) << 4 * bits) - 1;
+    const uint64_t two = ((UINT64_C(1) << 2 * bits) - 1) * 0x0000000100000001u;
+    const uint64_t one = ((UINT64_C(1) << bits) - 1) * 0x0001000100010001u;
+    word = (word & four) | (word >> 4 * bits & four) << 32;
+    word = (word & two) | (word >> 2 * bits & two) << 16;
+    return (word & one) | (word >> bits & one) << 8;
+}
+
 /* Reads nib_bits_size(n, bits) bytes and none after. */
 static inline void nib_bits_get(uint8_t *codes, const uint8_t *bytes, size_t n, int bits) {
     const uint32_t mask = (1u << bits) - 1;
+    const size_t size = nib_bits_size(n, bits);
     uint32_t held = 0;
     int count = 0;
-    for (size_t i = 0; i < n; i++) {
+    size_t i = 0;
+    for (size_t at = 0; i + 8 <= n && at + 8 <= size; i += 8, at += (size_t)bits) {
+        uint64_t word; /* the least significant byte first, as codes of lanes are kept too */
+        memcpy(&word, bytes + at, 8);
+        word = nib_bits_apart(word, bits);
+        memcpy(codes + i, &word, 8);
+    }
+    bytes += i / 8 * (size_t)bits;
+    for (; i < n; i++) {
         for (; count < bits; count += 8) held |= (uint32_t)*bytes++ << count;
         codes[i] = (uint8_t)(held & mask);
         held >>= bits;

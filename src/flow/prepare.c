@@ -4,8 +4,6 @@
  * is: half a megabyte in plain ones is read a fifth slower. */
 #include "flow/prepare.h"
 
-#include <string.h>
-
 #include "base/checked.h"
 #include "base/error.h"
 #include "base/file.h"
@@ -17,7 +15,7 @@
 #include "op/conv_filters.h"
 #include "quant/act8.h"
 #include "quant/codes.h"
-#include "quant/lanes_bits.h"
+#include "quant/lanes_lay.h"
 #include "quant/layouts.h"
 #include "quant/scheme.h"
 #include "tensor/context.h"
@@ -107,7 +105,8 @@ typedef struct packing {
     int count;
     nib_part parts[NIB_MAX_PARTS];
     unsigned char *bytes[NIB_MAX_PARTS];
-    int bands; /* of what it is made from */
+    int bands;         /* of what it is made from */
+    nib_stored stored; /* that, where it is known */
     nib_scratch scratch;
 } packing;
 
@@ -135,7 +134,7 @@ static void pack_rows(void *user, int64_t begin, int64_t end) {
     for (int64_t rows; begin < end; begin += rows) {
         void *part[NIB_MAX_PARTS] = {0};
         rows = end - begin < RUN ? end - begin : RUN;
-        const nib_codes codes = nib_rows_codes_there(p->from, begin, rows, scratch);
+        const nib_codes codes = nib_rows_codes(p->from, begin, rows, scratch);
         for (int i = 0; i < p->count; i++)
             part[i] =
                 p->bytes[i] + nib_part_place(&p->parts[i], &p->from->desc, 1, begin, rows).offset;
@@ -144,22 +143,13 @@ static void pack_rows(void *user, int64_t begin, int64_t end) {
     nib_scratch_give(&p->scratch, block);
 }
 
-/* Rows of every band at once, from the bytes of quanto. */
-static void pack_bits(void *user, int64_t begin, int64_t end) {
+/* The same where it is known how codes lie: of every band at once. */
+static void lay_rows(void *user, int64_t begin, int64_t end) {
     packing *p = user;
-    const void *from[NIB_MAX_PARTS] = {0};
     void *to[NIB_MAX_PARTS] = {0};
-    for (int i = 0; i < p->from->nparts; i++) from[i] = nib_tensor_part(p->from, i);
     for (int i = 0; i < p->count; i++) to[i] = p->bytes[i];
     meet(p, begin, end - begin);
-    nib_lanes_bits(&p->from->desc, from, to, begin, end - begin);
-}
-
-static bool in_bits(const nib_tensor *t) {
-    const void *from[NIB_MAX_PARTS] = {0};
-    if (strcmp(t->layout->name, "quanto_bits") != 0) return false;
-    for (int i = 0; i < t->nparts; i++) from[i] = nib_tensor_part(t, i);
-    return nib_lanes_bits_fit(&t->desc, from);
+    nib_lanes_lay(&p->from->desc, &p->stored, to, begin, end - begin);
 }
 
 /* A file that is not in memory yet is read in long runs, ahead of the threads that pack it. */
@@ -186,7 +176,7 @@ static int64_t grain_of(const packing *p, const nib_pool *pool, size_t size) {
 /* The weight in lanes; caller owns. */
 static nib_tensor *prepared(preparing *to, const nib_tensor *from, const nib_layout *layout) {
     nib_ctx *ctx = to->ctx;
-    const bool bits = in_bits(from);
+    const void *parts[NIB_MAX_PARTS] = {0};
     packing p = {.from = from, .layout = layout, .bands = 1};
     nib_storage *storage[NIB_MAX_PARTS] = {0};
     size_t at[NIB_MAX_PARTS], begin;
@@ -201,10 +191,12 @@ static nib_tensor *prepared(preparing *to, const nib_tensor *from, const nib_lay
         storage[i] = room;
         p.bytes[i] = room->data + at[i];
     }
-    if (bits) p.bands = nib_layout_bands(from->layout, &from->desc);
+    for (int i = 0; i < from->nparts; i++) parts[i] = nib_tensor_part(from, i);
+    const bool known = nib_stored_of(from->layout, &from->desc, parts, &p.stored);
+    if (known) p.bands = nib_layout_bands(from->layout, &from->desc);
     const int64_t rows = from->desc.rows / p.bands, grain = grain_of(&p, ctx->pool, size);
-    if (bits) {
-        nib_parallel_for(ctx->pool, rows, grain, pack_bits, &p);
+    if (known) {
+        nib_parallel_for(ctx->pool, rows, grain, lay_rows, &p);
     } else {
         NIB_TRY_GOTO(nib_scratch_open(&ctx->mem, ctx->pool, (rows + grain - 1) / grain,
                                       nib_rows_scratch_size(from, RUN), &p.scratch),

@@ -296,14 +296,23 @@ typedef struct nib_kernels {
     /* n codes, one a byte (upper bits ignored) -> (n + 1) / 2 bytes, a missing last code 0. */
     void (*pack_u4)(uint8_t *out, const uint8_t *codes, size_t n);
     void (*unpack_u4)(uint8_t *codes, const uint8_t *bytes, size_t n);
-    /* Lines of W8, W4 or W2, 64 bytes each, from words of four columns, a byte a column, those of
-     * 16 channels side by side, [lines * n][16] with n = 8 / bits of a code, and their sums:
+    /* Lines of W8, W4, W2 or of the plane of one bit of WX (its lane), 64 bytes each, from words of
+     * four columns, a byte a column, those of 16 channels side by side, [lines * n][16] with
+     * n = 8 / bits of a code, and sums of the codes of each `every` lines:
      *   u = word ^ flip >> shift & (bits of a code in each byte)
-     *   line[c] = u[0][c] | u[1][c] << bits | ...      sums[c] += its codes
+     *   line[c] = u[0][c] | u[1][c] << bits | ...      sums[i / every][c] += codes of line i
      * F8: a line is four columns, [4][16] bytes, as they are; no sums. Other threads see the lines
-     * after lines_laid. */
+     * after lines_laid. every >= 1. */
     void (*lay_lines)(uint8_t *to, const uint32_t *words, int64_t lines, nib_lane lane,
-                      uint32_t flip, int shift, int32_t sums[NIB_PANEL]);
+                      uint32_t flip, int shift, int64_t every, int32_t *sums);
+    /* The same for W4 from words [lines][16] of eight columns, the first in the lowest 4 bits. */
+    void (*lay_halves)(uint8_t *to, const uint32_t *words, int64_t lines, uint32_t flip,
+                       int64_t every, int32_t *sums);
+    /* Corrections of 16 channels go on over groups; scale, zero, sums [groups][16]:
+     *   acc = fma(scale, sum - less, acc), then fma(offset, columns, acc) where there is one */
+    void (*correct_lines)(float acc[NIB_PANEL], const float *scale, const float *zero,
+                          nib_offset kind, const int32_t *sums, int64_t groups, int32_t less,
+                          float columns);
     void (*lines_laid)(void);
 
     /* ---- elementwise; out may be x itself ---- */

@@ -205,27 +205,6 @@ nib_codes nib_rows_codes(const nib_tensor *t, int64_t row, int64_t rows, void *s
     return codes;
 }
 
-/* Layouts of bytes, then scales and zeros by block, as nib_part_load_blocks reads them. */
-static bool in_bytes(const nib_tensor *t) {
-    static const char *const names[] = {"quanto_bytes", "int8_row", "f8_row", "intx"};
-    bool found = false;
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        found |= strcmp(t->layout->name, names[i]) == 0;
-    return found && nib_qdesc_bits(&t->desc) == 8;
-}
-
-nib_codes nib_rows_codes_there(const nib_tensor *t, int64_t row, int64_t rows, void *scratch) {
-    if (!in_bytes(t)) return nib_rows_codes(t, row, rows, scratch);
-    const nib_qdesc *d = &t->desc;
-    nib_codes codes = codes_over(t, rows, scratch);
-    const char *bytes = nib_tensor_part(t, 0);
-    codes.q = (void *)(uintptr_t)(bytes + row * d->cols); /* only read */
-    nib_part_load_blocks(d, d->scale_dtype, nib_tensor_part(t, 1), row, rows, codes.scale);
-    if (codes.zero)
-        nib_part_load_blocks(d, d->zero_dtype, nib_tensor_part(t, 2), row, rows, codes.zero);
-    return codes;
-}
-
 void nib_rows_to_f32(const nib_tensor *t, int64_t row, int64_t rows, float *out, void *scratch) {
     if (!t->layout) {
         const int last = t->shape.ndim - 1;

@@ -56,9 +56,6 @@ void nib_rows_to_f32(const nib_tensor *t, int64_t row, int64_t rows, float *out,
 /* The same rows of a quantized matrix as codes that live in `scratch`. */
 nib_codes nib_rows_codes(const nib_tensor *t, int64_t row, int64_t rows, void *scratch);
 
-/* The same, only to be read: codes that are stored a byte each stay where they lie. */
-nib_codes nib_rows_codes_there(const nib_tensor *t, int64_t row, int64_t rows, void *scratch);
-
 /* All of a quantized tensor as a dense one of its outer dtype and shape; a dense one is copied.
  * Caller owns. */
 nib_tensor *nib_dequantize_tensor(const nib_tensor *t);

@@ -284,7 +284,10 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
         int32_t sums[NIB_PANEL] = {0};
         BENCH("lay_lines W4, 1 Mi", 1.5 * n, 0,
               k->lay_lines((uint8_t *)b->y, (const uint32_t *)(const void *)b->q, BENCH_N / 128,
-                           NIB_LANE_W4, 0, 0, sums));
+                           NIB_LANE_W4, 0, 0, BENCH_N / 128, sums));
+        BENCH("lay_halves, 1 Mi", n, 0,
+              k->lay_halves((uint8_t *)b->y, (const uint32_t *)(const void *)b->q, BENCH_N / 128, 0,
+                            BENCH_N / 128, sums));
     }
     IF(exp_f32) BENCH("exp_f32, 1 Mi", 8 * n, 0, k->exp_f32(b->y, b->x, BENCH_N));
     IF(silu_mul_f32)

@@ -390,30 +390,63 @@ static void check_quantizing(void **state_) {
 }
 
 static void check_lines(void **state_) {
-    static const nib_lane lanes[] = {NIB_LANE_W8, NIB_LANE_W4, NIB_LANE_W2, NIB_LANE_F8};
-    enum { LINES = 150, WORDS = LINES * 4 * NIB_PANEL };
+    static const nib_lane lanes[] = {NIB_LANE_W8, NIB_LANE_W4, NIB_LANE_W2, NIB_LANE_WX,
+                                     NIB_LANE_F8};
+    static const int bits_of[] = {8, 4, 2, 1, 8};
+    enum { LINES = 150, WORDS = LINES * 8 * NIB_PANEL };
     static uint32_t from[WORDS];
     static uint8_t want[LINES * 64];
+    static int32_t sums[LINES * NIB_PANEL], want_sums[LINES * NIB_PANEL];
     if (!CHANGED(lay_lines)) return;
-    for (int round = 0; round < 600; round++) {
-        const nib_lane lane = lanes[round % 4];
-        const int bits = lane == NIB_LANE_W4 ? 4 : lane == NIB_LANE_W2 ? 2 : 8;
-        const int64_t lines = round < 8 ? round / 4 : (int64_t)(test_random(&seed) % LINES);
-        const int shift = lane == NIB_LANE_F8 ? 0 : bits * (round / 4 % (8 / bits));
+    for (int round = 0; round < 900; round++) {
+        const nib_lane lane = lanes[round % 5];
+        const int bits = bits_of[round % 5];
+        const int64_t lines = round < 10 ? round / 5 : (int64_t)(test_random(&seed) % LINES);
+        const int64_t every = round % 7 ? 1 + (int64_t)(test_random(&seed) % LINES) : 1;
+        const int shift = lane == NIB_LANE_F8 ? 0 : bits * (round / 5 % (8 / bits));
         const uint32_t flip = round % 3 ? 0x01010101u << (bits - 1) : 0;
         const size_t words = (size_t)(lines * 8 / bits * NIB_PANEL), size = (size_t)lines * 64;
-        int32_t sums[NIB_PANEL], want_sums[NIB_PANEL];
         for (size_t i = 0; i < words; i++)
-            from[i] = round % 5 ? (uint32_t)test_random(&seed) : round % 2 ? 0xffffffffu : 0;
-        for (int c = 0; c < NIB_PANEL; c++) sums[c] = want_sums[c] = 1000 * c - 7;
+            from[i] = round % 11 ? (uint32_t)test_random(&seed) : round % 2 ? 0xffffffffu : 0;
+        for (int i = 0; i < LINES * NIB_PANEL; i++) sums[i] = want_sums[i] = 1000 * i - 7;
         const uint32_t *x = place(in1, from, words * 4, 0);
         uint8_t *y = guarded_either(out1, size);
-        ref.lay_lines(want, x, lines, lane, flip, shift, want_sums);
-        got.lay_lines(y, x, lines, lane, flip, shift, sums);
+        ref.lay_lines(want, x, lines, lane, flip, shift, every, want_sums);
+        got.lay_lines(y, x, lines, lane, flip, shift, every, sums);
         got.lines_laid();
         same_codes(state_, "lay_lines", y, want, size, (int)lane, round);
         CHECK_BYTES(sums, want_sums, sizeof sums);
         CHECK(!guarded_spilled(out1, y, size));
+        if (lane != NIB_LANE_W4) continue;
+        x = place(in1, from, size, 0);
+        y = guarded_either(out1, size);
+        ref.lay_halves(want, x, lines, flip | flip << 4, every, want_sums);
+        got.lay_halves(y, x, lines, flip | flip << 4, every, sums);
+        same_codes(state_, "lay_halves", y, want, size, (int)lane, round);
+        CHECK_BYTES(sums, want_sums, sizeof sums);
+        CHECK(!guarded_spilled(out1, y, size));
+    }
+}
+
+static void check_corrections(void **state_) {
+    enum { MOST_GROUPS = 9, N = MOST_GROUPS * NIB_PANEL };
+    static const nib_offset kinds[] = {NIB_OFFSET_NONE, NIB_OFFSET_ADD, NIB_OFFSET_SUB,
+                                       NIB_OFFSET_POINT};
+    if (!CHANGED(correct_lines)) return;
+    for (int round = 0; round < 400; round++) {
+        const int64_t groups = (int64_t)(test_random(&seed) % (MOST_GROUPS + 1));
+        const size_t n = (size_t)(groups * NIB_PANEL);
+        const nib_offset kind = kinds[round % 4];
+        const float *scale = ugly(in1, n, round % UGLY_KINDS),
+                    *zero = ugly(in2, n, (round / 4) % UGLY_KINDS);
+        float acc[NIB_PANEL], want[NIB_PANEL];
+        int32_t sums[N];
+        for (int i = 0; i < N; i++) sums[i] = (int32_t)(test_random(&seed) % 2000000) - 1000000;
+        for (int c = 0; c < NIB_PANEL; c++) acc[c] = want[c] = test_uniform(&seed);
+        const float *z = kind == NIB_OFFSET_NONE ? NULL : zero;
+        ref.correct_lines(want, scale, z, kind, sums, groups, 77 * round, (float)(32 * round));
+        got.correct_lines(acc, scale, z, kind, sums, groups, 77 * round, (float)(32 * round));
+        same_floats(state_, "correct_lines", acc, want, NIB_PANEL, (int)kind);
     }
 }
 
@@ -548,6 +581,7 @@ static void judge_the_set(void **state_) {
     check_ties(state_);
     check_nibbles(state_);
     check_lines(state_);
+    check_corrections(state_);
     check_elementwise(state_);
     check_norms(state_);
     check_attention(state_);

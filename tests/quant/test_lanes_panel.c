@@ -1,6 +1,6 @@
 /* Codes in lanes lie where kernel.h says, and their corrections are the sums of docs/numerics.md,
  * for every shape that does and does not fill cells, panels and blocks. */
-#include "quant/lanes_panel.h"
+#include "quant/lanes_lay.h"
 
 #include <math.h>
 #include <string.h>
@@ -19,17 +19,27 @@ static const subject subjects[] = {
     {NIB_I8, NIB_I8, NIB_ZERO_POINT},      {NIB_I4, NIB_F32, NIB_ZERO_MID},
     {NIB_U4, NIB_F32, NIB_ZERO_SHIFT},     {NIB_I2, NIB_F32, NIB_ZERO_NONE},
     {NIB_U2, NIB_F32, NIB_ZERO_SHIFT},     {NIB_F8_E4M3FN, NIB_F32, NIB_ZERO_NONE},
-    {NIB_F8_E5M2, NIB_F32, NIB_ZERO_NONE},
+    {NIB_F8_E5M2, NIB_F32, NIB_ZERO_NONE}, {NIB_I1, NIB_F32, NIB_ZERO_NONE},
+    {NIB_U3, NIB_F32, NIB_ZERO_MID},       {NIB_I5, NIB_I8, NIB_ZERO_POINT},
+    {NIB_I6, NIB_F32, NIB_ZERO_NONE},      {NIB_U7, NIB_F32, NIB_ZERO_SHIFT},
 };
 
 /* u of a channel and column as kernel.h lays them; narrow floats: the byte. */
 static int lane_at(const uint8_t *lanes, const nib_qdesc *d, int64_t padded, int64_t n, int64_t k) {
-    const int bits = nib_qdesc_bits(d), cell = 32 / bits;
+    const int bits = nib_qdesc_bits(d);
     const int64_t c = n % NIB_PANEL;
     const uint8_t *panel = lanes + n / NIB_PANEL * padded * NIB_PANEL * bits / 8;
     if (!nib_qdesc_integer(d)) return panel[k * NIB_PANEL + c];
-    const uint8_t byte = panel[k / cell * 64 + c * 4 + k % 4];
-    return byte >> bits * (k % cell / 4) & ((1 << bits) - 1);
+    int code = 0, shift = 0;
+    for (int plane = bits == 8 ? 8 : 4; plane; plane /= 2) {
+        if (!(bits & plane)) continue;
+        const int cell = 32 / plane;
+        const uint8_t byte = panel[k / cell * 64 + c * 4 + k % 4];
+        code |= (byte >> plane * (k % cell / 4) & ((1 << plane) - 1)) << shift;
+        shift += plane;
+        panel += padded * NIB_PANEL * plane / 8;
+    }
+    return code;
 }
 
 static void check(void **state_, const nib_qdesc *d, uint64_t *seed) {
@@ -38,7 +48,8 @@ static void check(void **state_, const nib_qdesc *d, uint64_t *seed) {
     const bool integer = nib_qdesc_integer(d);
     const int bias = integer && nib_qdesc_signed(d) ? 1 << (bits - 1) : 0;
     const int mid = !integer ? 0 : bias + (d->zero_kind == NIB_ZERO_MID ? nib_qdesc_mid(d) : 0);
-    const int64_t cell = 32 / bits, padded = (d->cols + cell - 1) / cell * cell;
+    const int64_t cell = bits & (bits - 1) ? 32 : 32 / bits,
+                  padded = (d->cols + cell - 1) / cell * cell;
     const int64_t rows = (d->rows + NIB_PANEL - 1) / NIB_PANEL * NIB_PANEL;
     const int64_t groups = nib_qdesc_block_cols(d);
     nib_codes codes;

@@ -64,20 +64,23 @@ INLINE __m256i eight_of(const uint32_t *words, const int bits, __m256i flip, __m
     return line;
 }
 
-INLINE void add_sums(int32_t sums[8], __m256i pairs) {
+INLINE void add_sums(int32_t *sums, __m256i pairs) {
     const __m256i four = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
     const __m256i before = _mm256_loadu_si256((const void *)sums);
     _mm256_storeu_si256((void *)sums, _mm256_add_epi32(before, four));
 }
 
+enum { MOST = 64 }; /* lines whose sums fit 16 bits */
+
 INLINE void lay_codes(uint8_t *to, const uint32_t *words, int64_t lines, const int bits,
-                      uint32_t flip, int shift, int32_t sums[NIB_PANEL], const bool past) {
-    enum { MOST = 64 }; /* lines whose sums fit 16 bits */
+                      uint32_t flip, int shift, int64_t every, int32_t *sums, const bool past) {
     const __m256i flips = _mm256_set1_epi32((int)flip);
     const __m128i by = _mm_cvtsi32_si128(shift);
-    for (int64_t end; lines > 0; lines -= end) {
+    for (int64_t end, left = every; lines > 0; lines -= end, left -= end) {
         __m256i low = _mm256_setzero_si256(), high = low;
-        end = lines < MOST ? lines : MOST;
+        if (!left) left = every, sums += NIB_PANEL;
+        end = lines < left ? lines : left;
+        if (end > MOST) end = MOST;
         for (int64_t i = 0; i < end; i++, words += 8 / bits * NIB_PANEL, to += 64) {
             put(to, eight_of(words, bits, flips, by, &low), past);
             put(to + 32, eight_of(words + 8, bits, flips, by, &high), past);
@@ -85,6 +88,67 @@ INLINE void lay_codes(uint8_t *to, const uint32_t *words, int64_t lines, const i
         add_sums(sums, low);
         add_sums(sums + 8, high);
     }
+}
+
+/* Eight channels of a line: codes 0 to 7 of a word to bytes of codes 0 and 4, 1 and 5 ... */
+INLINE __m256i halves_of(const uint32_t *words, __m256i flip, __m256i *sum) {
+    const __m256i mask = _mm256_set1_epi8(15);
+    const __m256i order = _mm256_setr_epi8(0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15, 0,
+                                           2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11, 12, 14, 13, 15);
+    const __m256i word = _mm256_xor_si256(_mm256_loadu_si256((const void *)words), flip);
+    const __m256i even = _mm256_and_si256(word, mask);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(word, 4), mask);
+    const __m256i all = _mm256_add_epi8(even, odd);
+    *sum = _mm256_add_epi16(*sum, _mm256_maddubs_epi16(all, _mm256_set1_epi8(1)));
+    /* codes 0, 2 and 4, 6 of the even ones: the upper two bytes go above the lower two */
+    const __m256i e = _mm256_or_si256(even, _mm256_srli_epi32(even, 12));
+    const __m256i o = _mm256_or_si256(odd, _mm256_srli_epi32(odd, 12));
+    const __m256i both = _mm256_blend_epi16(e, _mm256_slli_epi32(o, 16), 0xaa);
+    return _mm256_shuffle_epi8(both, order);
+}
+
+static void lay_halves(uint8_t *to, const uint32_t *words, int64_t lines, uint32_t flip,
+                       int64_t every, int32_t *sums) {
+    const __m256i flips = _mm256_set1_epi32((int)flip);
+    for (int64_t end, left = every; lines > 0; lines -= end, left -= end) {
+        __m256i low = _mm256_setzero_si256(), high = low;
+        if (!left) left = every, sums += NIB_PANEL;
+        end = lines < left ? lines : left;
+        if (end > MOST) end = MOST;
+        for (int64_t i = 0; i < end; i++, words += NIB_PANEL, to += 64) {
+            put(to, halves_of(words, flips, &low), false);
+            put(to + 32, halves_of(words + 8, flips, &high), false);
+        }
+        add_sums(sums, low);
+        add_sums(sums + 8, high);
+    }
+}
+
+INLINE __m256 corrected(__m256 acc, const float *scale, const float *zero, nib_offset kind,
+                        const int32_t *sums, __m256i less, __m256 columns) {
+    const __m256 s = _mm256_loadu_ps(scale), minus = _mm256_set1_ps(-0.0f);
+    const __m256i t = _mm256_sub_epi32(_mm256_loadu_si256((const void *)sums), less);
+    acc = _mm256_fmadd_ps(s, _mm256_cvtepi32_ps(t), acc);
+    if (kind == NIB_OFFSET_NONE) return acc;
+    __m256 offset = _mm256_loadu_ps(zero);
+    if (kind == NIB_OFFSET_POINT) offset = _mm256_mul_ps(s, offset);
+    if (kind != NIB_OFFSET_ADD) offset = _mm256_xor_ps(offset, minus);
+    return _mm256_fmadd_ps(offset, columns, acc);
+}
+
+static void correct_lines(float acc[NIB_PANEL], const float *scale, const float *zero,
+                          nib_offset kind, const int32_t *sums, int64_t groups, int32_t less,
+                          float columns) {
+    const __m256i subtract = _mm256_set1_epi32(less);
+    const __m256 all = _mm256_set1_ps(columns);
+    __m256 low = _mm256_loadu_ps(acc), high = _mm256_loadu_ps(acc + 8);
+    for (int64_t g = 0; g < groups; g++, scale += NIB_PANEL, sums += NIB_PANEL) {
+        low = corrected(low, scale, zero, kind, sums, subtract, all);
+        high = corrected(high, scale + 8, zero ? zero + 8 : zero, kind, sums + 8, subtract, all);
+        if (zero) zero += NIB_PANEL;
+    }
+    _mm256_storeu_ps(acc, low);
+    _mm256_storeu_ps(acc + 8, high);
 }
 
 /* Four columns of 16 channels: bytes of a word apart, then those of all words together. */
@@ -105,9 +169,9 @@ INLINE void lay_narrow(uint8_t *to, const uint32_t *words, int64_t lines, const 
 }
 
 INLINE void lay_bytes(uint8_t *to, const uint32_t *words, int64_t lines, nib_lane lane,
-                      uint32_t flip, int shift, int32_t sums[NIB_PANEL], const bool past) {
+                      uint32_t flip, int shift, int64_t every, int32_t *sums, const bool past) {
     if (lane == NIB_LANE_W8)
-        lay_codes(to, words, lines, 8, flip, shift, sums, past);
+        lay_codes(to, words, lines, 8, flip, shift, every, sums, past);
     else
         lay_narrow(to, words, lines, past);
 }
@@ -115,15 +179,17 @@ INLINE void lay_bytes(uint8_t *to, const uint32_t *words, int64_t lines, nib_lan
 /* Short runs of two or four panels in turn, as codes of 4 and 2 bits come, are slower past the
  * caches. */
 static void lay_lines(uint8_t *to, const uint32_t *words, int64_t lines, nib_lane lane,
-                      uint32_t flip, int shift, int32_t sums[NIB_PANEL]) {
+                      uint32_t flip, int shift, int64_t every, int32_t *sums) {
     if (lane == NIB_LANE_W4)
-        lay_codes(to, words, lines, 4, flip, shift, sums, false);
+        lay_codes(to, words, lines, 4, flip, shift, every, sums, false);
     else if (lane == NIB_LANE_W2)
-        lay_codes(to, words, lines, 2, flip, shift, sums, false);
+        lay_codes(to, words, lines, 2, flip, shift, every, sums, false);
+    else if (lane == NIB_LANE_WX)
+        lay_codes(to, words, lines, 1, flip, shift, every, sums, false);
     else if ((uintptr_t)to % 64 == 0)
-        lay_bytes(to, words, lines, lane, flip, shift, sums, true);
+        lay_bytes(to, words, lines, lane, flip, shift, every, sums, true);
     else
-        lay_bytes(to, words, lines, lane, flip, shift, sums, false);
+        lay_bytes(to, words, lines, lane, flip, shift, every, sums, false);
 }
 
 static void lines_laid(void) { _mm_sfence(); }
@@ -132,6 +198,8 @@ static void install(nib_kernels *k) {
     k->pack_u4 = pack_u4;
     k->unpack_u4 = unpack_u4;
     k->lay_lines = lay_lines;
+    k->lay_halves = lay_halves;
+    k->correct_lines = correct_lines;
     k->lines_laid = lines_laid;
 }
 const nib_kernel_set nib_kernels_unpack_avx2 = {
