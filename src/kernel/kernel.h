@@ -249,6 +249,9 @@ typedef struct nib_kernels {
     void (*quantize_divided)(uint8_t *q, const float *x, int64_t groups, int64_t G,
                              const float *shift, const float *scale, const int32_t *zero, int qmin,
                              int qmax, nib_dtype math);
+    /* q = clamp(rne(x / scale), qmin, qmax) in f32: rows of n, ldx and ldq apart */
+    void (*quantize_lines)(uint8_t *q, int64_t ldq, const float *x, int64_t ldx, int64_t rows,
+                           int64_t n, float scale, int qmin, int qmax);
     /* q = narrow(clamp(x / scale, -limit, limit)) to `format`: NIB_F8_E4M3FN, NIB_F8_E5M2 or
      * NIB_F8_E4M3FNUZ. 0 / 0 counts as +0; another NaN keeps the sign of x. */
     void (*quantize_f8)(uint8_t *q, const float *x, int64_t groups, int64_t G, const float *scale,

@@ -341,7 +341,38 @@ static void check_ties(void **state_) {
     }
 }
 
+/* Rows of floats with gaps between and behind, ties and what is no number among them. */
+static void check_rows_to_codes(void **state_) {
+    enum { MOST_N = 150, MOST_ROWS = 5, GAP = 9 };
+    static const float scales[] = {1, 0.1f, -0.3f, 0x1p-120f, 0, NAN};
+    if (!CHANGED(quantize_lines)) return;
+    for (int round = 0; round < 3000; round++) {
+        const int64_t n = round % MOST_N, rows = round / 2 % MOST_ROWS;
+        const int64_t ldx = n + round % GAP, ldq = n + round / 3 % GAP;
+        const float scale = scales[test_random(&seed) % 6] * (1 + fabsf(test_uniform(&seed)));
+        const int most = round % 4 ? 127 : 63;
+        float x[MOST_ROWS * (MOST_N + GAP)];
+        for (int64_t i = 0; i < rows * ldx; i++) {
+            const uint64_t r = test_random(&seed);
+            x[i] = ((float)(int)(r % 300) - 150.5f) * scale;
+            if (r % 2) x[i] = 130 * test_uniform(&seed) * scale;
+            if (r >> 52 == 0) x[i] = r & 1 ? NAN : -INFINITY;
+        }
+        const bool none = !rows || !n;
+        const size_t in = none ? 0 : (size_t)((rows - 1) * ldx + n);
+        const size_t out = none ? 0 : (size_t)((rows - 1) * ldq + n);
+        uint8_t want[MOST_ROWS * (MOST_N + GAP)], *q = guarded_either(out1, out);
+        memset(want, 0xa5, out);
+        memset(q, 0xa5, out);
+        const float *from = place(in1, x, in * 4, 0);
+        ref.quantize_lines(want, ldq, from, ldx, rows, n, scale, -most - 1, most);
+        got.quantize_lines(q, ldq, from, ldx, rows, n, scale, -most - 1, most);
+        same_codes(state_, "quantize_lines", q, want, out, round, 0);
+    }
+}
+
 static void check_quantizing(void **state_) {
+    check_rows_to_codes(state_);
     static const int ranges[][2] = {{-128, 127}, {0, 255}, {0, 15}, {-8, 7}, {0, 3}};
     static const nib_dtype formats[] = {NIB_F8_E4M3FN, NIB_F8_E5M2, NIB_F8_E4M3FNUZ};
     static const float limits[] = {448, 57344, 240};

@@ -36,6 +36,13 @@ static void quantize_divided(uint8_t *q, const float *x, int64_t groups, int64_t
     }
 }
 
+static void quantize_lines(uint8_t *q, int64_t ldq, const float *x, int64_t ldx, int64_t rows,
+                           int64_t n, float scale, int qmin, int qmax) {
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t i = 0; i < n; i++)
+            q[r * ldq + i] = code_of(x[r * ldx + i] / scale, 0, qmin, qmax);
+}
+
 static void quantize_f8(uint8_t *q, const float *x, int64_t groups, int64_t G, const float *scale,
                         float limit, nib_dtype format, nib_dtype math) {
     for (int64_t g = 0; g < groups; g++) {
@@ -79,6 +86,7 @@ static void dequantize_shifted(float *out, const uint8_t *q, int64_t groups, int
 static void install(nib_kernels *k) {
     k->quantize_scaled = quantize_scaled;
     k->quantize_divided = quantize_divided;
+    k->quantize_lines = quantize_lines;
     k->quantize_f8 = quantize_f8;
     k->dequantize_scaled = dequantize_scaled;
     k->dequantize_shifted = dequantize_shifted;

@@ -86,6 +86,61 @@ static void taps_f32(float *y, int64_t n, const float *x, const int64_t *taps, c
         vectors(1, y, x, i, taps, w, K, last);
 }
 
+/* Codes of n <= 64 positions, `stride` 1 or 2, as u = q + 128; no byte behind them is read. */
+INLINE __m512i some_codes(const int8_t *x, int64_t n, const int64_t stride) {
+    const __mmask64 all = ~(__mmask64)0;
+    const __m512i flip = _mm512_set1_epi8((char)0x80);
+    if (stride == 1) return _mm512_xor_si512(_mm512_maskz_loadu_epi8(all >> (64 - n), x), flip);
+    const int64_t bytes = 2 * n - 1;
+    const __mmask64 low = bytes < 64 ? all >> (64 - bytes) : all;
+    const __mmask64 high = bytes > 64 ? all >> (128 - bytes) : 0;
+    const __m256i a = _mm512_cvtepi16_epi8(_mm512_maskz_loadu_epi8(low, x));
+    const __m256i b = _mm512_cvtepi16_epi8(_mm512_maskz_loadu_epi8(high, x + 64));
+    return _mm512_xor_si512(_mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1), flip);
+}
+
+/* Interleaving keeps to lanes of 128 bits: lane l of vector j has positions 16 l + 4 j on. */
+INLINE void words_of_64(uint32_t *out, int64_t step, const int8_t *const rows[4], int64_t i,
+                        int64_t n, const int64_t stride) {
+    __m512i v[4], w[4];
+    for (int j = 0; j < 4; j++) v[j] = some_codes(rows[j] + i * stride, n, stride);
+    const __m512i a = _mm512_unpacklo_epi8(v[0], v[1]), b = _mm512_unpackhi_epi8(v[0], v[1]);
+    const __m512i c = _mm512_unpacklo_epi8(v[2], v[3]), d = _mm512_unpackhi_epi8(v[2], v[3]);
+    w[0] = _mm512_unpacklo_epi16(a, c), w[1] = _mm512_unpackhi_epi16(a, c);
+    w[2] = _mm512_unpacklo_epi16(b, d), w[3] = _mm512_unpackhi_epi16(b, d);
+    const __m512i e = _mm512_shuffle_i32x4(w[0], w[1], 0x44);
+    const __m512i f = _mm512_shuffle_i32x4(w[2], w[3], 0x44);
+    const __m512i g = _mm512_shuffle_i32x4(w[0], w[1], 0xee);
+    const __m512i h = _mm512_shuffle_i32x4(w[2], w[3], 0xee);
+    v[0] = _mm512_shuffle_i32x4(e, f, 0x88), v[1] = _mm512_shuffle_i32x4(e, f, 0xdd);
+    v[2] = _mm512_shuffle_i32x4(g, h, 0x88), v[3] = _mm512_shuffle_i32x4(g, h, 0xdd);
+    for (int j = 0; j < 4; j++) {
+        const int64_t left = n - 16 * j;
+        if (left <= 0) break;
+        _mm512_mask_storeu_epi32(out + j * step, (__mmask16)(0xffff >> (left < 16 ? 16 - left : 0)),
+                                 v[j]);
+    }
+}
+
+static void words_of_rows(uint32_t *out, int64_t step, const int8_t *const rows[4], int64_t n,
+                          int64_t stride) {
+    if (stride > 2) {
+        for (int64_t i = 0; i < n; i++) {
+            uint32_t word = 0;
+            for (int j = 0; j < 4; j++) word |= (uint32_t)(uint8_t)rows[j][i * stride] << 8 * j;
+            out[i / NIB_PANEL * step + i % NIB_PANEL] = word ^ 0x80808080u;
+        }
+        return;
+    }
+    for (int64_t i = 0; i < n; i += 64, out += 4 * step) {
+        const int64_t some = n - i < 64 ? n - i : 64;
+        if (stride == 1)
+            words_of_64(out, step, rows, i, some, 1);
+        else
+            words_of_64(out, step, rows, i, some, 2);
+    }
+}
+
 static void scale_add_f32(float *x, size_t n, float a, float b, float c) {
     const __m512 va = _mm512_set1_ps(a), vb = _mm512_set1_ps(b), vc = _mm512_set1_ps(c);
     for (size_t i = 0; i < n; i += 16) {
@@ -97,6 +152,7 @@ static void scale_add_f32(float *x, size_t n, float a, float b, float c) {
 
 static void install(nib_kernels *k) {
     k->words_by_taps = words_by_taps;
+    k->words_of_rows = words_of_rows;
     k->taps_f32 = taps_f32;
     k->scale_add_f32 = scale_add_f32;
 }

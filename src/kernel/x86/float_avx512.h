@@ -222,21 +222,4 @@ static inline __m512i avx512_f8_within(__m512 x, __m512 limit, const nib_dtype f
                                               0xf8);
     return _mm512_ternarylogic_epi32(code, sign, top, 0xf8); /* a | b & c */
 }
-
-/* ---- whole quotients within [low, high] ----
- * x / s to the nearest integer by the inverse of s. Within 256 of zero that is off from the rounded
- * quotient by less than 3.1 * 2^-24 of it, 2^-13 in all, so that only what lies as near to a tie
- * may round elsewhere: there, and where x is NaN, `doubtful` asks for the division. */
-static inline float avx512_inverse(float s, float low, float high) { /* NaN: all is doubtful */
-    const bool usable = fabsf(s) >= 0x1p-100f && fabsf(s) <= 0x1p100f;
-    return usable && low >= -256 && high <= 256 ? 1 / s : NAN;
-}
-static inline __mmask16 avx512_doubtful(__m512i *q, __m512 x, __m512 inverse, __m512 low,
-                                        __m512 high) {
-    /* a NaN is the second operand, which is what comes out */
-    const __m512 d = _mm512_min_ps(high, _mm512_max_ps(low, _mm512_mul_ps(x, inverse)));
-    *q = _mm512_cvtps_epi32(d);
-    const __m512 off = _mm512_abs_ps(_mm512_sub_ps(d, _mm512_cvtepi32_ps(*q)));
-    return _mm512_cmp_ps_mask(off, _mm512_set1_ps(0.5f - 0x1p-13f), _CMP_NLE_UQ);
-}
 #endif

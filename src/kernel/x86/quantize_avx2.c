@@ -142,6 +142,17 @@ static void quantize_divided(uint8_t *q, const float *x, int64_t groups, int64_t
     }
 }
 
+static void quantize_lines(uint8_t *q, int64_t ldq, const float *x, int64_t ldx, int64_t rows,
+                           int64_t n, float scale, int qmin, int qmax) {
+    const lanes u = {.factor = _mm256_set1_ps(scale),
+                     .shift = _mm256_setzero_ps(),
+                     .low = _mm256_set1_ps((float)qmin),
+                     .high = _mm256_set1_ps((float)qmax),
+                     .zero = _mm256_setzero_si256()};
+    for (int64_t r = 0; r < rows; r++)
+        quantize_group(q + r * ldq, x + r * ldx, n, &u, DIVIDED, NIB_F32, NIB_F32);
+}
+
 INLINE void f8_groups(uint8_t *q, const float *x, int64_t groups, int64_t G, const float *scale,
                       float limit, const nib_dtype format, const nib_dtype math) {
     const float most = format == NIB_F8_E4M3FN ? 448 : format == NIB_F8_E5M2 ? 57344 : 240;
@@ -246,6 +257,7 @@ static void dequantize_shifted(float *out, const uint8_t *q, int64_t groups, int
 static void install(nib_kernels *k) {
     k->quantize_scaled = quantize_scaled;
     k->quantize_divided = quantize_divided;
+    k->quantize_lines = quantize_lines;
     k->quantize_f8 = quantize_f8;
     k->dequantize_scaled = dequantize_scaled;
     k->dequantize_shifted = dequantize_shifted;

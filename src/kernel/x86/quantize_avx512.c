@@ -1,5 +1,7 @@
 /* quantize_avx512.c: floats to codes and back, 16 at a time, every float step rounded to `math`.
  * The three values of `math` become three copies of each loop, so the choice costs nothing. */
+#include <stdlib.h>
+
 #include "kernel/kernel.h"
 #include "kernel/x86/float_avx512.h"
 
@@ -23,8 +25,9 @@ typedef struct lanes {
     __m512 factor, shift; /* inverse or scale; what is subtracted or added */
     __m512 low, high;     /* bounds in code units, or of the fp8 format */
     __m512i zero;
-    __m512 inverse; /* of the scale: DIVIDED in f32 */
-    bool rare;      /* fp8: a scale of 0, or a bound that the format has not */
+    __m512 fixed, offset;   /* DIVIDED in f32: see fix; */
+    __m512i least, largest; /* and codes, in words of 16 bits */
+    bool rare;              /* fp8: a scale of 0, or a bound that the format has not */
 } lanes;
 
 /* The integer codes of 16 floats in code units. Conversion rounds to nearest even; clamping first
@@ -55,25 +58,65 @@ INLINE __m512i quantize16(__m512 x, const lanes *u, const step how, const nib_dt
     return avx512_f8_codes(_mm512_mask_mov_ps(in_range, nothing, zero), format);
 }
 
-/* DIVIDED in f32. Divisions take longer than all the rest. */
-INLINE void quantize_64(uint8_t *q, const float *x, const lanes *u) {
+/* ---- DIVIDED in f32, in fixed point: divisions take longer than all the rest ----
+ * x * (2^16 / scale) + (zero + 1/2) * 2^16 + 8 has the code in its upper half unless the quotient
+ * is too near to a tie. For quotients within 511 it is off by less than 8 steps of 2^-16 (4 by the
+ * two roundings of factor and quotient, 1 by its own, 1/2 by becoming whole): right where the lower
+ * half is 16 or more, and one time in 4096 what the division says. */
+enum { POINT = 1 << 16, NEAR = 16 };
+
+/* With a factor of 0 every quotient is near to a tie. */
+INLINE void fix(lanes *u, float scale, int zero) {
+    const bool usable = fabsf(scale) >= 0x1p-100f && fabsf(scale) <= 0x1p100f && abs(zero) <= 256;
+    u->fixed = _mm512_set1_ps(usable ? (float)(POINT / (double)scale) : 0);
+    u->offset = _mm512_set1_ps(usable ? (float)(zero * POINT + (POINT + NEAR) / 2) : 0);
+}
+
+static const uint16_t upper_halves[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19, 21,
+                                          23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
+                                          45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
+
+/* Up to 64, or `whole`; words of 16 bits are held to the bounds, their low bytes stored. */
+INLINE void quantize_64(uint8_t *q, const float *x, int64_t n, const bool whole, const lanes *u) {
+    const __m512 most = _mm512_set1_ps(256.5f * POINT);
+    const __m512i far = _mm512_set1_epi32(POINT - NEAR), none = _mm512_setzero_si512();
     __m512i codes[4];
-    __mmask16 doubtful = 0;
-    for (int j = 0; j < 4; j++)
-        doubtful |=
-            avx512_doubtful(&codes[j], _mm512_loadu_ps(x + 16 * j), u->inverse, u->low, u->high);
+    __m512 v[4];
+    __mmask16 near = 0;
     for (int j = 0; j < 4; j++) {
-        codes[j] = doubtful ? quantize16(_mm512_loadu_ps(x + 16 * j), u, DIVIDED, NIB_F32, NIB_F32)
-                            : _mm512_add_epi32(codes[j], u->zero);
-        _mm_storeu_si128((void *)(q + 16 * j), _mm512_cvtepi32_epi8(codes[j]));
+        const __mmask16 some = avx512_first(n > 16 * j ? (size_t)(n - 16 * j) : 0);
+        v[j] = whole ? _mm512_loadu_ps(x + 16 * j) : _mm512_maskz_loadu_ps(some, x + 16 * j);
+        /* a NaN is the second operand, which is what comes out: INT32_MIN, near to a tie */
+        codes[j] =
+            _mm512_cvtps_epi32(_mm512_min_ps(most, _mm512_fmadd_ps(v[j], u->fixed, u->offset)));
+        near |= _mm512_cmpeq_epi32_mask(_mm512_and_si512(codes[j], far), none);
     }
+    if (__builtin_expect(near, 0))
+        for (int j = 0; j < 4; j++)
+            codes[j] = _mm512_slli_epi32(quantize16(v[j], u, DIVIDED, NIB_F32, NIB_F32), 16);
+    const __m512i upper = _mm512_loadu_si512(upper_halves);
+    __m512i two[2];
+    for (int j = 0; j < 2; j++) {
+        two[j] = _mm512_permutex2var_epi16(codes[2 * j], upper, codes[2 * j + 1]);
+        two[j] = _mm512_min_epi16(_mm512_max_epi16(two[j], u->least), u->largest);
+        two[j] = _mm512_and_si512(two[j], _mm512_set1_epi16(0xff));
+    }
+    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+    const __m512i bytes = _mm512_permutexvar_epi64(order, _mm512_packus_epi16(two[0], two[1]));
+    if (whole)
+        _mm512_storeu_si512(q, bytes);
+    else
+        _mm512_mask_storeu_epi8(q, ~(__mmask64)0 >> (64 - n), bytes);
 }
 
 INLINE void quantize_group(uint8_t *q, const float *x, int64_t G, const lanes *u, const step how,
                            const nib_dtype format, const nib_dtype math) {
     int64_t i = 0;
-    if (how == DIVIDED && math == NIB_F32)
-        for (; i + 64 <= G; i += 64) quantize_64(q + i, x + i, u);
+    if (how == DIVIDED && math == NIB_F32) {
+        for (; i + 64 <= G; i += 64) quantize_64(q + i, x + i, 64, true, u);
+        if (i < G) quantize_64(q + i, x + i, G - i, false, u);
+        return;
+    }
     for (; i + 16 <= G; i += 16) {
         const __m512i codes = quantize16(_mm512_loadu_ps(x + i), u, how, format, math);
         _mm_storeu_si128((void *)(q + i), _mm512_cvtepi32_epi8(codes));
@@ -91,14 +134,16 @@ INLINE void quantize_groups(uint8_t *q, const float *x, int64_t groups, int64_t 
     for (int64_t g = 0; g < groups; g++) {
         const int z = zero ? zero[g] : 0;
         const float low = (float)(qmin - z), high = (float)(qmax - z);
-        const lanes u = {.factor = _mm512_set1_ps(factor[g]),
-                         .shift = _mm512_set1_ps(how == SHIFTED_DIVIDED ? shift[g] : 0.0f),
-                         .low = _mm512_set1_ps(low),
-                         .high = _mm512_set1_ps(high),
-                         .zero = _mm512_set1_epi32(z),
-                         .inverse = _mm512_set1_ps(how == DIVIDED && math == NIB_F32 && G >= 64
-                                                       ? avx512_inverse(factor[g], low, high)
-                                                       : 0.0f)};
+        lanes u = {.factor = _mm512_set1_ps(factor[g]),
+                   .shift = _mm512_set1_ps(how == SHIFTED_DIVIDED ? shift[g] : 0.0f),
+                   .low = _mm512_set1_ps(low),
+                   .high = _mm512_set1_ps(high),
+                   .zero = _mm512_set1_epi32(z)};
+        if (how == DIVIDED && math == NIB_F32) {
+            fix(&u, factor[g], z);
+            u.least = _mm512_set1_epi16((short)qmin);
+            u.largest = _mm512_set1_epi16((short)qmax);
+        }
         quantize_group(q + g * G, x + g * G, G, &u, how, NIB_F32, math);
     }
 }
@@ -120,6 +165,18 @@ static void quantize_divided(uint8_t *q, const float *x, int64_t groups, int64_t
         FOR_EACH_MATH(math, SHIFTED_IN);
     else
         FOR_EACH_MATH(math, DIVIDED_IN);
+}
+
+static void quantize_lines(uint8_t *q, int64_t ldq, const float *x, int64_t ldx, int64_t rows,
+                           int64_t n, float scale, int qmin, int qmax) {
+    lanes u = {.factor = _mm512_set1_ps(scale),
+               .low = _mm512_set1_ps((float)qmin),
+               .high = _mm512_set1_ps((float)qmax),
+               .least = _mm512_set1_epi16((short)qmin),
+               .largest = _mm512_set1_epi16((short)qmax)};
+    fix(&u, scale, 0);
+    for (int64_t r = 0; r < rows; r++)
+        quantize_group(q + r * ldq, x + r * ldx, n, &u, DIVIDED, NIB_F32, NIB_F32);
 }
 
 INLINE void f8_groups(uint8_t *q, const float *x, int64_t groups, int64_t G, const float *scale,
@@ -194,6 +251,7 @@ static void dequantize_shifted(float *out, const uint8_t *q, int64_t groups, int
 static void install(nib_kernels *k) {
     k->quantize_scaled = quantize_scaled;
     k->quantize_divided = quantize_divided;
+    k->quantize_lines = quantize_lines;
     k->quantize_f8 = quantize_f8;
     k->dequantize_scaled = dequantize_scaled;
     k->dequantize_shifted = dequantize_shifted;
