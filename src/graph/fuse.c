@@ -225,11 +225,11 @@ static void join_codes(fusing *f, int at) {
         return;
     }
     if (op == &nib_op_conv1d || op == &nib_op_conv2d) {
-        const int in[] = {m->in[0], m->in[1], m->in[2], scale};
+        const int in[] = {m->in[0], m->in[1], m->in[2], scale, NIB_ABSENT};
         nib_attr attr[NIB_MAX_ATTRS];
         const int nattr = nib_conv_codes_attrs(&m->args, code, attr);
         f->gone[maker] = true;
-        become(f, at, &nib_op_conv_codes, in, 4);
+        become(f, at, &nib_op_conv_codes, in, 5);
         g->nodes[at].args.nattr = nattr;
         memcpy(g->nodes[at].args.attr, attr, sizeof attr);
         return;

@@ -7,6 +7,7 @@
 #include "nn/module.h"
 #include "nn/quantized.h"
 #include "op/calls.h"
+#include "op/conv.h"
 
 typedef struct conv {
     int dims;
@@ -17,14 +18,26 @@ typedef struct conv {
     const char *mode; /* of pad; "constant" is zeros */
 } conv;
 
+bool nib_conv_module_quantizes(const nib_module *m, const nib_tensor *x) {
+    if (!nib_conv_module_groups(m) || !nib_quantized_makes_codes(m, x)) return false;
+    const conv *c = nib_module_self(m);
+    const nib_tensor *weight = nib_module_parameter(m, "weight");
+    const nib_conv of = {.dims = c->dims, .window = c->window, .groups = c->groups};
+    return !c->padded && weight->layout &&
+           nib_conv_quantizes(&of, x, weight, nib_module_quantized(m)->input);
+}
+
 static nib_tensor *forward(nib_module *m, nib_tensor *x) {
     const conv *c = nib_module_self(m);
     const nib_tensor *weight = nib_module_weight(m), *bias = nib_layer_parameter(m, "bias");
     if (c->padded) x = nib_pad(x, c->pad, c->mode, 0.0);
-    if (nib_quantized_makes_codes(m, x))
+    if (nib_quantized_makes_codes(m, x)) {
+        const nib_quantized *q = nib_module_quantized(m);
+        const bool enters = nib_conv_module_quantizes(m, x);
         return nib_conv_codes(x, weight, bias, &c->window, c->groups,
-                              nib_module_buffer(m, "output_scale"),
-                              nib_module_quantized(m)->output);
+                              nib_module_buffer(m, "output_scale"), q->output,
+                              enters ? nib_module_buffer(m, "input_scale") : NIB_NONE, q->input);
+    }
     return c->dims == 1 ? nib_conv1d(x, weight, bias, &c->window, c->groups)
                         : nib_conv2d(x, weight, bias, &c->window, c->groups);
 }

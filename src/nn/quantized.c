@@ -234,6 +234,7 @@ nib_status nib_quantized_enter(nib_module *m, nib_tensor **x) {
                          nib_module_kind_of(m)->name, nib_dtype_name(q->input),
                          nib_dtype_name((*x)->desc.code));
     }
+    if (nib_conv_module_quantizes(m, *x)) return NIB_OK;
     *x = nib_quantize_activation(*x, nib_module_buffer(m, "input_scale"), q->input);
     return *x ? NIB_OK : nib_last_error()->status;
 }

@@ -68,6 +68,9 @@ bool nib_quantized_makes_codes(const nib_module *module, const nib_tensor *x);
 /* Groups of a Conv1d or Conv2d; 0: the module is another. */
 int64_t nib_conv_module_groups(const nib_module *module);
 
+/* Does its own forward quantize what comes in, a Conv's that makes codes of floats? */
+bool nib_conv_module_quantizes(const nib_module *module, const nib_tensor *x);
+
 /* What nib_module_forward does between the modes and the kind's own forward. */
 nib_status nib_quantized_enter(nib_module *module, nib_tensor **x);
 nib_status nib_quantized_leave(nib_module *module, nib_tensor **y);

@@ -57,10 +57,11 @@ nib_tensor *nib_conv2d(const nib_tensor *x, const nib_tensor *weight, const nib_
                        const nib_window *window, int64_t groups);
 nib_tensor *nib_conv1d(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
                        const nib_window *window, int64_t groups);
-/* Either, by the weight's dimensions, and nib_quantize_activation of it. */
+/* Either, by the weight's dimensions, and nib_quantize_activation of it; with a scale for x, which
+ * nib_conv_quantizes takes, of nib_quantize_activation of that, else NIB_NONE. */
 nib_tensor *nib_conv_codes(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
                            const nib_window *window, int64_t groups, const nib_tensor *scale,
-                           nib_dtype code);
+                           nib_dtype code, const nib_tensor *x_scale, nib_dtype x_code);
 
 /* Numbers around the last two dimensions: left, right, top, bottom. Modes "constant" (value),
  * "reflect", "replicate", "circular". f32. */

@@ -28,6 +28,7 @@
 enum {
     BLOCK_K = 1024,         /* columns of a filter multiplied at once: a panel stays in L1 or L2 */
     BLOCK_WORDS = 64 << 10, /* of the input laid out at once: a quarter of a MiB, in L2 */
+    TILE = 3 * NIB_PANEL,   /* positions that a kernel takes at once */
     BLOCK_P = 1024,         /* positions laid out at once at most, */
     LEAST_P = 64,           /* and at least, where there are so many */
     ROW_P = 4096,           /* positions of a block of rows */
@@ -115,6 +116,8 @@ typedef struct job {
     nib_strip strip;
     const void *x; /* f32, or codes: */
     bool coded;    /* then y = (sum * scale of the filter) * x_scale, + bias */
+    bool enters;   /* and codes are made of floats x on the way, */
+    nib_strip_entry entry;
     float x_scale;
     nib_filters filters;
     const float *bias;
@@ -131,11 +134,21 @@ typedef struct job {
 static bool in_words(const job *j) { return j->way == FOURS || j->way == RUNS; }
 static bool is_plain(const job *j) { return in_words(j) && nib_strip_is_plain(&j->strip); }
 
+/* Words from panel to panel of whole filters: not a power of two, which few ways of a cache serve.
+ */
+static int64_t panel_stride(const job *j) {
+    return j->K * NIB_PANEL + (in_words(j) ? NIB_PANEL : 0);
+}
+
 /* The strip of a block, of the channels of one group of one image. */
 static const void *lay_out(const job *j, int64_t image, const nib_place *at, void *room) {
     const int64_t begin = image * j->C * j->strip.H * j->strip.W;
     if (!j->coded) return nib_strip_floats(&j->strip, at, (const float *)j->x + begin, room);
     const int8_t *x = (const int8_t *)j->x + begin;
+    if (j->enters)
+        return nib_strip_in_order(&j->strip, at, (const float *)j->x + begin, &j->entry, room);
+    if (j->way == ROWS && j->strip.stride == 1 && !j->strip.direct)
+        return nib_strip_in_order(&j->strip, at, x, NULL, room);
     if (j->way == ROWS) return nib_strip_bytes(&j->strip, at, x, room);
     return nib_strip_codes(j->k, &j->strip, at, x, j->C, room);
 }
@@ -207,14 +220,14 @@ static void multiply(const job *j, int64_t image, const nib_place *at, int64_t c
         const bool ends = ends_in_codes(j);
         const nib_conv_i8 c = on_codes(j, filter, M, codes, ends ? NULL : y,
                                        ends ? j->q + to : NULL, ends ? j->strip.P : ldy);
-        j->k->conv_i8(&c, panels, j->K * NIB_PANEL, at->count);
+        j->k->conv_i8(&c, panels, panel_stride(j), at->count);
         if (!ends) quantize_rows(j, y, ldy, to, M, at->count);
         return;
     }
     int64_t k = 0;
     do { /* once, too, where there is nothing to sum */
         const int64_t kc = j->K - k < j->block_k ? j->K - k : j->block_k;
-        const int64_t stride = (strip ? kc : j->K) * NIB_PANEL;
+        const int64_t stride = strip ? kc * NIB_PANEL : panel_stride(j);
         if (strip) nib_strip_panels(j->k, &j->strip, at, strip, k, kc, panels, stride);
         multiply_floats(j, strip ? panels : panels + k * NIB_PANEL, stride, k, kc, filter, M, y,
                         ldy, at->count);
@@ -227,10 +240,15 @@ static void multiply(const job *j, int64_t image, const nib_place *at, int64_t c
 /* All panels of a block. */
 static void make_panels(const job *j, int64_t image, const nib_place *at, void *room,
                         uint32_t *panels) {
-    const int64_t stride = j->K * NIB_PANEL;
+    const int64_t stride = panel_stride(j);
     if (is_plain(j)) {
-        const int8_t *x = (const int8_t *)j->x + image * j->C * j->strip.H * j->strip.W;
-        nib_strip_plain(j->k, &j->strip, at, x, j->C, panels, stride);
+        const int64_t begin = image * j->C * j->strip.H * j->strip.W;
+        if (j->enters)
+            nib_strip_plain_floats(&j->entry, &j->strip, at, (const float *)j->x + begin, j->C,
+                                   room, panels, stride);
+        else
+            nib_strip_plain(j->k, &j->strip, at, (const int8_t *)j->x + begin, j->C, panels,
+                            stride);
         return;
     }
     const void *strip = lay_out(j, image, at, room);
@@ -258,7 +276,7 @@ static void whole_blocks(void *user, int64_t begin, int64_t end) {
 
 /* Few blocks: their panels first, then pieces of some filters each. */
 static int64_t panel_words(const job *j) { /* of a block */
-    return (j->strip.block_p + NIB_PANEL - 1) / NIB_PANEL * NIB_PANEL * j->K;
+    return (j->strip.block_p + NIB_PANEL - 1) / NIB_PANEL * panel_stride(j);
 }
 
 static void share_panels(void *user, int64_t begin, int64_t end) {
@@ -339,8 +357,15 @@ static void cut_work(job *j, int64_t images, int threads) {
         most = j->block_k ? BLOCK_WORDS / j->block_k / NIB_PANEL * NIB_PANEL : BLOCK_P;
         most = most < LEAST_P ? LEAST_P : most > BLOCK_P ? BLOCK_P : most;
     }
+    if (is_plain(j)) {
+        const int64_t each = images * j->groups * s->P / ((int64_t)PIECES * threads) / TILE * TILE;
+        most = BLOCK_WORDS / (j->K ? j->K : 1) / TILE * TILE;
+        most = most > BLOCK_P ? BLOCK_P : most;
+        most = most > each && threads > 1 ? each : most; /* rather than cutting filters */
+        most = most < TILE ? TILE : most;
+    }
     s->in_order = j->way == ROWS && j->coded && s->w->stride[1] == 2;
-    nib_strip_cut(s, most, j->way == ROWS, !in_words(j));
+    nib_strip_cut(s, most, j->way == ROWS, !in_words(j) && !j->enters);
     const int64_t whole = images * j->groups * s->blocks, wanted = (int64_t)PIECES * threads;
     const int64_t runs = (j->M + NIB_ROW_BLOCK - 1) / NIB_ROW_BLOCK;
     int64_t cuts = threads > 1 && whole < wanted ? (wanted + whole - 1) / whole : 1;
@@ -364,11 +389,13 @@ static bool plan_scratch(job *j) {
     size_t at;
     const bool floats = !j->y && !ends_in_codes(j);
     if (is_plain(j))
-        strip = 0;
+        strip = j->enters ? j->strip.block_p * (NIB_STRIP_CHANNELS / FOUR) : 0;
     else if (!nib_strip_words(&j->strip, &strip))
         return true;
     if (j->way != ROWS && j->cuts == 1)
-        panels = (j->strip.block_p + NIB_PANEL - 1) / NIB_PANEL * NIB_PANEL * j->block_k;
+        panels = in_words(j)
+                     ? panel_words(j)
+                     : (j->strip.block_p + NIB_PANEL - 1) / NIB_PANEL * NIB_PANEL * j->block_k;
     return add_part(&j->whole, strip, sizeof(uint32_t), &at) ||
            add_part(&j->whole, panels, sizeof(uint32_t), &j->at_panels) ||
            add_part(&j->whole, floats ? j->strip.block_p * j->cut : 0, sizeof(float), &j->at_rows);
@@ -387,18 +414,24 @@ static void run_pieces(nib_ctx *ctx, job *j, int64_t blocks) {
 }
 
 nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
-                        const nib_tensor *weight, const nib_tensor *bias, nib_tensor *y) {
+                        const nib_tensor *weight, const nib_tensor *bias,
+                        const nib_conv_entry *entry, nib_tensor *y) {
     const int first = x->shape.ndim - conv->dims; /* of the spatial dimensions */
     const int64_t Cout = weight->shape.dim[0], images = first == 2 ? x->shape.dim[0] : 1;
     job j = {.k = &ctx->kernels,
              .x = nib_tensor_data(x),
-             .coded = nib_act8_is(x),
+             .coded = entry || nib_act8_is(x),
+             .enters = entry,
              .C = weight->shape.dim[1],
              .M = Cout / conv->groups,
              .groups = conv->groups,
              .to = y};
     if (nib_tensor_count(y) == 0) return NIB_OK;
-    if (j.coded) j.x_scale = nib_act8_scale(x);
+    if (entry) {
+        const int most = (int)nib_act8_largest(entry->code);
+        j.entry = (nib_strip_entry){j.k, entry->scale, -most - 1, most};
+    }
+    if (j.coded) j.x_scale = entry ? entry->scale : nib_act8_scale(x);
     if (nib_act8_is(y))
         j.q = nib_act8_data_mut(y);
     else
@@ -464,6 +497,20 @@ nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
 bool nib_conv_takes_codes(const nib_tensor *x, const nib_tensor *weight) {
     return nib_act8_is(x) && nib_act8_integer(x->desc.code) && !nib_act8_is(weight) &&
            nib_filters_have_codes(weight);
+}
+
+bool nib_conv_quantizes(const nib_conv *conv, const nib_tensor *x, const nib_tensor *weight,
+                        nib_dtype code) {
+    const nib_window *w = &conv->window;
+    const nib_shape *s = &weight->shape;
+    if (x->layout || x->dtype != NIB_F32 || !nib_tensor_contiguous(x) || !nib_act8_integer(code) ||
+        s->ndim != conv->dims + 2 || conv->groups < 1 || nib_act8_is(weight) ||
+        !nib_filters_have_codes(weight))
+        return false;
+    job j = {.coded = true, .C = s->dim[1], .M = s->dim[0] / conv->groups};
+    choose_way(&j, w->size[0], w->size[1]);
+    j.strip = (nib_strip){.w = w};
+    return j.way == ROWS ? w->stride[1] <= 2 : j.way == FOURS && is_plain(&j);
 }
 
 nib_status nib_conv_keep(nib_ctx *ctx, nib_tensor *weight, int64_t groups, bool codes) {

@@ -186,6 +186,27 @@ const void *nib_strip_bytes(const nib_strip *s, const nib_place *at, const int8_
     return fill(s, at, x, to, sizeof *x);
 }
 
+const void *nib_strip_in_order(const nib_strip *s, const nib_place *at, const void *x,
+                               const nib_strip_entry *entry, int8_t *to) {
+    const walk w = begin(s, at);
+    const span r = w.spans[0];
+    const int64_t first = w.top < 0 ? (-w.top < s->rows ? -w.top : s->rows) : 0;
+    const int64_t below = s->H - w.top, rows = (below < s->rows ? below : s->rows) - first;
+    const int64_t n = r.end - r.begin;
+    memset(to, 0, (size_t)(s->C * s->plane));
+    for (int64_t c = 0; rows > 0 && n > 0 && c < s->C; c++) {
+        const int64_t from = (c * s->H + w.top + first) * s->W + r.first + r.begin;
+        int8_t *inside = to + c * s->plane + first * s->line + r.begin;
+        if (entry)
+            entry->kernels->quantize_lines((uint8_t *)inside, s->line, (const float *)x + from,
+                                           s->W, rows, n, entry->scale, entry->low, entry->high);
+        else
+            for (int64_t i = 0; i < rows; i++)
+                copy((char *)inside + i * s->line, (const char *)x + from + i * s->W, (size_t)n);
+    }
+    return to;
+}
+
 static void fill_words(uint32_t *out, int64_t n) {
     for (int64_t i = 0; i < n; i++) out[i] = 0x80808080u; /* codes of 0 */
 }
@@ -244,6 +265,25 @@ void nib_strip_plain(const nib_kernels *k, const nib_strip *s, const nib_place *
         const int8_t *rows[4];
         four_channels(rows, s, x, at->p, c, channels);
         k->words_of_rows(panels + c * NIB_PANEL, stride, rows, at->count, 1);
+    }
+}
+
+void nib_strip_plain_floats(const nib_strip_entry *e, const nib_strip *s, const nib_place *at,
+                            const float *x, int64_t channels, int8_t *codes, uint32_t *panels,
+                            int64_t stride) {
+    const int64_t P = s->H * s->W, count = at->count;
+    for (int64_t c = 0; c < channels; c++) {
+        const int64_t in = c % NIB_STRIP_CHANNELS;
+        if (!in) {
+            const int64_t left = channels - c;
+            e->kernels->quantize_lines((uint8_t *)codes, count, x + c * P + at->p, P,
+                                       left < NIB_STRIP_CHANNELS ? left : NIB_STRIP_CHANNELS, count,
+                                       e->scale, e->low, e->high);
+        }
+        if (c % 4) continue;
+        const int8_t *rows[4];
+        for (int64_t i = 0; i < 4; i++) rows[i] = codes + (in + (c + i < channels ? i : 0)) * count;
+        e->kernels->words_of_rows(panels + c / 4 * NIB_PANEL, stride, rows, count, 1);
     }
 }
 

@@ -55,12 +55,28 @@ const void *nib_strip_bytes(const nib_strip *strip, const nib_place *at, const i
 const void *nib_strip_codes(const nib_kernels *kernels, const nib_strip *strip, const nib_place *at,
                             const int8_t *x, int64_t channels, uint32_t *to);
 
+/* Floats that become codes as they are laid out: clamp(rne(x / scale), low, high). */
+typedef struct nib_strip_entry {
+    const nib_kernels *kernels;
+    float scale;
+    int low, high;
+} nib_strip_entry;
+/* A strip of bytes in one phase that is not the input: of codes, or of floats and how these become
+ * codes. */
+const void *nib_strip_in_order(const nib_strip *strip, const nib_place *at, const void *x,
+                               const nib_strip_entry *entry, int8_t *to);
+
 /* Does a position see one pixel of codes, its neighbour the next? Then panels are made of the
  * input, without a strip. */
 bool nib_strip_is_plain(const nib_strip *strip);
-/* Words of four channels of the positions of a block: panels [K][16], `stride` words apart. */
+/* Words of four channels of the positions of a block: panels [K][16], `stride` words apart. Floats
+ * with an entry, by way of `codes`, NIB_STRIP_CHANNELS bytes for each position. */
+enum { NIB_STRIP_CHANNELS = 16 };
 void nib_strip_plain(const nib_kernels *kernels, const nib_strip *strip, const nib_place *at,
                      const int8_t *x, int64_t channels, uint32_t *panels, int64_t stride);
+void nib_strip_plain_floats(const nib_strip_entry *entry, const nib_strip *strip,
+                            const nib_place *at, const float *x, int64_t channels, int8_t *codes,
+                            uint32_t *panels, int64_t stride);
 
 /* Taps [k, k + kc) of all positions of the block: panels of [kc][16] words, `stride` words apart.
  */

@@ -44,7 +44,8 @@ const nib_op nib_op_conv1d = {
 
 static nib_status run(const nib_call_args *args) {
     const nib_conv conv = conv_of(args);
-    return nib_conv_run(args->ctx, &conv, args->in[0], args->in[1], args->in[2], args->out[0]);
+    return nib_conv_run(args->ctx, &conv, args->in[0], args->in[1], args->in[2], NULL,
+                        args->out[0]);
 }
 
 const nib_impl nib_impl_conv1d_any = {.op = &nib_op_conv1d,

@@ -125,7 +125,7 @@ TEST(a_convolution_asked_to_quantizes_its_input_and_the_map_remembers) {
         nib_quantize_activation(x, nib_module_buffer(m, "input_scale"), NIB_I8);
     const nib_tensor *want =
         nib_conv_codes(codes, nib_module_parameter(m, "weight"), nib_module_parameter(m, "bias"),
-                       &window, 1, nib_module_buffer(m, "output_scale"), NIB_I8);
+                       &window, 1, nib_module_buffer(m, "output_scale"), NIB_I8, NIB_NONE, 0);
     const nib_tensor *y = nib_module_forward(root, x);
     CHECK_MADE(want);
     CHECK_MADE(y);

@@ -92,6 +92,12 @@ static const struct convolution {
     {{1, 1100, 1, 2}, {1, 1100, 1, 1}, {{0}, {1, 1}, {0, 0}, {1, 1}}, 1},
     {{1, 2, 70, 70}, {130, 2, 1, 1}, {{0}, {2, 1}, {0, 0}, {1, 1}}, 1},
     {{2, 3, 4, 4}, {3, 3, 4, 4}, {{0}, {1, 1}, {0, 0}, {1, 1}}, 1}, /* one position */
+    {{2, 8, 11, 70}, {8, 1, 3, 3}, {{0}, {2, 2}, {1, 1}, {1, 1}}, 8},
+    {{1, 5, 9, 8}, {1, 5, 5, 5}, {{0}, {1, 1}, {2, 2}, {1, 1}}, 1}, /* one filter of channels */
+    {{2, 3, 7, 9}, {3, 1, 1, 1}, {{0}, {1, 2}, {0, 1}, {1, 1}}, 3},
+    {{3, 3, 2, 5}, {3, 1, 2, 1}, {{0}, {1, 3}, {4, 0}, {1, 1}}, 3}, /* rows of padding alone */
+    {{2, 42, 9, 31}, {30, 21, 1, 1}, {{0}, {1, 1}, {0, 0}, {1, 1}}, 2},
+    {{1, 64, 40, 40}, {9, 64, 1, 1}, {{0}, {1, 1}, {0, 0}, {1, 1}}, 1}, /* several blocks */
 };
 enum { CASES = sizeof cases / sizeof *cases };
 
@@ -161,6 +167,15 @@ static int64_t sum_of_codes(const nib_tensor *x, const nib_codes *w, const struc
     return sum;
 }
 
+/* Does a convolution quantize its input itself: what each filter sees is one pixel, or one filter
+ * is all that sees it? */
+static bool quantizes(const struct convolution *of) {
+    const nib_window *w = &of->window;
+    return of->w[0] == of->groups ? w->stride[1] <= 2
+                                  : of->w[2] * of->w[3] == 1 && w->stride[0] * w->stride[1] == 1 &&
+                                        w->padding[0] + w->padding[1] == 0;
+}
+
 TEST(codes_by_codes_are_exact_sums_on_every_machine_and_thread) {
     NEEDS_SCHEME("qint8");
     static const char *const isas[] = {"ref", "avx2", "avxvnni", "avx512", NULL};
@@ -179,6 +194,8 @@ TEST(codes_by_codes_are_exact_sums_on_every_machine_and_thread) {
                        *bias = random_tensor(ctx, &seed, (nib_shape){1, {of->w[0]}}),
                        *scale = random_tensor(ctx, &seed, (nib_shape){0}), *floats;
             *(float *)nib_tensor_data_mut(scale) = 1.0f / 120; /* some codes at the end */
+            nib_tensor *given = x, *entry = random_tensor(ctx, &seed, (nib_shape){0});
+            memcpy(nib_tensor_data_mut(entry), nib_tensor_data(scale), 4);
             x = nib_quantize_activation(x, scale, NIB_I8);
             w = nib_quantize_tensor(w, NIB_QUANTO(.weights = "qint8"));
             CHECK_MADE(x);
@@ -208,11 +225,19 @@ TEST(codes_by_codes_are_exact_sums_on_every_machine_and_thread) {
             *(float *)nib_tensor_data_mut(scale) = 1.0f / 50;
             for (int t = 0; t < 2; t++) {
                 const nib_tensor *q = nib_conv_codes(x, w, bias, &of->window, of->groups, scale,
-                                                     types[t]),
+                                                     types[t], NIB_NONE, 0),
                                  *want_q = nib_quantize_activation(y, scale, types[t]);
                 CHECK_MADE(q);
                 CHECK(nib_act8_scale(q) == nib_act8_scale(want_q));
                 CHECK_BYTES(nib_act8_data(q), nib_act8_data(want_q), (size_t)nib_tensor_count(y));
+                const nib_tensor *at_once = nib_conv_codes(given, w, bias, &of->window, of->groups,
+                                                           scale, types[t], entry, NIB_I8);
+                CHECK(quantizes(of) == (at_once != NULL));
+                if (at_once)
+                    CHECK_BYTES(nib_act8_data(at_once), nib_act8_data(want_q),
+                                (size_t)nib_tensor_count(y));
+                else
+                    CHECK(nib_last_error()->status == NIB_E_UNSUPPORTED);
             }
             nib_ctx_free(ctx);
         }

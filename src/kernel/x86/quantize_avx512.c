@@ -167,6 +167,12 @@ static void quantize_divided(uint8_t *q, const float *x, int64_t groups, int64_t
         FOR_EACH_MATH(math, DIVIDED_IN);
 }
 
+/* Asks for what lies so many floats on; it need not be there. */
+INLINE void fetch(const float *x, int64_t ahead) {
+    _mm_prefetch((const char *)(uintptr_t)((uintptr_t)x + (uintptr_t)ahead * sizeof *x),
+                 _MM_HINT_T0);
+}
+
 static void quantize_lines(uint8_t *q, int64_t ldq, const float *x, int64_t ldx, int64_t rows,
                            int64_t n, float scale, int qmin, int qmax) {
     lanes u = {.factor = _mm512_set1_ps(scale),
@@ -175,8 +181,18 @@ static void quantize_lines(uint8_t *q, int64_t ldq, const float *x, int64_t ldx,
                .least = _mm512_set1_epi16((short)qmin),
                .largest = _mm512_set1_epi16((short)qmax)};
     fix(&u, scale, 0);
+    /* As many rows are likely to be next, and so on; memory is some 2048 floats away. */
+    const int64_t ahead = rows * ldx * (1 + 2048 / (rows * n + 1));
     for (int64_t r = 0; r < rows; r++)
-        quantize_group(q + r * ldq, x + r * ldx, n, &u, DIVIDED, NIB_F32, NIB_F32);
+        for (int64_t i = 0; i < n; i += 64) {
+            const float *from = x + r * ldx + i;
+            const int64_t some = n - i < 64 ? n - i : 64;
+            for (int64_t j = 0; j < some; j += 16) fetch(from, ahead + j);
+            if (some == 64)
+                quantize_64(q + r * ldq + i, from, 64, true, &u);
+            else
+                quantize_64(q + r * ldq + i, from, some, false, &u);
+        }
 }
 
 INLINE void f8_groups(uint8_t *q, const float *x, int64_t groups, int64_t G, const float *scale,
