@@ -79,9 +79,29 @@ INLINE __m128i codes_of(__m512 x, const rule *u, const bool plain, const bool re
     return _mm_min_epi8(_mm_max_epi8(bytes, _mm_set1_epi8(-64)), _mm_set1_epi8(63));
 }
 
+/* 64 codes: halves and bytes saturate as one conversion to bytes would, in steps that two units
+ * take, and what a line of the cache holds is written at once. */
+INLINE __m512i line_of_codes(const float *x, const rule *u, const bool reduced) {
+    const __m512 inverse = _mm512_set1_ps(u->inverse);
+    const __m512i zero = _mm512_set1_epi32(u->zero);
+    __m512i c[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        c[i] = _mm512_add_epi32(
+            _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * i), inverse)), zero);
+    const __m512i mixed =
+        _mm512_packs_epi16(_mm512_packs_epi32(c[0], c[1]), _mm512_packs_epi32(c[2], c[3]));
+    const __m512i bytes = _mm512_permutexvar_epi32(
+        _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), mixed);
+    if (!reduced) return bytes;
+    return _mm512_min_epi8(_mm512_max_epi8(bytes, _mm512_set1_epi8(-64)), _mm512_set1_epi8(63));
+}
+
 INLINE void write_codes(int8_t *q, const float *x, int64_t n, const rule *u, const bool plain,
                         const bool reduced) {
     int64_t i = 0;
+    for (; plain && i + 64 <= n; i += 64)
+        _mm512_storeu_si512(q + i, line_of_codes(x + i, u, reduced));
     for (; i + 16 <= n; i += 16)
         _mm_storeu_si128((void *)(q + i), codes_of(_mm512_loadu_ps(x + i), u, plain, reduced));
     if (i < n) {

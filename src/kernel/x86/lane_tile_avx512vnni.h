@@ -23,7 +23,8 @@ enum {
     SPAN = 4096,
     SPAN_GROUPS = SPAN / 32,
     BYTES_DEPTH = 512, /* columns that are unpacked at a time */
-    ASK_CELLS = 8,     /* of bytes, after which a tile asks for lines */
+    ASK_CELLS = 8,     /* of bytes, after which a tile asks for lines: */
+    MOST_ASKED = 8,    /* at most so many of a panel */
 };
 
 /* What the rows of a block bring to a group, and what two panels do. */
@@ -41,8 +42,9 @@ typedef struct tile_scratch {
     int32_t part[ROW_BLOCK][TILE_WIDTH]; /* sums of a group that is not complete */
     group_of_rows rows[SPAN_GROUPS];
     group_of_panels panels[SPAN_GROUPS];
-    const char *next,
-        *next_end; /* codes of the first of the next panels that nobody asked for yet */
+    const char *next, *next_end; /* codes of the first of the next panels, not asked for yet */
+    float *results;              /* the same of rows that the tile at work will write */
+    int64_t results_left;
 } tile_scratch;
 _Static_assert(sizeof(tile_scratch) <= NIB_LANE_SCRATCH, "scratch of a tile");
 
@@ -75,7 +77,8 @@ typedef struct tile_block {
     bool fresh;                        /* nothing was added to the results yet */
     bool offset;
     bool complete;   /* what begins here or began earlier ends here */
-    int64_t ask;     /* lines of each of the next panels, a group or ASK_CELLS */
+    int64_t ask;     /* lines of each of the next panels, and */
+    int64_t expect;  /* rows of results, that are asked for every group or ASK_CELLS */
     int64_t between; /* bytes from one of these panels to the other */
 } tile_block;
 
@@ -87,21 +90,13 @@ INLINE __m512 whole_row(const tile_job *t, int64_t m, __m512i part, __m512 scale
 }
 
 /* The last steps of a result. */
-INLINE __m512 last_steps(const tile_job *t, int64_t m, __m512 v, __m512 correction) {
-    if (t->x->zero)
-        v = _mm512_fmadd_ps(_mm512_set1_ps(-(float)t->x->zero[t->row + m]), correction, v);
+INLINE __m512 last_steps(const tile_job *t, int64_t m, __m512 v, const bool zeros,
+                         __m512 correction) {
+    if (zeros) v = _mm512_fmadd_ps(_mm512_set1_ps(-(float)t->x->zero[t->row + m]), correction, v);
     return _mm512_mul_ps(v, _mm512_set1_ps(t->x->scale[t->row + m]));
 }
 INLINE __m512 correction_of(const tile_job *t, int64_t panel) {
     return t->x->zero ? _mm512_loadu_ps(t->w->correction + panel * NIB_PANEL) : _mm512_setzero_ps();
-}
-
-/* What the sums of a row and panel begin with: what its group begins with, or what was left of it.
- */
-INLINE __m512i first_sums(const tile_block *b, const tile_scratch *s, int64_t row,
-                          const int panel) {
-    return b->begins ? _mm512_set1_epi32(s->rows[b->group].start[row])
-                     : _mm512_load_si512(s->part[row] + panel * NIB_PANEL);
 }
 
 /* The place of results of row m of the block, and which of them there are. */
@@ -112,12 +107,17 @@ INLINE __mmask16 channels_at(const tile_block *b, const int panel) {
     return panel < b->panels ? channels_of(b->job->w, b->panel + panel) : 0;
 }
 
-/* Asks for some lines of the next panels, to L2: what one tile asks for follows what the last did.
- */
+/* Asks for some lines: of the next panels, to L2, where what one tile asks for follows what the
+ * last did, and of results, to be written. */
 INLINE void ask(const tile_block *b, tile_scratch *s) {
     for (int64_t i = 0; i < b->ask && s->next < s->next_end; i++, s->next += 64) {
         _mm_prefetch(s->next, _MM_HINT_T1);
         _mm_prefetch(s->next + b->between, _MM_HINT_T1);
+    }
+    for (int64_t i = 0; i < b->expect && s->results_left; i++, s->results_left--) {
+        EXPECT(s->results);
+        EXPECT(s->results + NIB_PANEL);
+        s->results += b->job->ldy;
     }
 }
 
@@ -303,16 +303,23 @@ INLINE void tile(const int bits, const int rows, const tile_block *b, tile_scrat
     else
         last_turn(rows, false, sums, panels, acc, y);
     const tile_job *t = b->job;
-    for (int p = 0; p < b->panels; p++) {
-        const __m512 correction = correction_of(t, b->panel + p);
+    UNROLL
+    for (int p = 0; p < TILE_PANELS; p++) {
+        if (p >= b->panels) return;
         const __mmask16 channels = channels_of(t->w, b->panel + p);
+        const __m512 correction = correction_of(t, b->panel + p);
         float *to = results_at(t, b->panel + p, row);
-        UNROLL
-        for (int r = 0; r < rows; r++, to += t->ldy) {
-            const __m512 v = p ? y[r][1] : y[r][0];
-            _mm512_mask_storeu_ps(to, channels,
-                                  b->complete ? last_steps(t, row + r, v, correction) : v);
+        if (b->complete && t->x->zero) {
+            UNROLL
+            for (int r = 0; r < rows; r++)
+                y[r][p] = last_steps(t, row + r, y[r][p], true, correction);
+        } else if (b->complete) {
+            UNROLL
+            for (int r = 0; r < rows; r++)
+                y[r][p] = last_steps(t, row + r, y[r][p], false, correction);
         }
+        UNROLL
+        for (int r = 0; r < rows; r++, to += t->ldy) _mm512_mask_storeu_ps(to, channels, y[r][p]);
     }
 }
 
@@ -322,10 +329,16 @@ INLINE void tall(const int rows, const tile_block *b, tile_scratch *s, int64_t r
     row_pointers x = rows_from(b->q + row * b->ld, b->ld, rows);
     const uint8_t *codes[TILE_PANELS] = {b->codes[0], b->codes[1]};
     __m512i acc[TALL_ROWS][TILE_PANELS];
-    UNROLL
-    for (int r = 0; r < rows; r++) {
-        acc[r][0] = first_sums(b, s, row + r, 0);
-        acc[r][1] = first_sums(b, s, row + r, 1);
+    const int32_t *start = s->rows[b->group].start + row;
+    if (b->begins) {
+        UNROLL
+        for (int r = 0; r < rows; r++) acc[r][0] = acc[r][1] = _mm512_set1_epi32(start[r]);
+    } else {
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            acc[r][0] = _mm512_load_si512(s->part[row + r]);
+            acc[r][1] = _mm512_load_si512(s->part[row + r] + NIB_PANEL);
+        }
     }
     for (int64_t i = 0; i < b->cells; i++) {
         if (i % ASK_CELLS == 0) ask(b, s);
@@ -349,11 +362,12 @@ INLINE void tall(const int rows, const tile_block *b, tile_scratch *s, int64_t r
             const __m512 scale = _mm512_load_ps(s->panels[0].scale[p]);
             const __m512 offset = _mm512_load_ps(s->panels[0].offset[p]);
             const __m512 correction = correction_of(t, b->panel + p);
-            float *y = t->y + (t->row + row) * t->ldy + (b->panel + p) * NIB_PANEL;
+            float *y = results_at(t, b->panel + p, row);
             UNROLL
             for (int r = 0; r < rows; r++, y += t->ldy) {
                 const __m512 v = whole_row(t, row + r, acc[r][p], scale, offset);
-                _mm512_mask_storeu_ps(y, channels, last_steps(t, row + r, v, correction));
+                _mm512_mask_storeu_ps(y, channels,
+                                      last_steps(t, row + r, v, t->x->zero, correction));
             }
         }
         return;
@@ -486,18 +500,10 @@ static void end_rows(const tile_job *t, int64_t panel, int panels, int64_t row, 
         for (int64_t m = row; m < row + rows; m++, y += t->ldy) {
             const __m512i part = _mm512_load_si512(t->s->part[m] + p * NIB_PANEL);
             __m512 v = _mm512_castsi512_ps(part);
-            if (complete) v = last_steps(t, m, whole_row(t, m, part, scale, offset), correction);
+            if (complete)
+                v = last_steps(t, m, whole_row(t, m, part, scale, offset), t->x->zero, correction);
             _mm512_mask_storeu_ps(y, channels, v);
         }
-    }
-}
-
-/* Where results go that the tile now at work will have: asked for to be written. */
-static void expect_rows(const tile_job *t, int64_t panel, int64_t row, int64_t rows) {
-    const char *y = (const char *)results_at(t, panel, row);
-    for (int64_t m = 0; m < rows; m++, y += t->ldy * (int64_t)sizeof(float)) {
-        EXPECT(y);
-        EXPECT(y + 64);
     }
 }
 
@@ -520,25 +526,29 @@ static void tiles(const tile_job *t, const tile_block *b, int64_t panel, int pan
     for (int64_t i = 0, row = 0; i < count; i++) {
         const int64_t height = t->rows / count + (i < t->rows % count);
         if (first && t->k && one_group) begin_rows(t, panel, panels, row, height);
-        if (last) expect_rows(t, panel, row, height);
+        t->s->results = results_at(t, panel, row);
+        t->s->results_left = last ? height : 0;
         tile_of[height - 1](b, t->s, row);
         if (last && one_group && !b->complete) end_rows(t, panel, panels, row, height);
         row += height;
     }
 }
 
-/* Lines of the panels that come next, for all tiles of this block to ask for: as many each. */
-static void expect_codes(const tile_job *t, tile_block *b, int64_t k, int64_t kc) {
+/* Lines for the tiles of this block to ask for: of the panels that come next, as many each, and of
+ * their results. */
+static void expect_lines(const tile_job *t, tile_block *b, int64_t k, int64_t kc) {
     const nib_lane_weight *w = t->w;
     t->s->next = t->s->next_end = NULL;
+    const int64_t asks =
+        t->height == TALL_ROWS ? (b->cells + ASK_CELLS - 1) / ASK_CELLS : b->groups;
+    b->expect = asks ? (t->height + asks - 1) / asks : 0;
     if (t->next < 0 || t->bits != w->bits) return;
     const int64_t bytes = kc * NIB_PANEL * w->bits / 8;
-    const int64_t asks = b->groups > 1 ? b->groups : (b->cells + ASK_CELLS - 1) / ASK_CELLS;
     const int64_t all = asks * ((t->rows + t->height - 1) / t->height);
     t->s->next = (const char *)w->codes + t->next * w->panel_bytes + k * NIB_PANEL * w->bits / 8;
     t->s->next_end = t->s->next + bytes;
     b->between = (t->next + 1) * NIB_PANEL < w->N ? w->panel_bytes : 0;
-    b->ask = all ? (bytes / 64 + all - 1) / all : 0;
+    b->ask = all ? least((bytes / 64 + all - 1) / all, MOST_ASKED) : 0;
 }
 
 /* A span of panels [panel, panel + panels) for a block of rows. */
@@ -582,7 +592,7 @@ static void span(const tile_job *t, int64_t panel, int panels) {
                 _mm512_store_ps(t->s->panels[i].scale[p], scale);
                 if (b.offset) _mm512_store_ps(t->s->panels[i].offset[p], offset_at(w, at, scale));
             }
-        expect_codes(t, &b, k, kc);
+        expect_lines(t, &b, k, kc);
         tiles(t, &b, panel, panels, first, last);
         k += kc;
     } while (k < t->end);
