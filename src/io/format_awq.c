@@ -22,9 +22,9 @@ static const nib_layout *held(const nib_qdesc *desc) {
     return found && found->holds(desc) ? found : NULL;
 }
 
+/* Readers leave activations as they are, so a scheme that quantizes them would be another there. */
 static const nib_layout *layout(const nib_config *config, const nib_qdesc *desc) {
-    (void)config;
-    return held(desc);
+    return nib_text_ends(config->scheme->name, "weight_only") ? held(desc) : NULL;
 }
 
 /* "a.weight" and "qzeros" make "a.qzeros"; with no suffix, the module's name. */

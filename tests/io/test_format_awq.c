@@ -131,6 +131,14 @@ TEST(what_no_reader_would_take_is_refused_before_work) {
                 NIB_E_ARGUMENT, "keeps the output head float");
     CHECK_FAILS(nib_quantize_file(ctx, GOLDEN "source-bf16", IN(room, "q"), one, 1, NULL, &options),
                 NIB_E_ARGUMENT, "format awq cannot hold");
+    if (test_has_scheme("8da4w")) {
+        nib_config *both = nib_config_parse("8da4w:group_size=8,mapping=asymmetric");
+        const nib_rule rule = {"*", both};
+        CHECK_FAILS(
+            nib_quantize_file(ctx, GOLDEN "source-f16", IN(room, "q"), &rule, 1, NULL, &options),
+            NIB_E_ARGUMENT, "format awq cannot hold");
+        nib_config_free(both);
+    }
     CHECK_OK(nib_quantize_file(ctx, GOLDEN "source-f16", IN(room, "q"), one, 1, NULL, &options));
     json_t *root = config_of(state_, IN(room, "q"));
     const json_t *about = json_object_get(root, "quantization_config");
