@@ -344,11 +344,13 @@ static void open_some(void *user, int64_t begin, int64_t end) {
 typedef struct packing {
     const job *j;
     float *rows;
+    const opening *opens; /* NULL: x are floats already */
 } packing;
 
 static void pack_rows(void *user, int64_t begin, int64_t end) {
     const packing *p = user;
     const job *j = p->j;
+    if (p->opens) open_some((void *)(uintptr_t)p->opens, begin * j->in.K, end * j->in.K);
     j->in.k->pack_rows_f32(p->rows + begin * j->in.K, j->in.x + begin * j->in.K, j->in.K,
                            end - begin, j->in.K);
 }
@@ -428,15 +430,18 @@ nib_status nib_products(nib_ctx *ctx, const nib_tensor *x, const nib_product *pr
                          (long long)M, (long long)K);
     char *memory = nib_ctx_workspace(ctx, whole);
     if (!memory) return nib_last_error()->status;
+    opening o = {.x = x, .out = (float *)(void *)(memory + inputs + blocks + packed)};
+    const bool at_once = opens && !inputs && wants_rows(&j); /* opened rows are packed while hot */
     if (opens) {
-        opening o = {.x = x, .out = (float *)(void *)(memory + inputs + blocks + packed)};
-        nib_parallel_for(ctx->pool, M * K, OPENED, open_some, &o);
+        if (!at_once) nib_parallel_for(ctx->pool, M * K, OPENED, open_some, &o);
         j.in.x = o.out;
     }
     if (!coded) quantize_inputs(ctx, &j, memory, rows_size);
     nib_scratch_over(ctx->pool, parts, block, memory + inputs, &j.scratch);
     if (wants_rows(&j)) {
-        packing p = {.j = &j, .rows = (float *)(void *)(memory + inputs + blocks)};
+        packing p = {.j = &j,
+                     .rows = (float *)(void *)(memory + inputs + blocks),
+                     .opens = at_once ? &o : NULL};
         if (K) nib_parallel_for(ctx->pool, M, NIB_ROW_BLOCK, pack_rows, &p);
         j.in.rows = p.rows;
     }
