@@ -299,6 +299,8 @@ typedef struct nib_kernels {
     /* n codes, one a byte (upper bits ignored) -> (n + 1) / 2 bytes, a missing last code 0. */
     void (*pack_u4)(uint8_t *out, const uint8_t *codes, size_t n);
     void (*unpack_u4)(uint8_t *codes, const uint8_t *bytes, size_t n);
+    /* n codes of 1 to 8 bits, as base/bits.h has them -> one a byte */
+    void (*unpack_bits)(uint8_t *codes, const uint8_t *bytes, size_t n, int bits);
     /* Lines of W8, W4, W2 or of the plane of one bit of WX (its lane), 64 bytes each, from words of
      * four columns, a byte a column, those of 16 channels side by side, [lines * n][16] with
      * n = 8 / bits of a code, and sums of the codes of each `every` lines:

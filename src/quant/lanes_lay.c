@@ -73,7 +73,7 @@ static void lay_words(const laying *l, int64_t row, int64_t k, int64_t n, uint32
         if (r >= l->there || there < n) memset(q, l->mid ^ l->bias, (size_t)n);
         if (r >= l->there) continue;
         if (bits)
-            nib_bits_get(q, bytes + r * from->ld, (size_t)there, l->bits);
+            l->k->unpack_bits(q, bytes + r * from->ld, (size_t)there, l->bits);
         else
             memcpy(q, bytes + r * from->ld, (size_t)there);
     }

@@ -65,7 +65,7 @@ static void unpack(nib_codes *c, const void *const part[], const nib_qdesc *d, i
         else if (bits == 8)
             memcpy(q_r, b_r, (size_t)d->cols);
         else
-            nib_bits_get(q_r, b_r, (size_t)d->cols, bits);
+            nib_codes_kernels()->unpack_bits(q_r, b_r, (size_t)d->cols, bits);
         for (int64_t i = 0; sign && bits < 8 && i < d->cols; i++)
             q_r[i] = (uint8_t)((q_r[i] ^ sign) - sign);
     }

@@ -280,6 +280,8 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
     IF(pack_u4) BENCH("pack_u4, 1 Mi", 1.5 * n, 0, k->pack_u4((uint8_t *)b->y, b->q, BENCH_N));
     IF(unpack_u4)
     BENCH("unpack_u4, 1 Mi", 1.5 * n, 0, k->unpack_u4((uint8_t *)b->y, b->q, BENCH_N));
+    IF(unpack_bits)
+    BENCH("unpack_bits 3, 1 Mi", 1.375 * n, 0, k->unpack_bits((uint8_t *)b->y, b->q, BENCH_N, 3));
     IF(lay_lines) {
         int32_t sums[NIB_PANEL] = {0};
         BENCH("lay_lines W4, 1 Mi", 1.5 * n, 0,

@@ -3,6 +3,7 @@
  *
  * Ragged sizes, unaligned pointers, pages without access on both sides of every buffer, ugly
  * numbers. `checkkernel --bench NAME` times the slots that set NAME fills (`all` for every set). */
+#include "base/bits.h"
 #include "base/halffloat.h"
 #include "bench_kernel.h"
 #include "guarded.h"
@@ -498,6 +499,21 @@ static void check_nibbles(void **state_) {
     }
 }
 
+static void check_bits(void **state_) {
+    if (!CHANGED(unpack_bits)) return;
+    for (int bits = 1; bits <= 8; bits++) FOR_SIZES(n) {
+            uint8_t want[MOST];
+            const size_t size = nib_bits_size(n, bits);
+            const uint8_t *bytes =
+                (const uint8_t *)ugly(in1, (size + 3) / 4, 7) + (4 - size % 4) % 4;
+            uint8_t *y = guarded_either(out1, n);
+            ref.unpack_bits(want, bytes, n, bits);
+            got.unpack_bits(y, bytes, n, bits);
+            same_codes(state_, "unpack_bits", y, want, n, bits, 0);
+            CHECK(!guarded_spilled(out1, y, n));
+        }
+}
+
 static void check_elementwise(void **state_) {
     static const float scales[] = {1, 10, 120};
     for (int kind = 0; kind < UGLY_KINDS + 3; kind++) {
@@ -611,6 +627,7 @@ static void judge_the_set(void **state_) {
     check_quantizing(state_);
     check_ties(state_);
     check_nibbles(state_);
+    check_bits(state_);
     check_lines(state_);
     check_corrections(state_);
     check_elementwise(state_);

@@ -11,6 +11,9 @@ static void pack_u4(uint8_t *out, const uint8_t *codes, size_t n) {
 static void unpack_u4(uint8_t *codes, const uint8_t *bytes, size_t n) {
     nib_bits_get(codes, bytes, n, 4);
 }
+static void unpack_bits(uint8_t *codes, const uint8_t *bytes, size_t n, int bits) {
+    nib_bits_get(codes, bytes, n, bits);
+}
 
 static void lay_lines(uint8_t *to, const uint32_t *words, int64_t lines, nib_lane lane,
                       uint32_t flip, int shift, int64_t every, int32_t *sums) {
@@ -69,6 +72,7 @@ static void lines_laid(void) {}
 static void install(nib_kernels *k) {
     k->pack_u4 = pack_u4;
     k->unpack_u4 = unpack_u4;
+    k->unpack_bits = unpack_bits;
     k->lay_lines = lay_lines;
     k->lay_halves = lay_halves;
     k->correct_lines = correct_lines;

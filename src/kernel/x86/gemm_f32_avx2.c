@@ -166,38 +166,42 @@ static void gemm_rows_f32(float *y, int64_t ldy, const float *rows, int64_t M, i
                  kc, k > 0);
 }
 
-/* Rows [8, K] to columns, eight k at a time; fewer than 16 rows leave zeros. */
+/* Eight columns of eight rows, to eight of 16 channels. */
+INLINE void pack_eight(float *out, const float *rows, int64_t ldw) {
+    __m256 r[8], s[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(rows + i * ldw);
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        r[i] = _mm256_shuffle_ps(s[i], s[i + 2], 0x44);
+        r[i + 1] = _mm256_shuffle_ps(s[i], s[i + 2], 0xee);
+        r[i + 2] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0x44);
+        r[i + 3] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        _mm256_storeu_ps(out + i * NIB_PANEL, _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
+        _mm256_storeu_ps(out + (i + 4) * NIB_PANEL, _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
+    }
+}
+
+/* Eight rows at a time, and of each the columns of a whole line: sixteen lines that begin a power
+ * of two apart would drive each other out of the first cache. Fewer than 16 rows leave zeros. */
 static void pack_f32(float *panel, const float *w, int64_t ldw, int64_t n, int64_t K) {
     int64_t k = 0;
     if (n == NIB_PANEL) {
-        for (; k + 8 <= K; k += 8) {
-            for (int half = 0; half < 2; half++) {
-                const float *rows = w + half * 8 * ldw + k;
-                __m256 r[8], s[8];
-#pragma GCC unroll 8
-                for (int i = 0; i < 8; i++) r[i] = _mm256_loadu_ps(rows + i * ldw);
-#pragma GCC unroll 4
-                for (int i = 0; i < 8; i += 2) {
-                    s[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
-                    s[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
-                }
-#pragma GCC unroll 2
-                for (int i = 0; i < 8; i += 4) {
-                    r[i] = _mm256_shuffle_ps(s[i], s[i + 2], 0x44);
-                    r[i + 1] = _mm256_shuffle_ps(s[i], s[i + 2], 0xee);
-                    r[i + 2] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0x44);
-                    r[i + 3] = _mm256_shuffle_ps(s[i + 1], s[i + 3], 0xee);
-                }
-                float *out = panel + k * NIB_PANEL + half * 8;
-#pragma GCC unroll 4
-                for (int i = 0; i < 4; i++) {
-                    _mm256_storeu_ps(out + i * NIB_PANEL,
-                                     _mm256_permute2f128_ps(r[i], r[i + 4], 0x20));
-                    _mm256_storeu_ps(out + (i + 4) * NIB_PANEL,
-                                     _mm256_permute2f128_ps(r[i], r[i + 4], 0x31));
-                }
-            }
-        }
+        for (; k + 16 <= K; k += 16)
+            for (int half = 0; half < 16; half += 8)
+                for (int q = 0; q < 16; q += 8)
+                    pack_eight(panel + (k + q) * NIB_PANEL + half, w + half * ldw + k + q, ldw);
+        for (; k + 8 <= K; k += 8)
+            for (int half = 0; half < 16; half += 8)
+                pack_eight(panel + k * NIB_PANEL + half, w + half * ldw + k, ldw);
     }
     for (; k < K; k++)
         for (int64_t c = 0; c < NIB_PANEL; c++)

@@ -1,6 +1,8 @@
-/* unpack_avx2.c: 4-bit codes, 32 bytes of one to 16 of the other; codes to lines of lanes. */
+/* unpack_avx2.c: 4-bit codes, 32 bytes of one to 16 of the other; denser codes to bytes; codes to
+ * lines of lanes. */
 #include <immintrin.h>
 
+#include "base/bits.h"
 #include "kernel/kernel.h"
 
 static void pack_u4(uint8_t *out, const uint8_t *codes, size_t n) {
@@ -27,6 +29,33 @@ static void unpack_u4(uint8_t *codes, const uint8_t *bytes, size_t n) {
         _mm256_storeu_si256((void *)(codes + i), _mm256_and_si256(spread, low));
     }
     for (; i < n; i++) codes[i] = i % 2 ? bytes[i / 2] >> 4 : bytes[i / 2] & 15;
+}
+
+/* Eight codes of each quarter, each moved to a byte of its own: as nib_bits_apart does. */
+static void unpack_bits(uint8_t *codes, const uint8_t *bytes, size_t n, int bits) {
+    const size_t size = nib_bits_size(n, bits);
+    const int64_t one = (1 << bits) - 1, two = (1 << 2 * bits) - 1;
+    const __m256i fours = _mm256_set1_epi64x((int64_t)((UINT64_C(1) << 4 * bits) - 1));
+    const __m256i twos = _mm256_set1_epi32((int)two), ones = _mm256_set1_epi16((short)one);
+    const __m128i by_four = _mm_cvtsi32_si128(4 * bits), by_two = _mm_cvtsi32_si128(2 * bits);
+    const __m128i by_one = _mm_cvtsi32_si128(bits);
+    uint8_t order[16]; /* bytes of a quarter, zeros above them */
+    for (int i = 0; i < 16; i++) order[i] = (uint8_t)(i % 8 < bits ? i / 8 * bits + i % 8 : 0x80);
+    const __m256i apart = _mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)order));
+    size_t i = 0, at = 0;
+    for (; i + 32 <= n && at + 2 * (size_t)bits + 16 <= size; i += 32, at += 4 * (size_t)bits) {
+        const __m128i low = _mm_loadu_si128((const void *)(bytes + at));
+        const __m128i high = _mm_loadu_si128((const void *)(bytes + at + 2 * bits));
+        __m256i v = _mm256_shuffle_epi8(_mm256_set_m128i(high, low), apart);
+        __m256i up = _mm256_and_si256(_mm256_srl_epi64(v, by_four), fours);
+        v = _mm256_or_si256(_mm256_and_si256(v, fours), _mm256_slli_epi64(up, 32));
+        up = _mm256_and_si256(_mm256_srl_epi32(v, by_two), twos);
+        v = _mm256_or_si256(_mm256_and_si256(v, twos), _mm256_slli_epi32(up, 16));
+        up = _mm256_and_si256(_mm256_srl_epi16(v, by_one), ones);
+        v = _mm256_or_si256(_mm256_and_si256(v, ones), _mm256_slli_epi16(up, 8));
+        _mm256_storeu_si256((void *)(codes + i), v);
+    }
+    nib_bits_get(codes + i, bytes + at, n - i, bits);
 }
 
 /* ---- lines of lanes ---- */
@@ -197,6 +226,7 @@ static void lines_laid(void) { _mm_sfence(); }
 static void install(nib_kernels *k) {
     k->pack_u4 = pack_u4;
     k->unpack_u4 = unpack_u4;
+    k->unpack_bits = unpack_bits;
     k->lay_lines = lay_lines;
     k->lay_halves = lay_halves;
     k->correct_lines = correct_lines;
