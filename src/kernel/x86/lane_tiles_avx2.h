@@ -13,6 +13,8 @@ typedef enum lane_step {
     LANE_WIDE,   /* codes and inputs widened to 16 bits as columns (0, 2), (1, 3): vpmaddwd */
 } lane_step;
 
+enum { LANE_DEEP_ROWS = 3 };
+
 /* What four columns of 16 channels do to R rows of sums, q[r] + at being their inputs. `ahead`:
  * bytes from these codes to those that are to be fetched, or 0. */
 INLINE void lane_cell(const lane_step step, const int ahead, const int R, const bool begin,
@@ -97,13 +99,18 @@ INLINE void lane_cells(const lane_step step, const int ahead, const int R, __m25
 INLINE void lane_settle(const int R, const lane_block *b, int64_t s, int mid, bool begun, bool ends,
                         __m256i t[4][2], const int32_t *sums, float *y, int32_t *parts) {
     const __m256i minus_mid = _mm256_set1_epi32(-mid);
-    LANE_UNROLL
-    for (int r = 0; r < R; r++) {
-        const __m256i sum = _mm256_set1_epi32(sums[r * b->w->groups]);
-        const __m256i zero = _mm256_mullo_epi32(sum, minus_mid);
-        for (int h = 0; h < 2; h++)
-            t[r][h] =
-                _mm256_add_epi32(t[r][h], begun ? lane_load(parts + r * NIB_PANEL + 8 * h) : zero);
+    if (begun) {
+        LANE_UNROLL
+        for (int r = 0; r < R; r++)
+            for (int h = 0; h < 2; h++)
+                t[r][h] = _mm256_add_epi32(t[r][h], lane_load(parts + r * NIB_PANEL + 8 * h));
+    } else if (mid) {
+        LANE_UNROLL
+        for (int r = 0; r < R; r++) {
+            const __m256i sum = _mm256_set1_epi32(sums[r * b->w->groups]);
+            const __m256i zero = _mm256_mullo_epi32(sum, minus_mid);
+            for (int h = 0; h < 2; h++) t[r][h] = _mm256_add_epi32(t[r][h], zero);
+        }
     }
     if (!ends) {
         LANE_UNROLL
@@ -152,12 +159,39 @@ INLINE void lane_tile(const lane_step step, const int ahead, const int R, const 
     }
 }
 
+/* Three rows of LANE_DEEP: their sums of 16 and of 32 bits are all in registers until a group ends,
+ * and three rows are the digits of one. */
+INLINE void lane_deep_tile(const lane_block *b, const uint8_t *q_0, int64_t ldq,
+                           const int32_t *sums, float *y, int32_t *parts) {
+    enum { R = LANE_DEEP_ROWS };
+    const __m256i ones = _mm256_set1_epi16(1);
+    const int64_t depth = lane_depth(b->w->bits);
+    const uint8_t *w = b->codes, *q[4] = {q_0, q_0 + ldq, q_0 + 2 * ldq, q_0};
+    for (int64_t s = 0; s < b->segments; s++, sums++) {
+        __m256i c[4][2], t[4][2];
+        LANE_UNROLL
+        for (int r = 0; r < R; r++) t[r][0] = t[r][1] = _mm256_setzero_si256();
+        for (int64_t left = b->cells, run; left; left -= run) {
+            run = left < depth ? left : depth;
+            lane_cells(LANE_DEEP, 0, R, c, &w, q, run);
+            LANE_UNROLL
+            for (int r = 0; r < R; r++)
+                for (int h = 0; h < 2; h++)
+                    t[r][h] = _mm256_add_epi32(t[r][h], _mm256_madd_epi16(c[r][h], ones));
+        }
+        lane_settle(R, b, s, b->w->mid, !b->starts, b->ends, t, sums, y, parts);
+    }
+}
+
 /* M rows of a block. */
 INLINE void lane_block_rows(const lane_step step, const int ahead, const lane_block *b,
                             const uint8_t *q, int64_t ldq, const int32_t *sums, int64_t M, float *y,
                             int32_t *parts) {
     const int64_t groups = b->w->groups;
     int64_t m = 0;
+    for (; step == LANE_DEEP && !ahead && m + LANE_DEEP_ROWS <= M; m += LANE_DEEP_ROWS)
+        lane_deep_tile(b, q + m * ldq, ldq, sums + m * groups, y + m * NIB_PANEL,
+                       parts + m * NIB_PANEL);
     for (; m + LANE_FEW <= M; m += LANE_FEW)
         lane_tile(step, ahead, LANE_FEW, b, q + m * ldq, ldq, sums + m * groups, y + m * NIB_PANEL,
                   parts + m * NIB_PANEL);
