@@ -11,7 +11,8 @@
 static void fill(nib_codes *c, bool wild, uint64_t *seed) {
     const nib_qdesc *d = &c->desc;
     const int bits = nib_qdesc_bits(d);
-    const uint8_t sign = nib_qdesc_integer(d) && nib_qdesc_signed(d) ? 1u << (bits - 1) : 0;
+    const uint8_t sign =
+        (uint8_t)(nib_qdesc_integer(d) && nib_qdesc_signed(d) ? 1u << (bits - 1) : 0);
     for (int64_t i = 0; i < d->rows * d->cols; i++) {
         const uint8_t q = (uint8_t)(test_random(seed) & ((1u << bits) - 1));
         ((uint8_t *)c->q)[i] = (uint8_t)((q ^ sign) - sign);

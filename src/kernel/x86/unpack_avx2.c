@@ -2,7 +2,6 @@
  * lines of lanes. */
 #include <immintrin.h>
 
-#include "base/bits.h"
 #include "kernel/kernel.h"
 
 static void pack_u4(uint8_t *out, const uint8_t *codes, size_t n) {
@@ -31,9 +30,9 @@ static void unpack_u4(uint8_t *codes, const uint8_t *bytes, size_t n) {
     for (; i < n; i++) codes[i] = i % 2 ? bytes[i / 2] >> 4 : bytes[i / 2] & 15;
 }
 
-/* Eight codes of each quarter, each moved to a byte of its own: as nib_bits_apart does. */
+/* Eight codes of each quarter, each moved to a byte of its own: as base/bits.h does. */
 static void unpack_bits(uint8_t *codes, const uint8_t *bytes, size_t n, int bits) {
-    const size_t size = nib_bits_size(n, bits);
+    const size_t size = (n * (size_t)bits + 7) / 8;
     const int64_t one = (1 << bits) - 1, two = (1 << 2 * bits) - 1;
     const __m256i fours = _mm256_set1_epi64x((int64_t)((UINT64_C(1) << 4 * bits) - 1));
     const __m256i twos = _mm256_set1_epi32((int)two), ones = _mm256_set1_epi16((short)one);
@@ -55,7 +54,11 @@ static void unpack_bits(uint8_t *codes, const uint8_t *bytes, size_t n, int bits
         v = _mm256_or_si256(_mm256_and_si256(v, ones), _mm256_slli_epi16(up, 8));
         _mm256_storeu_si256((void *)(codes + i), v);
     }
-    nib_bits_get(codes + i, bytes + at, n - i, bits);
+    uint32_t held = 0; /* bits of what is left */
+    for (int count = 0; i < n; i++, count -= bits, held >>= bits) {
+        for (; count < bits; count += 8) held |= (uint32_t)bytes[at++] << count;
+        codes[i] = (uint8_t)(held & ((1u << bits) - 1));
+    }
 }
 
 /* ---- lines of lanes ---- */
