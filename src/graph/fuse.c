@@ -244,23 +244,26 @@ static void join_codes(fusing *f, int at) {
     become_product(f, at, linear, activation, scale, code);
 }
 
-/* relu of codes that a product just made. */
+/* relu of codes that a product or a convolution just made. */
 static void join_floor(fusing *f, int at) {
     nib_graph *g = f->g;
     const nib_node *n = &g->nodes[at];
     if (f->gone[at] || n->args.op != &nib_op_relu || !nib_act8_integer(g->values[n->in[0]].code))
         return;
     const int maker = sole_maker(f, n->in[0], at);
-    if (maker == NIB_ABSENT || g->nodes[maker].args.op != &nib_op_linear_act) return;
+    if (maker == NIB_ABSENT) return;
     nib_node *m = &g->nodes[maker];
-    if (!nib_linear_act_set_floor(m->args.attr)) return;
+    const nib_op *op = m->args.op;
+    if (!(op == &nib_op_linear_act && nib_linear_act_set_floor(m->args.attr)) &&
+        !(op == &nib_op_conv_codes && nib_conv_codes_set_floor(m->args.attr)))
+        return;
     nib_attr attr[NIB_MAX_ATTRS];
     const int nattr = m->args.nattr;
     memcpy(attr, m->args.attr, sizeof attr);
     int in[NIB_MAX_INPUTS];
     memcpy(in, m->in, sizeof in);
     f->gone[maker] = true;
-    become(f, at, &nib_op_linear_act, in, m->args.nin);
+    become(f, at, op, in, m->args.nin);
     g->nodes[at].args.nattr = nattr;
     memcpy(g->nodes[at].args.attr, attr, sizeof attr);
 }

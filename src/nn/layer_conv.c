@@ -8,6 +8,7 @@
 #include "nn/quantized.h"
 #include "op/calls.h"
 #include "op/conv.h"
+#include "quant/act8.h"
 
 typedef struct conv {
     int dims;
@@ -27,19 +28,32 @@ bool nib_conv_module_quantizes(const nib_module *m, const nib_tensor *x) {
            nib_conv_quantizes(&of, x, weight, nib_module_quantized(m)->input);
 }
 
-static nib_tensor *forward(nib_module *m, nib_tensor *x) {
+static nib_tensor *convolve(nib_module *m, nib_tensor *x, bool floor) {
     const conv *c = nib_module_self(m);
     const nib_tensor *weight = nib_module_weight(m), *bias = nib_layer_parameter(m, "bias");
     if (c->padded) x = nib_pad(x, c->pad, c->mode, 0.0);
     if (nib_quantized_makes_codes(m, x)) {
         const nib_quantized *q = nib_module_quantized(m);
         const bool enters = nib_conv_module_quantizes(m, x);
-        return nib_conv_codes(x, weight, bias, &c->window, c->groups,
-                              nib_module_buffer(m, "output_scale"), q->output,
-                              enters ? nib_module_buffer(m, "input_scale") : NIB_NONE, q->input);
+        return nib_conv_codes(
+            x, weight, bias, &c->window, c->groups, nib_module_buffer(m, "output_scale"), q->output,
+            enters ? nib_module_buffer(m, "input_scale") : NIB_NONE, q->input, floor);
     }
     return c->dims == 1 ? nib_conv1d(x, weight, bias, &c->window, c->groups)
                         : nib_conv2d(x, weight, bias, &c->window, c->groups);
+}
+
+static nib_tensor *forward(nib_module *m, nib_tensor *x) { return convolve(m, x, false); }
+
+bool nib_conv_module_floors(const nib_module *m, const nib_tensor *x) {
+    return nib_conv_module_groups(m) && nib_quantized_makes_codes(m, x) &&
+           nib_act8_integer(nib_module_quantized(m)->output) &&
+           nib_module_scale(m, "output_scale") > 0;
+}
+
+nib_tensor *nib_conv_module_floored(nib_module *m, nib_tensor *x) {
+    NIB_TRY_NULL(nib_quantized_enter(m, &x));
+    return convolve(m, x, true);
 }
 
 /* "(3, 3)", or "(3,)" of one dimension, as torch prints them. */

@@ -1,7 +1,14 @@
 #include "nn/module.h"
+#include "nn/quantized.h"
 
 static nib_tensor *forward(nib_module *m, nib_tensor *x) {
-    for (size_t i = 0; i < m->nchildren && x; i++) x = nib_module_forward(m->children[i].module, x);
+    for (size_t i = 0; i < m->nchildren && x; i++) {
+        nib_module *one = m->children[i].module;
+        const nib_module *next = i + 1 < m->nchildren ? m->children[i + 1].module : NULL;
+        const bool both = next && next->kind == &nib_kind_relu && nib_conv_module_floors(one, x);
+        x = both ? nib_conv_module_floored(one, x) : nib_module_forward(one, x);
+        i += both;
+    }
     return x;
 }
 

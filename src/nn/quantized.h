@@ -71,6 +71,10 @@ int64_t nib_conv_module_groups(const nib_module *module);
 /* Does its own forward quantize what comes in, a Conv's that makes codes of floats? */
 bool nib_conv_module_quantizes(const nib_module *module, const nib_tensor *x);
 
+/* Can a ReLU that follows be part of it: a Conv that makes integer codes? Then what both give. */
+bool nib_conv_module_floors(const nib_module *module, const nib_tensor *x);
+nib_tensor *nib_conv_module_floored(nib_module *module, nib_tensor *x);
+
 /* What nib_module_forward does between the modes and the kind's own forward. */
 nib_status nib_quantized_enter(nib_module *module, nib_tensor **x);
 nib_status nib_quantized_leave(nib_module *module, nib_tensor **y);

@@ -58,10 +58,11 @@ nib_tensor *nib_conv2d(const nib_tensor *x, const nib_tensor *weight, const nib_
 nib_tensor *nib_conv1d(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
                        const nib_window *window, int64_t groups);
 /* Either, by the weight's dimensions, and nib_quantize_activation of it; with a scale for x, which
- * nib_conv_quantizes takes, of nib_quantize_activation of that, else NIB_NONE. */
+ * nib_conv_quantizes takes, of nib_quantize_activation of that, else NIB_NONE. With `floor`, of
+ * integer codes and a scale above 0, nib_relu of it all. */
 nib_tensor *nib_conv_codes(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
                            const nib_window *window, int64_t groups, const nib_tensor *scale,
-                           nib_dtype code, const nib_tensor *x_scale, nib_dtype x_code);
+                           nib_dtype code, const nib_tensor *x_scale, nib_dtype x_code, bool floor);
 
 /* Numbers around the last two dimensions: left, right, top, bottom. Modes "constant" (value),
  * "reflect", "replicate", "circular". f32. */
@@ -170,6 +171,7 @@ int nib_linear_act_attrs(int activation, nib_dtype code, bool floor, nib_attr at
 bool nib_linear_act_set_floor(nib_attr attr[]); /* false: it has one, or no integer codes */
 int nib_conv_codes_attrs(const nib_call_args *conv, nib_dtype code, nib_attr attr[]); /* of a conv1d
                                                        or conv2d; inputs x, weight, bias, scale */
+bool nib_conv_codes_set_floor(nib_attr attr[]);                                       /* the same */
 int nib_norm_codes_attrs(int64_t dims, double eps, nib_dtype code, bool rms, nib_attr attr[]);
 
 /* Queries, keys and values of a fused projection, each by itself: side by side in three blocks, or

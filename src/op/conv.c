@@ -118,6 +118,7 @@ typedef struct job {
     bool coded;    /* then y = (sum * scale of the filter) * x_scale, + bias */
     bool enters;   /* and codes are made of floats x on the way, */
     nib_strip_entry entry;
+    bool floor; /* of codes that come out: none below 0 */
     float x_scale;
     nib_filters filters;
     const float *bias;
@@ -166,9 +167,12 @@ static void finish_rows(const job *j, float *y, int64_t ldy, int64_t filter, int
 static void quantize_rows(const job *j, const float *rows, int64_t ldy, int64_t at, int64_t M,
                           int64_t count) {
     if (j->y) return;
-    for (int64_t m = 0; m < M; m++)
+    for (int64_t m = 0; m < M; m++) {
+        int8_t *q = (int8_t *)j->q + at + m * j->strip.P;
         nib_act8_quantize(j->k, j->to->desc.code, j->to->desc.math, nib_act8_scale(j->to),
-                          rows + m * ldy, count, j->q + at + m * j->strip.P);
+                          rows + m * ldy, count, q);
+        for (int64_t i = 0; j->floor && i < count; i++) q[i] = q[i] < 0 ? 0 : q[i];
+    }
 }
 
 /* ---- filters on panels ---- */
@@ -200,7 +204,7 @@ static nib_conv_i8 on_codes(const job *j, int64_t filter, int64_t M, const int8_
                      .q = (int8_t *)q};
     if (!y) {
         const int most = (int)nib_act8_largest(j->to->desc.code);
-        c.low = -most - 1, c.high = most;
+        c.low = j->floor ? 0 : -most - 1, c.high = most;
         c.y_scale = nib_act8_scale(j->to);
     }
     return c;
@@ -364,6 +368,12 @@ static void cut_work(job *j, int64_t images, int threads) {
         most = most > each && threads > 1 ? each : most; /* rather than cutting filters */
         most = most < TILE ? TILE : most;
     }
+    const int64_t all = images * j->groups;
+    if (in_words(j) && all < threads && j->M <= NIB_ROW_BLOCK && all * s->P * j->M * j->K > SOME) {
+        const int64_t part = (s->P + threads - 1) / threads; /* filters cannot be cut */
+        const int64_t even = (part + NIB_PANEL - 1) / NIB_PANEL * NIB_PANEL;
+        most = even < most ? even : most;
+    }
     s->in_order = j->way == ROWS && j->coded && s->w->stride[1] == 2;
     nib_strip_cut(s, most, j->way == ROWS, !in_words(j) && !j->enters);
     const int64_t whole = images * j->groups * s->blocks, wanted = (int64_t)PIECES * threads;
@@ -415,13 +425,14 @@ static void run_pieces(nib_ctx *ctx, job *j, int64_t blocks) {
 
 nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
                         const nib_tensor *weight, const nib_tensor *bias,
-                        const nib_conv_entry *entry, nib_tensor *y) {
+                        const nib_conv_entry *entry, bool floor, nib_tensor *y) {
     const int first = x->shape.ndim - conv->dims; /* of the spatial dimensions */
     const int64_t Cout = weight->shape.dim[0], images = first == 2 ? x->shape.dim[0] : 1;
     job j = {.k = &ctx->kernels,
              .x = nib_tensor_data(x),
              .coded = entry || nib_act8_is(x),
              .enters = entry,
+             .floor = floor,
              .C = weight->shape.dim[1],
              .M = Cout / conv->groups,
              .groups = conv->groups,

@@ -38,11 +38,12 @@ bool nib_conv_quantizes(const nib_conv *conv, const nib_tensor *x, const nib_ten
                         nib_dtype code);
 
 /* x is f32, or codes that nib_conv_takes_codes; y f32, or codes of layout act8 that
- * quantize_activation would make of these. `entry`: x is made codes first, or NULL. Memory: the
+ * quantize_activation would make of these. `entry`: x is made codes first, or NULL; `floor`: no
+ * code is below 0. Memory: the
  * workspace of the context. */
 nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
                         const nib_tensor *weight, const nib_tensor *bias,
-                        const nib_conv_entry *entry, nib_tensor *y);
+                        const nib_conv_entry *entry, bool floor, nib_tensor *y);
 nib_status nib_conv_backward(nib_backward_args *args, const nib_conv *conv);
 
 /* Do int8 codes x meet integer filters of one scale each here, in exact sums? Else they want

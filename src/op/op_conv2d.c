@@ -44,7 +44,7 @@ const nib_op nib_op_conv2d = {
 
 static nib_status run(const nib_call_args *args) {
     const nib_conv conv = conv_of(args);
-    return nib_conv_run(args->ctx, &conv, args->in[0], args->in[1], args->in[2], NULL,
+    return nib_conv_run(args->ctx, &conv, args->in[0], args->in[1], args->in[2], NULL, false,
                         args->out[0]);
 }
 

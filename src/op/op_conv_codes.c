@@ -1,6 +1,7 @@
 /* op_conv_codes.c: a convolution with what follows it where the next op takes codes: those that
  * quantize_activation makes of its floats, of which no tensor is made. Over one dimension or two,
  * as the weight has. With a scale for the input, too, that is f32, and quantized where it is read.
+ * `floor`: of integer codes only those that are not below 0, as relu makes them.
  */
 #include "base/error.h"
 #include "op/calls.h"
@@ -9,7 +10,7 @@
 #include "tensor/context.h"
 
 enum { INPUT, WEIGHT, BIAS, SCALE, ENTRY, INPUTS };
-enum { STRIDE, PADDING = 2, DILATION = 4, GROUPS = 6, CODE, ENTRY_CODE, ATTRS };
+enum { STRIDE, PADDING = 2, DILATION = 4, GROUPS = 6, CODE, ENTRY_CODE, FLOOR, ATTRS };
 
 /* Pairs, of which one dimension has the second. */
 static nib_conv conv_of(const nib_call_args *args) {
@@ -31,6 +32,8 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
     NIB_TRY(
         nib_conv_shape(args->op, &conv, args->in[INPUT], args->in[WEIGHT], args->in[BIAS], out));
     NIB_TRY(nib_scale_check(args->op, args->in[SCALE], (nib_dtype)args->attr[CODE].i));
+    if (args->attr[FLOOR].i && !nib_act8_integer((nib_dtype)args->attr[CODE].i))
+        return NIB_RAISE(NIB_E_DTYPE, "%s: only integer codes have a floor", args->op->name);
     if (args->in[ENTRY] == NIB_NONE) return NIB_OK;
     const nib_dtype code = (nib_dtype)args->attr[ENTRY_CODE].i;
     NIB_TRY(nib_scale_check(args->op, args->in[ENTRY], code));
@@ -58,7 +61,7 @@ const nib_op nib_op_conv_codes = {
     .codes = codes,
     .schema = "nib::conv_codes(Tensor input, Tensor weight, Tensor? bias, Tensor scale, "
               "Tensor? input_scale, SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation, "
-              "SymInt groups, ScalarType dtype, ScalarType input_dtype) -> Tensor",
+              "SymInt groups, ScalarType dtype, ScalarType input_dtype, bool floor) -> Tensor",
 };
 
 static nib_status run(const nib_call_args *args) {
@@ -67,7 +70,7 @@ static nib_status run(const nib_call_args *args) {
     const bool enters = args->in[ENTRY] != NIB_NONE;
     if (enters) entry.scale = nib_scale_value(args->in[ENTRY], NIB_F32);
     return nib_conv_run(args->ctx, &conv, args->in[INPUT], args->in[WEIGHT], args->in[BIAS],
-                        enters ? &entry : NULL, args->out[0]);
+                        enters ? &entry : NULL, args->attr[FLOOR].i != 0, args->out[0]);
 }
 
 const nib_impl nib_impl_conv_codes_any = {.op = &nib_op_conv_codes,
@@ -86,15 +89,23 @@ int nib_conv_codes_attrs(const nib_call_args *conv, nib_dtype code, nib_attr att
         }
     attr[GROUPS].i = conv->attr[two ? 6 : 3].i;
     attr[CODE].i = code;
-    attr[ENTRY_CODE].i = 0;
+    attr[ENTRY_CODE].i = attr[FLOOR].i = 0;
     return ATTRS;
+}
+
+bool nib_conv_codes_set_floor(nib_attr attr[]) {
+    if (attr[FLOOR].i || !nib_act8_integer((nib_dtype)attr[CODE].i)) return false;
+    attr[FLOOR].i = true;
+    return true;
 }
 
 nib_tensor *nib_conv_codes(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
                            const nib_window *w, int64_t groups, const nib_tensor *scale,
-                           nib_dtype code, const nib_tensor *entry, nib_dtype entry_code) {
+                           nib_dtype code, const nib_tensor *entry, nib_dtype entry_code,
+                           bool floor) {
     if (!x || !weight || !bias || !scale || !entry) return NULL;
-    nib_attr attr[ATTRS] = {[GROUPS].i = groups, [CODE].i = code, [ENTRY_CODE].i = entry_code};
+    nib_attr attr[ATTRS] = {
+        [GROUPS].i = groups, [CODE].i = code, [ENTRY_CODE].i = entry_code, [FLOOR].i = floor};
     for (int i = 0; i < 2; i++) {
         attr[STRIDE + i].i = w->stride[i];
         attr[PADDING + i].i = w->padding[i];

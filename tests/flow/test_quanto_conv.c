@@ -123,9 +123,9 @@ TEST(a_convolution_asked_to_quantizes_its_input_and_the_map_remembers) {
     const nib_window window = {.stride = {1, 1}, .padding = {1, 1}, .dilation = {1, 1}};
     const nib_tensor *codes =
         nib_quantize_activation(x, nib_module_buffer(m, "input_scale"), NIB_I8);
-    const nib_tensor *want =
-        nib_conv_codes(codes, nib_module_parameter(m, "weight"), nib_module_parameter(m, "bias"),
-                       &window, 1, nib_module_buffer(m, "output_scale"), NIB_I8, NIB_NONE, 0);
+    const nib_tensor *want = nib_conv_codes(
+        codes, nib_module_parameter(m, "weight"), nib_module_parameter(m, "bias"), &window, 1,
+        nib_module_buffer(m, "output_scale"), NIB_I8, NIB_NONE, 0, false);
     const nib_tensor *y = nib_module_forward(root, x);
     CHECK_MADE(want);
     CHECK_MADE(y);
@@ -155,5 +155,44 @@ TEST(a_convolution_asked_to_quantizes_its_input_and_the_map_remembers) {
     nib_ctx_free(ctx);
 }
 
+/* Convolutions that a ReLU follows, of codes and of what has none. */
+TEST(a_relu_behind_a_convolution_gives_what_it_gives_by_itself) {
+    NEEDS_SCHEME("qint8");
+    static const char *const types[] = {"qint8", "qfloat8_e4m3fn"};
+    for (int i = 0; i < 2; i++) {
+        ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+        file = nib_safetensors_open(NULL, "tests/golden/quanto/conv.safetensors");
+        CHECK_MADE(file);
+        const size_t mark = nib_scope_begin(ctx);
+        nib_module *root = network(), *m = nib_module_child(root, "0");
+        CHECK_OK(nib_module_append(root, nib_relu_new(ctx)));
+        nib_tensor *x = golden_tensor(ctx, file, "batch");
+        const nib_config *config =
+            NIB_QUANTO(.activations = types[i], .streamline = "off", .inputs = "all");
+        CHECK_OK(nib_calibrate_begin(root, config, NULL));
+        CHECK_MADE(nib_module_forward(root, x));
+        CHECK_OK(nib_calibrate_end(root, NULL));
+        CHECK_OK(nib_freeze(root));
+        nib_tensor *between = nib_module_forward(m, x), *want = nib_relu(between);
+        const nib_tensor *y = nib_module_forward(root, x);
+        CHECK_MADE(y);
+        CHECK_MADE(want);
+        CHECK(nib_act8_is(between));
+        CHECK_INT(nib_act8_is(y), nib_act8_is(want));
+        if (nib_act8_is(y)) {
+            CHECK(nib_act8_scale(y) == nib_act8_scale(want));
+            CHECK_BYTES(nib_act8_data(y), nib_act8_data(want), (size_t)nib_tensor_count(y));
+        } else {
+            CHECK_BYTES(nib_tensor_data(y), nib_tensor_data(want), nib_tensor_bytes(want));
+        }
+        nib_tensor_free(x);
+        nib_scope_end(ctx, mark);
+        nib_module_free(root);
+        nib_safetensors_close(file);
+        nib_ctx_free(ctx);
+    }
+}
+
 TESTS(RUNS(a_convolution_is_quantized_calibrated_and_saved_as_upstreams),
-      RUNS(a_convolution_asked_to_quantizes_its_input_and_the_map_remembers))
+      RUNS(a_convolution_asked_to_quantizes_its_input_and_the_map_remembers),
+      RUNS(a_relu_behind_a_convolution_gives_what_it_gives_by_itself))

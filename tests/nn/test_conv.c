@@ -225,13 +225,13 @@ TEST(codes_by_codes_are_exact_sums_on_every_machine_and_thread) {
             *(float *)nib_tensor_data_mut(scale) = 1.0f / 50;
             for (int t = 0; t < 2; t++) {
                 const nib_tensor *q = nib_conv_codes(x, w, bias, &of->window, of->groups, scale,
-                                                     types[t], NIB_NONE, 0),
+                                                     types[t], NIB_NONE, 0, false),
                                  *want_q = nib_quantize_activation(y, scale, types[t]);
                 CHECK_MADE(q);
                 CHECK(nib_act8_scale(q) == nib_act8_scale(want_q));
                 CHECK_BYTES(nib_act8_data(q), nib_act8_data(want_q), (size_t)nib_tensor_count(y));
                 const nib_tensor *at_once = nib_conv_codes(given, w, bias, &of->window, of->groups,
-                                                           scale, types[t], entry, NIB_I8);
+                                                           scale, types[t], entry, NIB_I8, false);
                 CHECK(quantizes(of) == (at_once != NULL));
                 if (at_once)
                     CHECK_BYTES(nib_act8_data(at_once), nib_act8_data(want_q),

@@ -14,10 +14,23 @@ typedef struct run {
 } run;
 
 static int runs_of(const int64_t *from, int lanes, run runs[NIB_PANEL]) {
+    const unsigned all = (2u << (lanes - 1)) - 1;
+    const __m512i one = _mm512_set1_epi64(1);
+    unsigned on = 0; /* lanes that go on where the one before them ends */
+    for (int h = 0; h < 2; h++) {
+        const __mmask8 some = (__mmask8)(all >> 8 * h & 255),
+                       but = (__mmask8)(h ? some : some & 254);
+        const __m512i own = _mm512_maskz_loadu_epi64(some, from + 8 * h);
+        const __m512i before = _mm512_maskz_loadu_epi64(but, from + 8 * h - 1);
+        on |= (unsigned)_mm512_cmpeq_epi64_mask(own, _mm512_add_epi64(before, one)) << 8 * h;
+    }
+    unsigned first = (~on | 1) & all;
     int n = 0;
-    for (int l = 0; l < lanes; l++) {
-        if (!l || from[l] - l != runs[n - 1].at) runs[n++] = (run){from[l] - l, 0};
-        runs[n - 1].mask = (__mmask16)(runs[n - 1].mask | 1u << l);
+    for (; first; first &= first - 1, n++) {
+        const unsigned begin = first & (0 - first), next = first ^ begin;
+        const unsigned end = next ? next & (0 - next) : all + 1;
+        const int l = __builtin_ctz(first);
+        runs[n] = (run){from[l] - l, (__mmask16)(end - begin)};
     }
     return n;
 }
