@@ -2,8 +2,10 @@
  *
  * A tile is 12 rows by 2 panels of 16 channels: 24 of the 32 registers hold sums, 2 weights, and
  * 14 loads feed 24 fma. Its rows lie interleaved, [K, 12], and stay in L1 (12 KiB of them) while
- * the panels of a block of K come from L2. Fewer rows take more panels, since eight independent
- * chains are what hides the latency of an fma (4 cycles, two a cycle). */
+ * the panels of a block of K come from L2. While it multiplies, a tile asks for the rows of the
+ * next: where inputs are more than L2 holds each tile waited for its first ones. Fewer rows take
+ * more panels, since eight independent chains are what hides the latency of an fma (4 cycles, two a
+ * cycle). */
 #include <immintrin.h>
 
 #include "kernel/kernel.h"
@@ -12,9 +14,11 @@
 
 enum { KC = 256, ROWS = 12, ROW_BLOCK = 144, WIDTH = 128 };
 
-/* y [rows, panels * 16] += x W^T; of the last panel the channels in `last`. x [K, rows]. */
+/* y [rows, panels * 16] += x W^T; of the last panel the channels in `last`. x [K, rows]; ahead:
+ * what the next tile reads in its place. */
 INLINE void tile(const int rows, const int panels, float *y, int64_t ldy, const float *x,
-                 const float *w, int64_t stride, int64_t K, bool accumulate, __mmask16 last) {
+                 const float *w, int64_t stride, int64_t K, bool accumulate, __mmask16 last,
+                 const float *ahead) {
     __m512 acc[ROWS][8];
 #pragma GCC unroll 12
     for (int m = 0; m < rows; m++)
@@ -24,6 +28,7 @@ INLINE void tile(const int rows, const int panels, float *y, int64_t ldy, const 
                 (__mmask16)(accumulate ? p + 1 < panels ? 0xffff : last : 0), y + m * ldy + 16 * p);
     for (int64_t k = 0; k < K; k++) {
         __m512 w_k[8];
+        _mm_prefetch((const char *)(ahead + k * rows), _MM_HINT_T0);
 #pragma GCC unroll 8
         for (int p = 0; p < panels; p++) w_k[p] = _mm512_loadu_ps(w + p * stride + k * NIB_PANEL);
 #pragma GCC unroll 12
@@ -42,19 +47,20 @@ INLINE void tile(const int rows, const int panels, float *y, int64_t ldy, const 
 
 /* All channels for a fixed number of rows, `panels` at a time, then one by one. */
 INLINE void all_panels(const int rows, const int panels, float *y, int64_t ldy, const float *x,
-                       const float *w, int64_t stride, int64_t N, int64_t K, bool accumulate) {
+                       const float *w, int64_t stride, int64_t N, int64_t K, bool accumulate,
+                       const float *ahead) {
     int64_t n = 0;
     for (; n + panels * NIB_PANEL <= N; n += panels * NIB_PANEL, w += panels * stride)
-        tile(rows, panels, y + n, ldy, x, w, stride, K, accumulate, 0xffff);
+        tile(rows, panels, y + n, ldy, x, w, stride, K, accumulate, 0xffff, ahead);
     for (; n < N; n += NIB_PANEL, w += stride)
         tile(rows, 1, y + n, ldy, x, w, stride, K, accumulate,
-             (__mmask16)(N - n < NIB_PANEL ? (1 << (N - n)) - 1 : 0xffff));
+             (__mmask16)(N - n < NIB_PANEL ? (1 << (N - n)) - 1 : 0xffff), ahead);
 }
 
 #define ROWS_BY(rows, panels)                                                                      \
     static void rows_##rows(float *y, int64_t ldy, const float *x, const float *w, int64_t stride, \
-                            int64_t N, int64_t K, bool accumulate) {                               \
-        all_panels(rows, panels, y, ldy, x, w, stride, N, K, accumulate);                          \
+                            int64_t N, int64_t K, bool accumulate, const float *ahead) {           \
+        all_panels(rows, panels, y, ldy, x, w, stride, N, K, accumulate, ahead);                   \
     }
 ROWS_BY(1, 8)
 ROWS_BY(2, 4)
@@ -71,11 +77,12 @@ ROWS_BY(12, 2)
 
 /* x [K, rows] of 1 to 12 rows by all channels. */
 static void tile_row(int64_t rows, float *y, int64_t ldy, const float *x, const float *w,
-                     int64_t stride, int64_t N, int64_t K, bool accumulate) {
+                     int64_t stride, int64_t N, int64_t K, bool accumulate, const float *ahead) {
     static void (*const by[])(float *, int64_t, const float *, const float *, int64_t, int64_t,
-                              int64_t, bool) = {rows_1, rows_2, rows_3, rows_4,  rows_5,  rows_6,
-                                                rows_7, rows_8, rows_9, rows_10, rows_11, rows_12};
-    by[rows - 1](y, ldy, x, w, stride, N, K, accumulate);
+                              int64_t, bool, const float *) = {rows_1, rows_2,  rows_3,  rows_4,
+                                                               rows_5, rows_6,  rows_7,  rows_8,
+                                                               rows_9, rows_10, rows_11, rows_12};
+    by[rows - 1](y, ldy, x, w, stride, N, K, accumulate, ahead);
 }
 
 /* ---- rows side by side ---- */
@@ -123,8 +130,9 @@ static void gemm_rows_f32(float *y, int64_t ldy, const float *rows, int64_t M, i
                           int64_t kc, const float *panels, int64_t panel_stride, int64_t N) {
     for (int64_t m = 0; m < M; m += ROWS) {
         const int64_t count = M - m < ROWS ? M - m : ROWS;
+        const int64_t next = m + count < M ? m + count : 0;
         tile_row(count, y + m * ldy, ldy, rows + m * K + k * count, panels, panel_stride, N, kc,
-                 k > 0);
+                 k > 0, rows + next * K + k * (M - next < ROWS ? M - next : ROWS));
     }
 }
 
@@ -140,7 +148,7 @@ static void gemm_f32(float *y, int64_t ldy, const float *x, int64_t ldx, const f
                     tile_row(end - i < ROWS ? end - i : ROWS, y + i * ldy + n, ldy,
                              rows + (i - m) * kc,
                              panels + n / NIB_PANEL * panel_stride + k * NIB_PANEL, panel_stride,
-                             N - n < WIDTH ? N - n : WIDTH, kc, accumulate || k > 0);
+                             N - n < WIDTH ? N - n : WIDTH, kc, accumulate || k > 0, rows);
         }
 }
 
