@@ -43,7 +43,7 @@ typedef struct tile_scratch {
     group_of_rows rows[SPAN_GROUPS];
     group_of_panels panels[SPAN_GROUPS];
     const char *next, *next_end; /* codes of the first of the next panels, not asked for yet */
-    float *results;              /* the same of rows that the tile at work will write */
+    float *results;              /* the same of the results of the next tile */
     int64_t results_left;
 } tile_scratch;
 _Static_assert(sizeof(tile_scratch) <= NIB_LANE_SCRATCH, "scratch of a tile");
@@ -62,6 +62,7 @@ typedef struct tile_job {
     int bits;              /* as a tile takes them: 8 where they are unpacked first */
     int columns;           /* of a cell */
     int64_t next;          /* panel that is met after these; -1: none */
+    int64_t next_row;      /* the first row that meets it */
 } tile_job;
 
 typedef struct tile_block {
@@ -107,8 +108,8 @@ INLINE __mmask16 channels_at(const tile_block *b, const int panel) {
     return panel < b->panels ? channels_of(b->job->w, b->panel + panel) : 0;
 }
 
-/* Asks for some lines: of the next panels, to L2, where what one tile asks for follows what the
- * last did, and of results, to be written. */
+/* Asks for some lines: of the next panels, to L2, where what one tile asks for follows
+ * what the last did, and of results, to be written. */
 INLINE void ask(const tile_block *b, tile_scratch *s) {
     for (int64_t i = 0; i < b->ask && s->next < s->next_end; i++, s->next += 64) {
         _mm_prefetch(s->next, _MM_HINT_T1);
@@ -526,8 +527,10 @@ static void tiles(const tile_job *t, const tile_block *b, int64_t panel, int pan
     for (int64_t i = 0, row = 0; i < count; i++) {
         const int64_t height = t->rows / count + (i < t->rows % count);
         if (first && t->k && one_group) begin_rows(t, panel, panels, row, height);
-        t->s->results = results_at(t, panel, row);
-        t->s->results_left = last ? height : 0;
+        const bool more = i + 1 < count;
+        t->s->results = more ? results_at(t, panel, row + height)
+                             : t->y + t->next_row * t->ldy + t->next * NIB_PANEL;
+        t->s->results_left = last && (more || t->next >= 0) ? t->height : 0;
         tile_of[height - 1](b, t->s, row);
         if (last && one_group && !b->complete) end_rows(t, panel, panels, row, height);
         row += height;
@@ -633,7 +636,11 @@ static void many_rows(float *y, int64_t ldy, const nib_rows_i8 *x, int64_t M,
             lay_out_sums(scratch, x, t.row, t.rows, w->mid, w->groups, t.group, groups);
             for (int64_t p = panel; p < panel + panels; p += TILE_PANELS) {
                 t.next = p + TILE_PANELS;
-                if (t.next >= panel + panels && t.row + block < M) t.next = panel;
+                t.next_row = t.row;
+                if (t.next >= panel + panels && t.row + block < M) {
+                    t.next = panel;
+                    t.next_row = t.row + block;
+                }
                 if (t.next * NIB_PANEL >= w->N) t.next = -1;
                 span(&t, p, (int)least(panel + panels - p, TILE_PANELS));
             }
