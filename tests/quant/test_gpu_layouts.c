@@ -2,6 +2,7 @@
  * optimum-quanto's own packing (tests/golden/quanto/make_gpu_layouts.py), the way back, and
  * products. */
 #include <nibble/extend.h>
+#include <nibble/nn.h>
 
 #include "io/safetensors.h"
 #include "quant/codes.h"
@@ -295,6 +296,13 @@ static void check_product(void **state_, const nib_qdesc *d, const char *layout,
     const nib_tensor *plain = nib_dequantize(packed);
     CHECK(y && same && plain);
     CHECK_BYTES(nib_tensor_data(y), nib_tensor_data(same), M * N * 4);
+    nib_module *layer = nib_linear_new(ctx, nib_tensor_retain(packed), NIB_NONE);
+    CHECK_OK(nib_prepare(layer));
+    CHECK(nib_module_parameter(layer, "weight")->layout->kernel);
+    const nib_tensor *prepared = nib_module_forward(layer, x);
+    CHECK_MADE(prepared);
+    CHECK_BYTES(nib_tensor_data(prepared), nib_tensor_data(same), M * N * 4);
+    nib_module_free(layer);
     float *w = malloc((size_t)(N * K) * sizeof *w);
     nib_to_f32(d->math, w, nib_tensor_data(plain), (size_t)(N * K));
     const float *got = nib_tensor_data(y);
