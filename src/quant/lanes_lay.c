@@ -54,10 +54,46 @@ typedef struct laying {
 
 /* ---- codes: words of a block ---- */
 
+/* Four words of eight half bytes to words of channels 0 4 1 5: byte j of each of the four. */
+static inline void lay_four(const uint32_t column[4], int shift, uint32_t out[4]) {
+    const uint32_t low = 0x00ff00ffu;
+    uint32_t a[4], even[2], odd[2];
+    for (int k = 0; k < 4; k++) a[k] = column[k] >> shift & 0x0f0f0f0fu;
+    for (int k = 0; k < 2; k++) {
+        even[k] = (a[2 * k] & low) | (a[2 * k + 1] & low) << 8;
+        odd[k] = (a[2 * k] >> 8 & low) | (a[2 * k + 1] >> 8 & low) << 8;
+    }
+    out[0] = (even[0] & 0xffffu) | even[1] << 16;
+    out[1] = (odd[0] & 0xffffu) | odd[1] << 16;
+    out[2] = even[0] >> 16 | (even[1] & 0xffff0000u);
+    out[3] = odd[0] >> 16 | (odd[1] & 0xffff0000u);
+}
+
+/* Half bytes 0 to 7 of a word are rows 0 2 4 6 1 3 5 7: bytes of the lower halves rows 0 4 1 5, of
+ * the upper ones 2 6 3 7. */
+static const int down_rows[2][4] = {{0, 4, 1, 5}, {2, 6, 3, 7}};
+
+static void lay_down(const nib_stored *from, int64_t row, int64_t k, int64_t n, uint32_t *words) {
+    const uint8_t *bytes = from->codes + k * from->ld + row / 2;
+    for (int64_t i = 0; i < n; i += 4, words += NIB_PANEL, bytes += 4 * from->ld)
+        for (int eight = 0; eight < 2; eight++) {
+            uint32_t column[4], out[4];
+            for (int c = 0; c < 4; c++) memcpy(&column[c], bytes + c * from->ld + 4 * eight, 4);
+            for (int half = 0; half < 2; half++) {
+                lay_four(column, 4 * half, out);
+                for (int r = 0; r < 4; r++) words[8 * eight + down_rows[half][r]] = out[r];
+            }
+        }
+}
+
 static void lay_words(const laying *l, int64_t row, int64_t k, int64_t n, uint32_t *words) {
     const nib_qdesc *d = l->desc;
     const nib_stored *from = l->from;
     const bool bits = from->how == NIB_STORED_BITS;
+    if (from->how == NIB_STORED_DOWN) {
+        lay_down(from, row, k, n, words);
+        return;
+    }
     const int64_t there = d->cols - k < n ? d->cols - k : n;
     const uint8_t *bytes = from->codes + row * from->ld + (bits ? k * l->bits / 8 : k);
     const int64_t lines = l->halves ? n / 8 : n / 4;
@@ -83,7 +119,7 @@ static void lay_words(const laying *l, int64_t row, int64_t k, int64_t n, uint32
 /* Columns of whole groups, `every` of each, or of a part of one. Sums go on. */
 static void lay_columns(const laying *l, panel *p, const uint32_t *words, int64_t columns,
                         int64_t every, int32_t *sums) {
-    const uint32_t flip = 0x01010101u * (uint32_t)l->bias;
+    const uint32_t flip = l->from->how == NIB_STORED_DOWN ? 0 : 0x01010101u * (uint32_t)l->bias;
     if (l->halves) {
         l->k->lay_halves(p->lanes[0], words, columns / 8, flip | flip << 4, every / 8, sums);
         p->lanes[0] += columns / 8 * CELL;
@@ -169,6 +205,17 @@ static void lay_values(const laying *l, const nib_stored_values *v, void *to, in
                        int64_t g, int64_t n, float *values) {
     const nib_dtype dtype = l->desc->scale_dtype;
     const int64_t place = (row / NIB_PANEL * l->groups + g) * NIB_PANEL, count = n * NIB_PANEL;
+    if (v->dtype == NIB_U4) {
+        for (int64_t i = 0; i < count; i++) {
+            const int64_t c = i % NIB_PANEL;
+            const uint8_t *at =
+                (const uint8_t *)v->at + (g + i / NIB_PANEL) * v->group + (row + c) / 8 * 4;
+            const int half = (int)(c % 2 * 4 + c % 8 / 2); /* of its word */
+            values[i] = (float)((at[half / 2] >> half % 2 * 4 & 15) - l->bias);
+        }
+        nib_part_store(dtype, to, place, values, count);
+        return;
+    }
     if (v->dtype == NIB_F32) {
         gather(l, v, row, g, n, values);
         nib_part_store(dtype, to, place, values, count);
@@ -321,7 +368,7 @@ bool nib_stored_of(const nib_layout *from, const nib_qdesc *d, const void *const
         {"quanto_bytes", NIB_STORED_BYTES, false}, {"int8_row", NIB_STORED_BYTES, false},
         {"f8_row", NIB_STORED_BYTES, false},       {"intx_unpacked", NIB_STORED_BYTES, false},
         {"quanto_bits", NIB_STORED_BANDS, false},  {"int4_plain", NIB_STORED_BITS, true},
-        {"intx", NIB_STORED_BITS, false},
+        {"intx", NIB_STORED_BITS, false},          {"awq_gemm", NIB_STORED_DOWN, true},
     };
     const int bits = nib_qdesc_bits(d);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
@@ -334,6 +381,12 @@ bool nib_stored_of(const nib_layout *from, const nib_qdesc *d, const void *const
         if (s->how == NIB_STORED_BANDS && (d->rows % (8 / bits * NIB_PANEL) != 0 ||
                                            d->cols % 4 != 0 || (uintptr_t)part[0] % 4 != 0))
             return false;
+        if (s->how == NIB_STORED_DOWN) {
+            s->ld = d->rows / 2;
+            s->scale = (nib_stored_values){part[2], d->scale_dtype, 1, d->rows};
+            s->zero = (nib_stored_values){part[1], NIB_U4, 0, s->ld};
+            return d->rows % NIB_PANEL == 0 && d->cols % 8 == 0;
+        }
         s->scale = blocks(d, part[1], d->scale_dtype);
         if (d->zero_kind != NIB_ZERO_NONE) s->zero = blocks(d, part[2], d->zero_dtype);
         if (known[i].transposed) {

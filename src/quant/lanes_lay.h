@@ -10,9 +10,12 @@ typedef enum nib_stored_how {
     NIB_STORED_BYTES, /* a code a byte */
     NIB_STORED_BITS,  /* as base/bits.h has them, each row from a byte on */
     NIB_STORED_BANDS, /* as quanto_bits has them: 4 or 2 bits of rows far apart in a byte */
+    NIB_STORED_DOWN,  /* as awq_gemm has them: u of eight rows of a column in a word, ld bytes from
+                       * column to column */
 } nib_stored_how;
 
-/* Value of block row r and group g: at[r * row + g * group], elements of dtype. */
+/* Value of block row r and group g: at[r * row + g * group], elements of dtype; U4: words of eight
+ * rows as those of codes, 8 higher where codes are signed. */
 typedef struct nib_stored_values {
     const void *at;
     nib_dtype dtype;

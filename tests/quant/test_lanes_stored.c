@@ -24,9 +24,10 @@ static void fill(nib_codes *c, bool wild, uint64_t *seed) {
         c->scale[i] = nib_round_to(ldexpf(test_uniform(seed), one), d->scale_dtype);
         if (wild && i % 97 == 5) c->scale[i] = INFINITY;
         if (!c->zero) continue;
-        c->zero[i] = d->zero_dtype == NIB_I8
-                         ? (float)(test_random(seed) % 255) - 127
-                         : nib_round_to(ldexpf(test_uniform(seed), two), d->scale_dtype);
+        c->zero[i] =
+            d->zero_dtype == NIB_I8
+                ? (float)(test_random(seed) % (bits == 4 ? 16 : 255)) - (bits == 4 ? sign : 127)
+                : nib_round_to(ldexpf(test_uniform(seed), two), d->scale_dtype);
         if (wild && i % 89 == 7 && d->zero_dtype != NIB_I8) c->zero[i] = -0.0f;
     }
 }
@@ -143,6 +144,27 @@ TEST(codes_of_other_layouts_do_too) {
             }
 }
 
+TEST(codes_of_awq_do_too) {
+    const int64_t shapes[][3] = {{64, 32, 32},    {48, 64, 32},     {16, 640, 160},
+                                 {32, 1024, 128}, {16, 1104, 1104}, {80, 4096, 32}};
+    const nib_layout *awq = nib_layout_find("awq_gemm");
+    uint64_t seed = test_seed();
+    nib_stored there;
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (int k = 0; k < 4; k++) {
+            const int64_t *n = shapes[s];
+            const nib_qdesc d =
+                desc_of(k % 2 ? NIB_I4 : NIB_U4, NIB_F16, NIB_ZERO_POINT, n[0], n[1], n[2]);
+            compare(state_, awq, &d, k / 2, &seed);
+        }
+    const uint32_t word = 0;
+    const void *const at[] = {&word, &word, &word};
+    nib_qdesc d = desc_of(NIB_U4, NIB_F16, NIB_ZERO_POINT, 24, 64, 32);
+    CHECK(!nib_stored_of(awq, &d, at, &there));
+    d = desc_of(NIB_U4, NIB_F16, NIB_ZERO_POINT, 32, 36, 36);
+    CHECK(!nib_stored_of(awq, &d, at, &there));
+}
+
 TEST(what_is_not_whole_panels_in_each_band_is_not_taken) {
     const nib_layout *bits = nib_layout_find("quanto_bits");
     const uint32_t byte = 0;
@@ -165,6 +187,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         RUNS(codes_of_quanto_go_from_bits_to_lanes_as_through_bytes),
         RUNS(codes_of_other_layouts_do_too),
+        RUNS(codes_of_awq_do_too),
         RUNS(what_is_not_whole_panels_in_each_band_is_not_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
