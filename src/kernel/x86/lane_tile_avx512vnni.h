@@ -78,6 +78,7 @@ typedef struct tile_block {
     bool fresh;                        /* nothing was added to the results yet */
     bool offset;
     bool complete;   /* what begins here or began earlier ends here */
+    bool plain;      /* of two whole panels, by scales alone */
     int64_t ask;     /* lines of each of the next panels, and */
     int64_t expect;  /* rows of results, that are asked for every group or ASK_CELLS */
     int64_t between; /* bytes from one of these panels to the other */
@@ -354,6 +355,22 @@ INLINE void tall(const int rows, const tile_block *b, tile_scratch *s, int64_t r
         codes[0] += 64;
         codes[1] += 64;
     }
+    if (b->complete && b->plain) { /* without a question for each row: 1 % of 1024 columns */
+        const tile_job *t = b->job;
+        const float *const of_rows = t->x->scale + t->row + row;
+        const __m512 first = _mm512_load_ps(s->panels[0].scale[0]);
+        const __m512 second = _mm512_load_ps(s->panels[0].scale[1]), none = _mm512_setzero_ps();
+        float *y = results_at(t, b->panel, row);
+        UNROLL
+        for (int r = 0; r < rows; r++, y += t->ldy) {
+            const __m512 v = _mm512_fmadd_ps(first, _mm512_cvtepi32_ps(acc[r][0]), none);
+            const __m512 u = _mm512_fmadd_ps(second, _mm512_cvtepi32_ps(acc[r][1]), none);
+            const __m512 of_row = _mm512_set1_ps(of_rows[r]);
+            _mm512_storeu_ps(y, _mm512_mul_ps(v, of_row));
+            _mm512_storeu_ps(y + NIB_PANEL, _mm512_mul_ps(u, of_row));
+        }
+        return;
+    }
     if (b->complete) {
         const tile_job *t = b->job;
         UNROLL
@@ -579,6 +596,8 @@ static void span(const tile_job *t, int64_t panel, int panels) {
                         .offset = w->offset_kind != NIB_OFFSET_NONE,
                         .complete =
                             (!one_group || (t->height == TALL_ROWS && k == 0)) && k + kc == w->K};
+        b.plain = !b.offset && !t->x->zero && (panel + TILE_PANELS) * NIB_PANEL <= w->N;
+        b.plain &= panels == TILE_PANELS;
         const int64_t padded = (kc + t->columns - 1) / t->columns * t->columns;
         b.cells = padded / b.groups * t->bits / 32;
         for (int p = 0; p < TILE_PANELS; p++) {
