@@ -286,6 +286,31 @@ static nib_status train_job(const scenario *s, const char *dir, uint64_t *result
     return status;
 }
 
+/* Linears frozen in turn by a text. */
+static nib_status in_turn_job(const scenario *s, const char *dir, uint64_t *result) {
+    (void)dir;
+    nib_ctx *ctx = counted_ctx();
+    nib_config *config = nib_config_parse(s->scheme);
+    const nib_select some = {.include = "model.layers.1.self_attn.*"};
+    nib_model *m = ctx ? nib_model_load(ctx, TINY, NULL) : NULL;
+    nib_data data = {.file = "tests/golden/eval/text.txt", .samples = 4, .context = 50};
+    nib_status status = failed_or(m != NULL && config != NULL);
+    if (status >= NIB_OK) {
+        status = nib_calibrate_begin(nib_model_root(m), config, &some);
+        if (status >= NIB_OK) {
+            status = nib_model_feed(ctx, m, &data);
+            const nib_status ended = nib_calibrate_end(nib_model_root(m), NULL);
+            if (status >= NIB_OK) status = ended;
+        }
+        if (status >= NIB_OK) status = nib_model_freeze(ctx, m, &data);
+    }
+    if (status >= NIB_OK) status = generate(ctx, m, result);
+    nib_model_free(m);
+    nib_config_free(config);
+    nib_ctx_free(ctx);
+    return status;
+}
+
 /* What is said in a sound: by the model as it is, or with a scheme calibrated on it, frozen and
  * saved. */
 static nib_status speech_job(const scenario *s, const char *dir, uint64_t *result) {
@@ -336,7 +361,7 @@ static const char *const scenario_schemes[] = {
 };
 enum {
     SCHEMES = sizeof scenario_schemes / sizeof *scenario_schemes,
-    MOST_SCENARIOS = 8 * SCHEMES + 8
+    MOST_SCENARIOS = 8 * SCHEMES + 9
 };
 
 static size_t add_scenario(scenario *list, size_t n, const char *name,
@@ -362,6 +387,9 @@ static size_t all_scenarios(scenario list[MOST_SCENARIOS]) {
     n = add_scenario(list, n, "lambada", eval_job, "lambada", NULL, false);
     n = add_scenario(list, n, "load Whisper, transcribe", speech_job, NULL, NULL, false);
     if (quanto) n = add_scenario(list, n, "calibrate Whisper", speech_job, quanto, NULL, true);
+    if (test_has_scheme("quanto"))
+        n = add_scenario(list, n, "freeze in turn", in_turn_job,
+                         "quanto:weights=qint8,activations=none,algo=gptq", NULL, false);
     for (int i = 0; i < SCHEMES; i++) {
         const char *scheme = scenario_schemes[i];
         nib_config *config = nib_config_parse(scheme);
