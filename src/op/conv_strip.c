@@ -188,15 +188,16 @@ const void *nib_strip_bytes(const nib_strip *s, const nib_place *at, const int8_
 
 const void *nib_strip_in_order(const nib_strip *s, const nib_place *at, const void *x,
                                const nib_strip_entry *entry, int8_t *to) {
-    const walk w = begin(s, at);
-    const span r = w.spans[0];
-    const int64_t first = w.top < 0 ? (-w.top < s->rows ? -w.top : s->rows) : 0;
-    const int64_t below = s->H - w.top, rows = (below < s->rows ? below : s->rows) - first;
-    const int64_t n = r.end - r.begin;
+    const int64_t top = at->oy * s->w->stride[0] - s->w->padding[0];
+    const int64_t left = at->ox * s->w->stride[1] - s->w->padding[1];
+    const int64_t first = top < 0 ? (-top < s->rows ? -top : s->rows) : 0;
+    const int64_t below = s->H - top, rows = (below < s->rows ? below : s->rows) - first;
+    const int64_t begin = left < 0 ? -left : 0, right = s->W - left;
+    const int64_t n = (right < s->columns ? right : s->columns) - begin;
     memset(to, 0, (size_t)(s->C * s->plane));
     for (int64_t c = 0; rows > 0 && n > 0 && c < s->C; c++) {
-        const int64_t from = (c * s->H + w.top + first) * s->W + r.first + r.begin;
-        int8_t *inside = to + c * s->plane + first * s->line + r.begin;
+        const int64_t from = (c * s->H + top + first) * s->W + left + begin;
+        int8_t *inside = to + c * s->plane + first * s->line + begin;
         if (entry)
             entry->kernels->quantize_lines((uint8_t *)inside, s->line, (const float *)x + from,
                                            s->W, rows, n, entry->scale, entry->low, entry->high);

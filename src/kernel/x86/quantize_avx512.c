@@ -76,16 +76,27 @@ static const uint16_t upper_halves[32] = {1,  3,  5,  7,  9,  11, 13, 15, 17, 19
                                           23, 25, 27, 29, 31, 33, 35, 37, 39, 41, 43,
                                           45, 47, 49, 51, 53, 55, 57, 59, 61, 63};
 
-/* Up to 64, or `whole`; words of 16 bits are held to the bounds, their low bytes stored. */
-INLINE void quantize_64(uint8_t *q, const float *x, int64_t n, const bool whole, const lanes *u) {
+/* Which of up to 64 there are. */
+typedef struct part {
+    __mmask16 some[4];
+    __mmask64 bytes;
+} part;
+INLINE part part_of(int64_t n) {
+    part p = {.bytes = ~(__mmask64)0 >> (64 - n)};
+    for (int j = 0; j < 4; j++) p.some[j] = (__mmask16)(p.bytes >> 16 * j);
+    return p;
+}
+
+/* Some, or the `whole` 64; words of 16 bits are held to the bounds, their low bytes stored. */
+INLINE void quantize_64(uint8_t *q, const float *x, const part *p, const bool whole,
+                        const lanes *u) {
     const __m512 most = _mm512_set1_ps(256.5f * POINT);
     const __m512i far = _mm512_set1_epi32(POINT - NEAR), none = _mm512_setzero_si512();
     __m512i codes[4];
     __m512 v[4];
     __mmask16 near = 0;
     for (int j = 0; j < 4; j++) {
-        const __mmask16 some = avx512_first(n > 16 * j ? (size_t)(n - 16 * j) : 0);
-        v[j] = whole ? _mm512_loadu_ps(x + 16 * j) : _mm512_maskz_loadu_ps(some, x + 16 * j);
+        v[j] = whole ? _mm512_loadu_ps(x + 16 * j) : _mm512_maskz_loadu_ps(p->some[j], x + 16 * j);
         /* a NaN is the second operand, which is what comes out: INT32_MIN, near to a tie */
         codes[j] =
             _mm512_cvtps_epi32(_mm512_min_ps(most, _mm512_fmadd_ps(v[j], u->fixed, u->offset)));
@@ -106,15 +117,17 @@ INLINE void quantize_64(uint8_t *q, const float *x, int64_t n, const bool whole,
     if (whole)
         _mm512_storeu_si512(q, bytes);
     else
-        _mm512_mask_storeu_epi8(q, ~(__mmask64)0 >> (64 - n), bytes);
+        _mm512_mask_storeu_epi8(q, p->bytes, bytes);
 }
 
 INLINE void quantize_group(uint8_t *q, const float *x, int64_t G, const lanes *u, const step how,
                            const nib_dtype format, const nib_dtype math) {
     int64_t i = 0;
     if (how == DIVIDED && math == NIB_F32) {
-        for (; i + 64 <= G; i += 64) quantize_64(q + i, x + i, 64, true, u);
-        if (i < G) quantize_64(q + i, x + i, G - i, false, u);
+        for (; i + 64 <= G; i += 64) quantize_64(q + i, x + i, NULL, true, u);
+        if (i == G) return;
+        const part last = part_of(G - i);
+        quantize_64(q + i, x + i, &last, false, u);
         return;
     }
     for (; i + 16 <= G; i += 16) {
@@ -183,16 +196,19 @@ static void quantize_lines(uint8_t *q, int64_t ldq, const float *x, int64_t ldx,
     fix(&u, scale, 0);
     /* As many rows are likely to be next, and so on; memory is some 2048 floats away. */
     const int64_t ahead = rows * ldx * (1 + 2048 / (rows * n + 1));
-    for (int64_t r = 0; r < rows; r++)
-        for (int64_t i = 0; i < n; i += 64) {
-            const float *from = x + r * ldx + i;
-            const int64_t some = n - i < 64 ? n - i : 64;
-            for (int64_t j = 0; j < some; j += 16) fetch(from, ahead + j);
-            if (some == 64)
-                quantize_64(q + r * ldq + i, from, 64, true, &u);
-            else
-                quantize_64(q + r * ldq + i, from, some, false, &u);
+    const part last = part_of(n % 64 ? n % 64 : 64);
+    for (int64_t r = 0; r < rows; r++) {
+        const float *from = x + r * ldx;
+        uint8_t *to = q + r * ldq;
+        int64_t i = 0;
+        for (; i + 64 <= n; i += 64) {
+            for (int j = 0; j < 64; j += 16) fetch(from, ahead + i + j);
+            quantize_64(to + i, from + i, NULL, true, &u);
         }
+        if (i == n) continue;
+        for (int64_t j = i; j < n; j += 16) fetch(from, ahead + j);
+        quantize_64(to + i, from + i, &last, false, &u);
+    }
 }
 
 INLINE void f8_groups(uint8_t *q, const float *x, int64_t groups, int64_t G, const float *scale,

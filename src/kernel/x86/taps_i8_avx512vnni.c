@@ -45,6 +45,21 @@ INLINE __m512i codes_at(const int8_t *x, __mmask64 some) {
     return _mm512_xor_si512(_mm512_maskz_loadu_epi8(some, x), _mm512_set1_epi8((char)0x80));
 }
 
+/* The words of a row of `bytes` that begin p bytes on, of which there are more than 64 only if it
+ * is `far`. A load that crosses a line costs two, so one is shifted: what comes after the last lane
+ * then is not looked at, or that of the next load. */
+INLINE void shifted_words(const bool far, __m512i u[4], const int8_t *x, int64_t bytes) {
+    u[0] = codes_at(x, bytes_at(bytes, 0));
+    __m512i after = _mm512_shuffle_i32x4(u[0], u[0], 0x39);
+    if (far) {
+        const __m512i next = codes_at(x + 64, bytes_at(bytes, 64));
+        after = _mm512_mask_mov_epi32(after, 0xf000, _mm512_shuffle_i32x4(next, next, 0));
+    }
+    u[1] = _mm512_alignr_epi8(after, u[0], 1);
+    u[2] = _mm512_alignr_epi8(after, u[0], 2);
+    u[3] = _mm512_alignr_epi8(after, u[0], 3);
+}
+
 /* Results of n <= 64 neighbours. Lane l of 128 bits of vector j has positions 16 l + 4 j on. */
 INLINE void put_floats(float *out, const __m512 *y, int64_t n) {
     const __m512 a = _mm512_shuffle_f32x4(y[0], y[1], 0x44);
@@ -92,26 +107,24 @@ INLINE void put_words(const __m512i *sums, const finish *f, const one *o, int64_
 
 /* Up to 64 positions of `rows` rows, `step` apart, by three words that are as far apart: each row
  * of the input is loaded once for all that see it. */
-INLINE void three_rows(const int rows, const finish *f, const one *o, const word_list *l,
-                       const int8_t *x, int64_t step, int64_t n, int64_t to) {
-    __m512i acc[4][4], w[3];
-    __mmask64 some[4];
+INLINE void three_rows(const int rows, const bool far, const finish *f, const one *o,
+                       const word_list *l, const int8_t *x, int64_t step, int64_t n, int64_t to) {
+    const int64_t bytes = n + l->some[0].wide - 1;
+    __m512i acc[4][4], w[3], u[4];
     UNROLL
-    for (int p = 0; p < 4; p++) {
-        some[p] = bytes_at(n + l->some[0].wide - 1, p);
-        for (int r = 0; r < rows; r++) acc[r][p] = _mm512_set1_epi32(o->start);
-    }
+    for (int r = 0; r < rows; r++)
+        acc[r][0] = acc[r][1] = acc[r][2] = acc[r][3] = _mm512_set1_epi32(o->start);
     UNROLL
     for (int t = 0; t < 3; t++) w[t] = _mm512_set1_epi32(l->some[t].four);
     x += l->some[0].at;
     UNROLL
     for (int r = 0; r < rows + 2; r++) {
+        shifted_words(far, u, x + r * step, bytes);
         UNROLL
         for (int p = 0; p < 4; p++) {
-            const __m512i u = codes_at(x + r * step + p, some[p]);
-            if (r < rows) DOT(acc[r][p], u, w[0]);
-            if (r > 0 && r <= rows) DOT(acc[r - 1][p], u, w[1]);
-            if (r > 1) DOT(acc[r - 2][p], u, w[2]);
+            if (r < rows) DOT(acc[r][p], u[p], w[0]);
+            if (r > 0 && r <= rows) DOT(acc[r - 1][p], u[p], w[1]);
+            if (r > 1) DOT(acc[r - 2][p], u[p], w[2]);
         }
     }
     UNROLL
@@ -138,9 +151,9 @@ INLINE void any_words(const finish *f, const one *o, const word_list *l, const i
 }
 
 /* Up to 32 positions of stride 2, of one row or two: lane j of vector p has position 2 j + p. */
-INLINE void every_second(const int rows, const finish *f, const one *o, const word_list *l,
-                         const int64_t *taps, const int8_t *x, int64_t step, int64_t n,
-                         int64_t to) {
+INLINE void every_second(const int rows, const bool far, const finish *f, const one *o,
+                         const word_list *l, const int64_t *taps, const int8_t *x, int64_t step,
+                         int64_t n, int64_t to) {
     const nib_conv_i8 *c = f->c;
     __m512i acc[4], code[4];
     UNROLL
@@ -150,11 +163,11 @@ INLINE void every_second(const int rows, const finish *f, const one *o, const wo
         const __m512i w = _mm512_set1_epi32(a.four);
         k += a.wide;
         UNROLL
-        for (int p = 0; p < 2 * rows; p++) {
-            const int in = p % 2 * 2;
-            const __m512i u =
-                codes_at(x + a.at + p / 2 * step + in, bytes_at(2 * (n - 1) + a.wide, in));
-            DOT(acc[p], u, w);
+        for (int r = 0; r < rows; r++) {
+            __m512i u[4];
+            shifted_words(far, u, x + a.at + r * step, 2 * (n - 1) + a.wide);
+            DOT(acc[2 * r], u[0], w);
+            DOT(acc[2 * r + 1], u[2], w);
         }
     }
     if (c->y) {
@@ -265,10 +278,12 @@ static void rows_of_two(const finish *f, const one *o, const word_list *l, const
     for (int64_t i = 0; i < n; i += 32) {
         const int64_t count = least(n - i, 32);
         int64_t r = 0;
-        for (; r + 2 <= rows; r += 2)
-            every_second(2, f, o, l, taps, x + r * step + 2 * i, step, count, r * ldy + i);
-        if (r < rows)
-            every_second(1, f, o, l, taps, x + r * step + 2 * i, step, count, r * ldy + i);
+        if (count <= 31) /* 64 bytes, or fewer */
+            for (; r + 2 <= rows; r += 2)
+                every_second(2, false, f, o, l, taps, x + r * step + 2 * i, step, count,
+                             r * ldy + i);
+        for (; r < rows; r++)
+            every_second(1, true, f, o, l, taps, x + r * step + 2 * i, step, count, r * ldy + i);
     }
 }
 
@@ -292,10 +307,11 @@ static void taps_i8(const nib_conv_i8 *c, const int8_t *x, const int64_t *taps, 
     for (int64_t i = 0; i < n; i += 64) {
         const int64_t count = least(n - i, 64);
         int64_t r = 0;
-        for (; three && r + 4 <= rows; r += 4)
-            three_rows(4, &f, &o, &l, x + r * step + i, step, count, r * c->ldy + i);
-        for (; three && r + 2 <= rows; r += 2)
-            three_rows(2, &f, &o, &l, x + r * step + i, step, count, r * c->ldy + i);
+        const bool far = three && count + w[0].wide > 65;
+        for (; three && !far && r + 4 <= rows; r += 4)
+            three_rows(4, false, &f, &o, &l, x + r * step + i, step, count, r * c->ldy + i);
+        for (; far && r + 4 <= rows; r += 4)
+            three_rows(4, true, &f, &o, &l, x + r * step + i, step, count, r * c->ldy + i);
         for (; r < rows; r++) any_words(&f, &o, &l, taps, x + r * step + i, count, r * c->ldy + i);
     }
 }
