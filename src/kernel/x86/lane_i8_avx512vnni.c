@@ -4,7 +4,7 @@
 #include <string.h>
 
 #include "kernel/x86/lane_avx512vnni.h"
-#include "kernel/x86/lane_tile_avx512vnni.h"
+#include "kernel/x86/lane_many_avx512vnni.h"
 
 enum {
     FEW = 12,
