@@ -27,11 +27,13 @@ typedef struct nib_conv {
 nib_status nib_conv_shape(const nib_op *op, const nib_conv *conv, const nib_tensor *x,
                           const nib_tensor *weight, const nib_tensor *bias, nib_shape *out);
 bool nib_conv_accepts(const nib_call_args *args); /* any weight, dense bias */
+
 /* How floats that come in become codes where a block reads them. */
 typedef struct nib_conv_entry {
     float scale;
     nib_dtype code; /* I8 or I7 */
 } nib_conv_entry;
+
 /* Are these f32 that a convolution of integer filters may quantize so, without a pass of their own?
  * Where each is read by one block or two: filters of one pixel, and one filter a group. */
 bool nib_conv_quantizes(const nib_conv *conv, const nib_tensor *x, const nib_tensor *weight,
@@ -39,8 +41,7 @@ bool nib_conv_quantizes(const nib_conv *conv, const nib_tensor *x, const nib_ten
 
 /* x is f32, or codes that nib_conv_takes_codes; y f32, or codes of layout act8 that
  * quantize_activation would make of these. `entry`: x is made codes first, or NULL; `floor`: no
- * code is below 0. Memory: the
- * workspace of the context. */
+ * code is below 0. Memory: the workspace of the context. */
 nib_status nib_conv_run(nib_ctx *ctx, const nib_conv *conv, const nib_tensor *x,
                         const nib_tensor *weight, const nib_tensor *bias,
                         const nib_conv_entry *entry, bool floor, nib_tensor *y);
