@@ -1,27 +1,15 @@
 /* An attention block with RoPE and a LayerNorm, built by nn.h and quantized, against float and
  * against optimum-quanto: tests/golden/quanto/make_attention.py. */
+#include "golden_file.h"
 #include "op/calls.h"
 #include "quant/act8.h"
 #include "quanto_golden.h"
 #include "tensor/context.h"
 #include "test.h"
 
-enum { B = 2, S = 16, H = 4, D = 32, W = H * D };
+GOLDEN_FILE("tests/golden/quanto/attention.safetensors")
 
-static nib_ctx *ctx;
-static nib_safetensors *file;
-static int setup(void **state) {
-    (void)state;
-    ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
-    file = nib_safetensors_open(NULL, "tests/golden/quanto/attention.safetensors");
-    return ctx && file ? 0 : -1;
-}
-static int teardown(void **state) {
-    (void)state;
-    nib_safetensors_close(file);
-    nib_ctx_free(ctx);
-    return 0;
-}
+enum { B = 2, S = 16, H = 4, D = 32, W = H * D };
 
 static nib_tensor *drawn(uint64_t *seed, nib_shape shape, float bound) {
     nib_tensor *t = nib_tensor_new(ctx, NIB_F32, shape);
@@ -173,10 +161,5 @@ TEST(a_layer_norm_gives_upstreams_scale_and_codes) {
     }
 }
 
-int main(void) {
-    const struct CMUnitTest tests[] = {
-        RUNS(an_attention_block_is_as_near_to_float_as_upstream_asks_and_is),
-        RUNS(a_layer_norm_gives_upstreams_scale_and_codes),
-    };
-    return cmocka_run_group_tests(tests, setup, teardown);
-}
+GOLDEN_TESTS(RUNS(an_attention_block_is_as_near_to_float_as_upstream_asks_and_is),
+             RUNS(a_layer_norm_gives_upstreams_scale_and_codes))

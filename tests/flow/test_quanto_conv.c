@@ -1,15 +1,14 @@
 /* A convolution through quanto's workflow, against optimum-quanto: make_workflow.py. */
 #include <nibble/nn.h>
 
-#include "io/safetensors.h"
+#include "golden_file.h"
 #include "op/calls.h"
 #include "quant/act8.h"
 #include "quanto_golden.h"
 #include "tensor/context.h"
 #include "test.h"
 
-static nib_ctx *ctx;
-static nib_safetensors *file;
+GOLDEN_FILE("tests/golden/quanto/conv.safetensors")
 
 static nib_module *conv(void) {
     return nib_conv2d_new(ctx, golden_tensor(ctx, file, "float.weight"),
@@ -42,9 +41,6 @@ static nib_status see(void *user, const char *dotted, nib_module *owner, const c
 TEST(a_convolution_is_quantized_calibrated_and_saved_as_upstreams) {
     NEEDS_SCHEME("qint8");
     static const char *const weights[] = {"qint8", "qint4", "qint2", "qfloat8_e4m3fn"};
-    ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
-    file = nib_safetensors_open(NULL, "tests/golden/quanto/conv.safetensors");
-    CHECK_MADE(file);
     for (int i = 0; i < 8; i++) {
         char text[120], key[64];
         const char *act = i % 2 ? "qint8" : "none";
@@ -82,8 +78,6 @@ TEST(a_convolution_is_quantized_calibrated_and_saved_as_upstreams) {
         nib_module_free(m);
         nib_config_free(config);
     }
-    nib_safetensors_close(file);
-    nib_ctx_free(ctx);
 }
 
 typedef struct saved {
@@ -110,9 +104,7 @@ static nib_module *network(void) {
 
 TEST(a_convolution_asked_to_quantizes_its_input_and_the_map_remembers) {
     NEEDS_SCHEME("qint8");
-    ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
-    file = nib_safetensors_open(NULL, "tests/golden/quanto/conv.safetensors");
-    CHECK_MADE(file);
+    const size_t mark = nib_scope_begin(ctx);
     nib_module *root = network(), *again = network(), *m = nib_module_child(root, "0");
     nib_tensor *x = golden_tensor(ctx, file, "batch");
     CHECK_OK(nib_calibrate_begin(
@@ -149,10 +141,9 @@ TEST(a_convolution_asked_to_quantizes_its_input_and_the_map_remembers) {
     for (size_t i = 0; i < s.count; i++) nib_tensor_free(s.tensors[i].tensor);
     nib_text_release(map);
     nib_tensor_free(x);
+    nib_scope_end(ctx, mark);
     nib_module_free(root);
     nib_module_free(again);
-    nib_safetensors_close(file);
-    nib_ctx_free(ctx);
 }
 
 /* Convolutions that a ReLU follows, of codes and of what has none. */
@@ -160,9 +151,6 @@ TEST(a_relu_behind_a_convolution_gives_what_it_gives_by_itself) {
     NEEDS_SCHEME("qint8");
     static const char *const types[] = {"qint8", "qfloat8_e4m3fn"};
     for (int i = 0; i < 2; i++) {
-        ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
-        file = nib_safetensors_open(NULL, "tests/golden/quanto/conv.safetensors");
-        CHECK_MADE(file);
         const size_t mark = nib_scope_begin(ctx);
         nib_module *root = network(), *m = nib_module_child(root, "0");
         CHECK_OK(nib_module_append(root, nib_relu_new(ctx)));
@@ -188,11 +176,9 @@ TEST(a_relu_behind_a_convolution_gives_what_it_gives_by_itself) {
         nib_tensor_free(x);
         nib_scope_end(ctx, mark);
         nib_module_free(root);
-        nib_safetensors_close(file);
-        nib_ctx_free(ctx);
     }
 }
 
-TESTS(RUNS(a_convolution_is_quantized_calibrated_and_saved_as_upstreams),
-      RUNS(a_convolution_asked_to_quantizes_its_input_and_the_map_remembers),
-      RUNS(a_relu_behind_a_convolution_gives_what_it_gives_by_itself))
+GOLDEN_TESTS(RUNS(a_convolution_is_quantized_calibrated_and_saved_as_upstreams),
+             RUNS(a_convolution_asked_to_quantizes_its_input_and_the_map_remembers),
+             RUNS(a_relu_behind_a_convolution_gives_what_it_gives_by_itself))

@@ -2,7 +2,7 @@
 #include <nibble/nn.h>
 
 #include "counted_memory.h"
-#include "io/safetensors.h"
+#include "golden_file.h"
 #include "nn/quantized.h"
 #include "op/calls.h"
 #include "quant/act8.h"
@@ -11,20 +11,7 @@
 #include "test.h"
 #include "test_files.h"
 
-static nib_ctx *ctx;
-static nib_safetensors *file;
-static int setup(void **state) {
-    (void)state;
-    ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
-    file = nib_safetensors_open(NULL, "tests/golden/quanto/mlp.safetensors");
-    return ctx && file ? 0 : -1;
-}
-static int teardown(void **state) {
-    (void)state;
-    nib_safetensors_close(file);
-    nib_ctx_free(ctx);
-    return 0;
-}
+GOLDEN_FILE("tests/golden/quanto/mlp.safetensors")
 
 /* The network with weights of zero: all that counts is its shapes. */
 static nib_module *empty(nib_dtype dtype) {
@@ -339,14 +326,9 @@ TEST(any_allocation_that_fails_leaves_nothing_behind) {
     CHECK(n > 30);
 }
 
-int main(void) {
-    const struct CMUnitTest tests[] = {
-        RUNS(any_allocation_that_fails_leaves_nothing_behind),
-        RUNS(upstreams_state_comes_onto_an_empty_tree_and_goes_out_the_same_to_the_byte),
-        RUNS(what_does_not_fit_is_one_clear_error_and_the_tree_is_as_it_was),
-        RUNS(streamlined_outputs_are_remembered_by_the_map),
-        RUNS(the_dtype_of_a_quantized_tree_changes_and_its_codes_stay),
-        RUNS(a_module_under_two_names_is_quantized_once_and_both_names_run),
-    };
-    return cmocka_run_group_tests(tests, setup, teardown);
-}
+GOLDEN_TESTS(RUNS(any_allocation_that_fails_leaves_nothing_behind),
+             RUNS(upstreams_state_comes_onto_an_empty_tree_and_goes_out_the_same_to_the_byte),
+             RUNS(what_does_not_fit_is_one_clear_error_and_the_tree_is_as_it_was),
+             RUNS(streamlined_outputs_are_remembered_by_the_map),
+             RUNS(the_dtype_of_a_quantized_tree_changes_and_its_codes_stay),
+             RUNS(a_module_under_two_names_is_quantized_once_and_both_names_run))

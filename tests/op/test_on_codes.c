@@ -1,6 +1,6 @@
 /* What ops make of quantized activations, row by row of the table in src/op/on_codes.c, against
  * optimum-quanto's own dispatch: tests/golden/quanto/make_workflow.py. */
-#include "io/safetensors.h"
+#include "golden_file.h"
 #include "op/calls.h"
 #include "op/on_codes.h"
 #include "quant/act8.h"
@@ -9,20 +9,7 @@
 #include "tensor/context.h"
 #include "test.h"
 
-static nib_ctx *ctx;
-static nib_safetensors *file;
-static int setup(void **state) {
-    (void)state;
-    ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
-    file = nib_safetensors_open(NULL, "tests/golden/quanto/codes.safetensors");
-    return ctx && file ? 0 : -1;
-}
-static int teardown(void **state) {
-    (void)state;
-    nib_safetensors_close(file);
-    nib_ctx_free(ctx);
-    return 0;
-}
+GOLDEN_FILE("tests/golden/quanto/codes.safetensors")
 
 /* A tensor of the file, owned by the open scope; NULL when it is not there. */
 static nib_tensor *golden(const char *a, const char *b, const char *c) {
@@ -371,18 +358,13 @@ TEST(an_op_without_a_row_gets_the_floats_whatever_it_is) {
     nib_scope_end(ctx, mark);
 }
 
-int main(void) {
-    const struct CMUnitTest tests[] = {
-        RUNS(each_row_of_the_table_is_upstreams),
-        RUNS(choices_keep_the_scale_and_what_is_smaller_is_told_by_codes),
-        RUNS(two_activations_are_multiplied_in_integers_where_both_are_int8),
-        RUNS(sums_of_products_of_int8_codes_are_exact),
-        RUNS(a_softmax_is_requantized_with_the_scale_it_is_known_to_have),
-        RUNS(int8_codes_meet_int8_weights_in_integers_and_other_weights_as_floats),
-        RUNS(the_largest_of_codes_is_the_float_that_the_largest_code_stands_for),
-        RUNS(a_function_of_every_element_gives_for_codes_what_it_gives_for_their_floats),
-        RUNS(attention_of_int8_codes_is_their_bmm_and_softmax),
-        RUNS(an_op_without_a_row_gets_the_floats_whatever_it_is),
-    };
-    return cmocka_run_group_tests(tests, setup, teardown);
-}
+GOLDEN_TESTS(RUNS(each_row_of_the_table_is_upstreams),
+             RUNS(choices_keep_the_scale_and_what_is_smaller_is_told_by_codes),
+             RUNS(two_activations_are_multiplied_in_integers_where_both_are_int8),
+             RUNS(sums_of_products_of_int8_codes_are_exact),
+             RUNS(a_softmax_is_requantized_with_the_scale_it_is_known_to_have),
+             RUNS(int8_codes_meet_int8_weights_in_integers_and_other_weights_as_floats),
+             RUNS(the_largest_of_codes_is_the_float_that_the_largest_code_stands_for),
+             RUNS(a_function_of_every_element_gives_for_codes_what_it_gives_for_their_floats),
+             RUNS(attention_of_int8_codes_is_their_bmm_and_softmax),
+             RUNS(an_op_without_a_row_gets_the_floats_whatever_it_is))

@@ -1,24 +1,12 @@
 /* Products of two results, comparisons, choices, and tensors joined, cut and repeated, against
  * torch: tests/golden/op/make_shapes.py. */
+#include "golden_file.h"
 #include "op/calls.h"
 #include "quanto_golden.h"
 #include "tensor/context.h"
 #include "test.h"
 
-static nib_ctx *ctx;
-static nib_safetensors *file;
-static int setup(void **state) {
-    (void)state;
-    ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
-    file = nib_safetensors_open(NULL, "tests/golden/op/shapes.safetensors");
-    return ctx && file ? 0 : -1;
-}
-static int teardown(void **state) {
-    (void)state;
-    nib_safetensors_close(file);
-    nib_ctx_free(ctx);
-    return 0;
-}
+GOLDEN_FILE("tests/golden/op/shapes.safetensors")
 
 static nib_tensor *in(const char *name) {
     return nib_scope_own(ctx, golden_tensor(ctx, file, "%s", name));
@@ -145,12 +133,7 @@ TEST(tensors_are_joined_cut_and_repeated_as_torch_does) {
     nib_scope_end(ctx, mark);
 }
 
-int main(void) {
-    const struct CMUnitTest tests[] = {
-        RUNS(products_of_two_results_are_torchs),
-        RUNS(a_product_is_the_same_however_it_is_cut),
-        RUNS(comparisons_and_choices_are_torchs),
-        RUNS(tensors_are_joined_cut_and_repeated_as_torch_does),
-    };
-    return cmocka_run_group_tests(tests, setup, teardown);
-}
+GOLDEN_TESTS(RUNS(products_of_two_results_are_torchs),
+             RUNS(a_product_is_the_same_however_it_is_cut),
+             RUNS(comparisons_and_choices_are_torchs),
+             RUNS(tensors_are_joined_cut_and_repeated_as_torch_does))

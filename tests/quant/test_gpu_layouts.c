@@ -4,28 +4,14 @@
 #include <nibble/extend.h>
 #include <nibble/nn.h>
 
-#include "io/safetensors.h"
+#include "golden_file.h"
 #include "quant/codes.h"
 #include "quant/layouts.h"
 #include "tensor/context.h"
 #include "tensor/tensor.h"
 #include "test.h"
 
-static nib_ctx *ctx;
-static nib_safetensors *file;
-
-static int setup(void **state) {
-    (void)state;
-    ctx = nib_ctx_new(NULL);
-    file = nib_safetensors_open(NULL, "tests/golden/quanto/gpu_layouts.safetensors");
-    return ctx && file ? 0 : -1;
-}
-static int teardown(void **state) {
-    (void)state;
-    nib_safetensors_close(file);
-    nib_ctx_free(ctx);
-    return 0;
-}
+GOLDEN_FILE("tests/golden/quanto/gpu_layouts.safetensors")
 
 typedef struct shape {
     int64_t rows, cols;
@@ -391,16 +377,11 @@ TEST(repacking_refuses_what_has_no_codes_and_what_is_no_layout) {
     nib_scope_end(ctx, mark);
 }
 
-int main(void) {
-    const struct CMUnitTest tests[] = {
-        RUNS(awq_and_marlin_int4_are_upstreams_bytes_and_back),
-        RUNS(marlin_f8_is_what_upstream_unpacks_to_its_codes),
-        RUNS(the_first_packing_of_awq_is_intx_or_awq_gemm),
-        RUNS(tinygemm_has_upstreams_scales_and_middles),
-        RUNS(every_size_goes_there_and_comes_back),
-        RUNS(products_of_packed_weights_are_those_of_their_floats),
-        RUNS(what_does_not_fit_is_refused_with_what_would),
-        RUNS(repacking_refuses_what_has_no_codes_and_what_is_no_layout),
-    };
-    return cmocka_run_group_tests(tests, setup, teardown);
-}
+GOLDEN_TESTS(RUNS(awq_and_marlin_int4_are_upstreams_bytes_and_back),
+             RUNS(marlin_f8_is_what_upstream_unpacks_to_its_codes),
+             RUNS(the_first_packing_of_awq_is_intx_or_awq_gemm),
+             RUNS(tinygemm_has_upstreams_scales_and_middles),
+             RUNS(every_size_goes_there_and_comes_back),
+             RUNS(products_of_packed_weights_are_those_of_their_floats),
+             RUNS(what_does_not_fit_is_refused_with_what_would),
+             RUNS(repacking_refuses_what_has_no_codes_and_what_is_no_layout))

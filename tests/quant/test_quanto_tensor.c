@@ -2,26 +2,14 @@
  * zero points, against optimum-quanto: tests/golden/quanto/make_tensor.py. Along the last axis
  * means: the rows of the transposed matrix. */
 #include "base/halffloat.h"
+#include "golden_file.h"
 #include "quanto_golden.h"
 #include "tensor/dtype.h"
 #include "test.h"
 
-enum { MOST = 16 * 16 };
+GOLDEN_FILE("tests/golden/quanto/tensor.safetensors")
 
-static nib_ctx *ctx;
-static nib_safetensors *file;
-static int setup(void **state) {
-    (void)state;
-    ctx = nib_ctx_new(NULL);
-    file = nib_safetensors_open(NULL, "tests/golden/quanto/tensor.safetensors");
-    return ctx && file ? 0 : -1;
-}
-static int teardown(void **state) {
-    (void)state;
-    nib_safetensors_close(file);
-    nib_ctx_free(ctx);
-    return 0;
-}
+enum { MOST = 16 * 16 };
 
 static const char *const shapes[] = {"2d", "3d"}, *const dtypes[] = {"f32", "f16"},
                          *const axes[] = {"first", "last"};
@@ -174,11 +162,6 @@ TEST(whole_numbers_that_have_a_code_each_come_back_exactly) {
     }
 }
 
-int main(void) {
-    const struct CMUnitTest tests[] = {
-        RUNS(codes_of_8_bits_and_scales_are_upstreams_along_either_axis),
-        RUNS(codes_of_4_and_2_bits_are_upstreams_in_groups_with_shifts_and_zero_points),
-        RUNS(whole_numbers_that_have_a_code_each_come_back_exactly),
-    };
-    return cmocka_run_group_tests(tests, setup, teardown);
-}
+GOLDEN_TESTS(RUNS(codes_of_8_bits_and_scales_are_upstreams_along_either_axis),
+             RUNS(codes_of_4_and_2_bits_are_upstreams_in_groups_with_shifts_and_zero_points),
+             RUNS(whole_numbers_that_have_a_code_each_come_back_exactly))

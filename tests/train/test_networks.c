@@ -1,23 +1,11 @@
 /* Gradients of whole networks against torch (tests/golden/train/make_networks.py): what an op gets
  * right alone (tests/law_gradients.c), modules hand on, and nothing on the way is cut off. */
+#include "golden_file.h"
 #include "op/calls.h"
 #include "tensor/context.h"
 #include "train_golden.h"
 
-static nib_ctx *ctx;
-static nib_safetensors *file;
-static int setup(void **state) {
-    (void)state;
-    ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
-    file = train_golden("networks");
-    return ctx && file ? 0 : -1;
-}
-static int teardown(void **state) {
-    (void)state;
-    nib_safetensors_close(file);
-    nib_ctx_free(ctx);
-    return 0;
-}
+GOLDEN_FILE("tests/golden/train/networks.safetensors")
 
 /* Sums of at most a few hundred terms, each rounded: in two orders. */
 #define ROOM 4e-6
@@ -209,8 +197,7 @@ TEST(a_block_of_llama_with_a_tied_head_has_torchs_gradients) {
     nib_tensor_free(angles);
 }
 
-#define EACH(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
-TESTS(EACH(a_convolutional_network_in_training_has_torchs_gradients),
-      EACH(a_block_of_attention_has_torchs_gradients),
-      EACH(weights_of_attention_are_torchs_and_have_gradients),
-      EACH(a_block_of_llama_with_a_tied_head_has_torchs_gradients))
+GOLDEN_TESTS(RUNS(a_convolutional_network_in_training_has_torchs_gradients),
+             RUNS(a_block_of_attention_has_torchs_gradients),
+             RUNS(weights_of_attention_are_torchs_and_have_gradients),
+             RUNS(a_block_of_llama_with_a_tied_head_has_torchs_gradients))
