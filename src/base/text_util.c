@@ -119,6 +119,12 @@ void nib_text_free(nib_text *text) {
     *text = (nib_text){.mem = text->mem};
 }
 
+char *nib_text_take(nib_text *text) {
+    char *taken = text->failed ? NULL : nib_mem_strdup(text->mem, text->data ? text->data : "");
+    nib_text_free(text);
+    return taken;
+}
+
 /* One [class] at `glob`; *after is set past its ], or left NULL when there is none. */
 static bool class_has(const char *glob, char c, const char **after) {
     const char *p = glob + 1;

@@ -24,6 +24,9 @@ void nib_text_json_string(nib_text *text, const char *bytes, size_t length); /* 
 void nib_text_json_ascii(nib_text *text, const char *bytes, size_t length);
 void nib_text_little(nib_text *text, uint64_t value, int width); /* bytes, the lowest first */
 void nib_text_free(nib_text *text);
+/* The text as a string that nib_mem_strfree gives back, "" for none; NULL when an append failed.
+ * Nothing is left to free. */
+char *nib_text_take(nib_text *text);
 
 /* fnmatch's globs over dotted names: * crosses dots, ? is one byte, [a-z] and [!a-z] a class.
  * A class without its ] stands for itself. Linear in the product of the lengths. */

@@ -147,7 +147,5 @@ char *nib_graph_print(const nib_graph *g) {
         nib_text_add(&text, "\n");
     }
     nib_text_format(&text, "%d nodes, %zu bytes of results\n", g->nnodes, g->arena_size);
-    char *out = text.failed ? NULL : nib_mem_strdup(NULL, text.data);
-    nib_text_free(&text);
-    return out;
+    return nib_text_take(&text);
 }

@@ -121,9 +121,7 @@ static char *safe_name(const nib_checkpoint *c, const naming *n, const char *nam
     if (usual) nib_text_add(&text, n->safe);
     nib_text_append(&text, from, end);
     nib_text_add(&text, ".safetensors");
-    char *safe = text.failed ? NULL : nib_mem_strdup(c->mem, text.data);
-    nib_text_free(&text);
-    return safe;
+    return nib_text_take(&text);
 }
 
 static nib_status open_shard(nib_checkpoint *c, size_t i, const naming *n, const char *name,

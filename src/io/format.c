@@ -26,6 +26,14 @@ const nib_format *nib_format_find(const char *name) {
     return NULL;
 }
 
+const json_t *nib_format_about(const json_t *config) {
+    return json_object_get(config, "quantization_config");
+}
+
+const char *nib_format_method(const json_t *config) {
+    return json_string_value(json_object_get(nib_format_about(config), "quant_method"));
+}
+
 nib_status nib_metadata_add(nib_metadata_list *m, const char *key, const char *value) {
     if (m->count == m->room) {
         const size_t room = m->room ? m->room * 2 : 16;

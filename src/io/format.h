@@ -56,6 +56,10 @@ nib_status nib_format_note(const nib_manifest *manifest,
                            nib_metadata_list *out);
 json_t *nib_format_noted(const nib_checkpoint *checkpoint, nib_status *status);
 
+/* "quantization_config" of config.json (or of NULL), and its "quant_method"; NULL: none. */
+const json_t *nib_format_about(const json_t *config);
+const char *nib_format_method(const json_t *config);
+
 const nib_format *nib_format_find(const char *name); /* NULL: unknown */
 const nib_format *nib_format_at(size_t i);           /* in list order; NULL: no more */
 #endif

@@ -29,13 +29,9 @@ static const nib_layout *layout(const nib_config *config, const nib_qdesc *desc)
 
 /* "a.weight" and "qzeros" make "a.qzeros"; with no suffix, the module's name. */
 static char *name_of(nib_mem *mem, const char *weight, const char *dot, const char *suffix) {
-    const bool ends = nib_text_ends(weight, ".weight");
     nib_text text = {.mem = mem};
-    nib_text_format(&text, "%.*s%s%s", (int)(strlen(weight) - (ends ? strlen(".weight") : 0)),
-                    weight, dot, suffix);
-    char *name = text.failed ? NULL : nib_mem_strdup(mem, text.data);
-    nib_text_free(&text);
-    return name;
+    nib_text_format(&text, "%.*s%s%s", (int)nib_module_length(weight), weight, dot, suffix);
+    return nib_text_take(&text);
 }
 
 static char *part_name(nib_mem *mem, const char *name, const nib_part *part) {
@@ -135,15 +131,15 @@ static bool looks_like_it(const nib_checkpoint *checkpoint) {
 }
 
 static nib_status detect(const nib_checkpoint *checkpoint, const json_t *root, bool *speaks) {
-    const json_t *about = root ? json_object_get(root, "quantization_config") : NULL;
-    const char *method = json_string_value(json_object_get(about, "quant_method"));
-    *speaks = method ? strcmp(method, "awq") == 0 : !about && looks_like_it(checkpoint);
+    const char *method = nib_format_method(root);
+    *speaks =
+        method ? strcmp(method, "awq") == 0 : !nib_format_about(root) && looks_like_it(checkpoint);
     return NIB_OK;
 }
 
 /* The group size that config.json tells, -1 for whole rows; 0 when it tells none. */
 static nib_status check_config(const json_t *root, int64_t *group) {
-    const json_t *about = root ? json_object_get(root, "quantization_config") : NULL;
+    const json_t *about = nib_format_about(root);
     const char *version = "gemm";
     bool zero_point = true;
     int64_t bits = 4;

@@ -38,9 +38,7 @@ static const nib_layout *layout(const nib_config *config, const nib_qdesc *desc)
 static char *part_name(nib_mem *mem, const char *name, const nib_part *part) {
     nib_text text = {.mem = mem};
     nib_text_format(&text, "%s.%s", name, part->suffix);
-    char *copy = text.failed ? NULL : nib_mem_strdup(mem, text.data);
-    nib_text_free(&text);
-    return copy;
+    return nib_text_take(&text);
 }
 
 /* ---- writing ---- */
@@ -114,8 +112,7 @@ static nib_status config(const nib_manifest *manifest, json_t *root) {
 
 /* ---- reading ---- */
 static nib_status detect(const nib_checkpoint *checkpoint, const json_t *root, bool *speaks) {
-    const json_t *about = root ? json_object_get(root, "quantization_config") : NULL;
-    const char *method = json_string_value(json_object_get(about, "quant_method"));
+    const char *method = nib_format_method(root);
     *speaks = method ? strcmp(method, "nibble") == 0
                      : nib_checkpoint_metadata(checkpoint, "nibble") != NULL;
     return NIB_OK;

@@ -39,16 +39,10 @@ static char *joined(nib_mem *mem, const char *a, size_t length, const char *b) {
     return text;
 }
 
-/* The module's name is the weight's without ".weight". */
-static size_t module_length(const char *weight) {
-    return nib_text_ends(weight, ".weight") ? strlen(weight) - strlen(".weight") : strlen(weight);
-}
-
 static char *part_name(nib_mem *mem, const char *name, const nib_part *part) {
-    char *dotted = joined(mem, name, strlen(name), ".");
-    char *whole = dotted ? joined(mem, dotted, strlen(dotted), part->suffix) : NULL;
-    nib_mem_strfree(mem, dotted);
-    return whole;
+    nib_text text = {.mem = mem};
+    nib_text_format(&text, "%s.%s", name, part->suffix);
+    return nib_text_take(&text);
 }
 
 static void put_scale(nib_stored_constant *c, float scale) {
@@ -63,7 +57,7 @@ static nib_status constants(nib_mem *mem, nib_stored *item) {
     static const char *const names[] = {".input_scale", ".output_scale"};
     for (int i = 0; i < 2; i++) {
         nib_stored_constant *c = &item->constants[i];
-        c->name = joined(mem, item->name, module_length(item->name), names[i]);
+        c->name = joined(mem, item->name, nib_module_length(item->name), names[i]);
         if (!c->name) return nib_last_error()->status;
         item->nconstants = i + 1;
         c->dtype = item->dtype;
@@ -126,7 +120,7 @@ static const char *side_file(const nib_manifest *manifest, nib_text *text, nib_s
     for (size_t i = 0; i < manifest->count && ok; i++) {
         const nib_stored *item = &manifest->items[i];
         if (!item->layout) continue;
-        char *module = joined(manifest->mem, item->name, module_length(item->name), "");
+        char *module = joined(manifest->mem, item->name, nib_module_length(item->name), "");
         const nib_stored_module *about =
             module ? nib_manifest_module(manifest, module, strlen(module)) : NULL;
         ok = module && json_object_set_new(

@@ -71,14 +71,12 @@ static const struct tensor_class *class_of(const nib_stored *item) {
 static char *flat_name(nib_mem *mem, const char *name, const char *data) {
     const char *dot = strrchr(name, '.');
     nib_text text = {.mem = mem};
-    if (dot)
-        nib_text_format(&text, "%.*s._%s_%s", (int)(dot - name), name, dot + 1, data);
-    else
-        NIB_RAISE(NIB_E_UNSUPPORTED,
-                  "torchao's format needs a dot in the name of a weight, \"%s\" has none", name);
-    char *copy = dot && !text.failed ? nib_mem_strdup(mem, text.data) : NULL;
-    nib_text_free(&text);
-    return copy;
+    if (!dot)
+        return NIB_RAISE_NULL(
+            NIB_E_UNSUPPORTED,
+            "torchao's format needs a dot in the name of a weight, \"%s\" has none", name);
+    nib_text_format(&text, "%.*s._%s_%s", (int)(dot - name), name, dot + 1, data);
+    return nib_text_take(&text);
 }
 
 static char *part_name(nib_mem *mem, const char *name, const nib_part *part) {
@@ -167,10 +165,6 @@ fail:
     return nib_last_error()->status;
 }
 
-static size_t module_length(const char *weight) {
-    return nib_text_ends(weight, ".weight") ? strlen(weight) - strlen(".weight") : strlen(weight);
-}
-
 /* The config that all quantized weights share, when all other matrices are of kinds that are left
  * anyway; else NULL. */
 static const nib_config *shared_config(const nib_manifest *manifest) {
@@ -203,12 +197,12 @@ static json_t *quant_type(const nib_manifest *manifest) {
         if (item->shape.ndim != 2) continue;
         char *module = nib_mem_strdup(manifest->mem, item->name);
         if (module) {
-            const char end = module[module_length(item->name)];
-            module[module_length(item->name)] = '\0';
+            const char end = module[nib_module_length(item->name)];
+            module[nib_module_length(item->name)] = '\0';
             ok = json_object_set_new(map, module,
                                      item->config ? nib_torchao_config(item->config)
                                                   : json_null()) == 0;
-            module[module_length(item->name)] = end;
+            module[nib_module_length(item->name)] = end;
         }
         ok = ok && module;
         nib_mem_strfree(manifest->mem, module);
@@ -237,13 +231,11 @@ static nib_status config(const nib_manifest *manifest, json_t *root) {
 
 /* ---- reading ---- */
 static const json_t *default_config(const json_t *root) {
-    const json_t *about = root ? json_object_get(root, "quantization_config") : NULL;
-    return about ? json_object_get(json_object_get(about, "quant_type"), "default") : NULL;
+    return json_object_get(json_object_get(nib_format_about(root), "quant_type"), "default");
 }
 
 static nib_status detect(const nib_checkpoint *checkpoint, const json_t *root, bool *speaks) {
-    const json_t *about = root ? json_object_get(root, "quantization_config") : NULL;
-    const char *method = json_string_value(json_object_get(about, "quant_method"));
+    const char *method = nib_format_method(root);
     *speaks = method ? strcmp(method, "torchao") == 0
                      : nib_checkpoint_metadata(checkpoint, "tensor_names") != NULL;
     return NIB_OK;
@@ -258,7 +250,7 @@ static const json_t *module_config(const json_t *root, const char *weight) {
     json_t *own;
     json_object_foreach((json_t *)(uintptr_t)map, module, own) {
         const size_t length = strlen(module);
-        if (length == module_length(weight) && memcmp(module, weight, length) == 0)
+        if (length == nib_module_length(weight) && memcmp(module, weight, length) == 0)
             return json_object_get(own, "_data");
     }
     return json_object_get(json_object_get(map, "_default"), "_data");

@@ -242,6 +242,10 @@ nib_status nib_manifest_read(nib_mem *mem, const nib_checkpoint *checkpoint, con
     return status;
 }
 
+size_t nib_module_length(const char *weight) {
+    return strlen(weight) - (nib_text_ends(weight, ".weight") ? strlen(".weight") : 0);
+}
+
 size_t nib_stored_bytes(const nib_stored *item) {
     size_t sum = 0;
     for (int i = 0; i < item->nparts; i++) {

@@ -83,6 +83,9 @@ nib_status nib_manifest_index(nib_manifest *manifest);
 int64_t nib_stored_count(const nib_stored *item); /* numbers in the weight */
 size_t nib_stored_bytes(const nib_stored *item);  /* of all its parts, in the file */
 
+/* How much of a weight's name is its module's: "a.b" of "a.b.weight", all of "a.b". */
+size_t nib_module_length(const char *weight);
+
 /* For formats that read: the path of a shard; nib_config_parse where the file is to blame for what
  * it says; and whether an item's parts are in the checkpoint, with the dtypes and shapes that the
  * layout calls for, which sets item->shard to the first one's. */

@@ -233,7 +233,5 @@ char *nib_shard_index_text(nib_mem *mem, const char *const *tensors, const char 
     }
     nib_text_add(&text, count ? "\n  }\n}\n" : "}\n}\n");
     nib_mem_free(mem, pairs, count * sizeof *pairs);
-    char *copy = text.failed ? NULL : nib_mem_strdup(mem, text.data);
-    nib_text_free(&text);
-    return copy;
+    return nib_text_take(&text);
 }

@@ -31,8 +31,8 @@ static nib_status refuse_quantized(const nib_file_plan *p) {
     NIB_TRY(nib_manifest_read(p->mem, p->source, p->config, &now));
     const char *name = now.format ? now.format->name : NULL;
     nib_manifest_free(&now);
-    const json_t *about = p->config ? json_object_get(p->config, "quantization_config") : NULL;
-    if (about && !name) name = json_string_value(json_object_get(about, "quant_method"));
+    const json_t *about = nib_format_about(p->config);
+    if (!name) name = nib_format_method(p->config);
     if (!about && !name) return NIB_OK;
     NIB_RAISE(NIB_E_ARGUMENT,
               "this checkpoint is quantized already (%s); quantize the float one it came from",
@@ -144,7 +144,7 @@ static bool is_tied_language_model(const nib_file_plan *p) {
 
 /* The scales of the module that this weight belongs to. */
 static void put_scales(const nib_file_plan *p, nib_stored *item) {
-    const size_t length = strlen(item->name) - (nib_text_ends(item->name, ".weight") ? 7 : 0);
+    const size_t length = nib_module_length(item->name);
     const nib_stored_module *module = nib_manifest_module(&p->manifest, item->name, length);
     if (module) p->manifest.format->scales(item, module);
 }

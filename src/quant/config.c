@@ -410,9 +410,7 @@ void nib_config_print(const nib_config *config, nib_text *out) {
 char *nib_config_text(nib_mem *mem, const nib_config *config) {
     nib_text text = {.mem = mem};
     if (config) nib_config_print(config, &text);
-    char *copy = text.failed ? NULL : nib_mem_strdup(mem, text.data ? text.data : "");
-    nib_text_free(&text);
-    return copy;
+    return nib_text_take(&text);
 }
 
 bool nib_config_same(const nib_config *a, const nib_config *b) {

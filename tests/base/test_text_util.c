@@ -55,6 +55,19 @@ TEST(json_strings_are_escaped) {
     nib_text_free(&t);
 }
 
+TEST(a_text_that_is_taken_is_a_string_and_leaves_nothing) {
+    nib_text t = {0}, failed = {.failed = true};
+    char *none = nib_text_take(&t);
+    CHECK_TEXT(none, "");
+    nib_mem_strfree(NULL, none);
+    nib_text_format(&t, "%d%s", 12, "b");
+    char *some = nib_text_take(&t);
+    CHECK_TEXT(some, "12b");
+    CHECK(!t.data && !t.length && !t.room);
+    nib_mem_strfree(NULL, some);
+    CHECK(!nib_text_take(&failed));
+}
+
 TEST(numbers_are_written_lowest_byte_first) {
     nib_text t = {0};
     nib_text_little(&t, 0x0102030405060708, 8);
@@ -76,4 +89,5 @@ TESTS(RUNS(json_strings_are_escaped_to_ascii), RUNS(a_star_crosses_dots),
       RUNS(classes_and_question_marks_match_one_byte), RUNS(numbers_are_read_whole_or_not_at_all),
       RUNS(the_nearest_name_is_suggested_and_a_far_one_is_not),
       RUNS(invalid_utf8_is_found_at_its_byte), RUNS(json_strings_are_escaped),
-      RUNS(numbers_are_written_lowest_byte_first))
+      RUNS(numbers_are_written_lowest_byte_first),
+      RUNS(a_text_that_is_taken_is_a_string_and_leaves_nothing))
