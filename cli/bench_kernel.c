@@ -11,7 +11,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_LIST = 16, MOST_RUNS = 1000, ROTATED = 8, MOST_COPIES = 1024 };
+enum {
+    MOST_LIST = 16,
+    MOST_RUNS = 1000,
+    MOST_ROWS = 1 << 20,
+    MOST_THREADS = 1024,
+    ROTATED = 8,
+    MOST_COPIES = 1024
+};
 static const double sample_s = 0.02, rotated_bytes = 272e6;
 
 typedef struct series {
@@ -47,16 +54,17 @@ typedef struct run {
     series limit[MOST_LIST][NIB_LIMITS];
     nib_module *root, **linear; /* copies of the weight, of ctx[0] */
     size_t copies, next;
+    bool no_memory; /* for what the library does not make */
     product row[MOST_LIST * MOST_LIST];
 } run;
 
-/* "1,4,512" -> numbers from 1 on; 0: not such a list. */
-static size_t read_list(const char *text, int64_t *list) {
+/* "1,4,512" -> numbers from 1 to `most`; 0: not such a list. */
+static size_t read_list(const char *text, int64_t most, int64_t *list) {
     size_t n = 0;
     for (;;) {
         char *end;
         const long long value = strtoll(text, &end, 10);
-        if (end == text || value < 1 || value > 1 << 20 || n == MOST_LIST) return 0;
+        if (end == text || value < 1 || value > most || n == MOST_LIST) return 0;
         list[n++] = value;
         if (!*end) return n;
         if (*end != ',') return 0;
@@ -77,19 +85,23 @@ static void fill(float *x, size_t n, float size) {
     }
 }
 
-static nib_tensor *floats(nib_ctx *ctx, nib_dtype dtype, int64_t rows, int64_t cols, float size) {
+static nib_tensor *floats(run *r, nib_ctx *ctx, nib_dtype dtype, int64_t rows, int64_t cols,
+                          float size) {
     const size_t n = (size_t)(rows * cols);
     float *data = malloc(n * sizeof *data);
-    if (data) fill(data, n, size);
+    if (!data) {
+        r->no_memory = true;
+        return NULL;
+    }
+    fill(data, n, size);
     uint16_t *upper = (uint16_t *)data; /* bf16: the upper half, cut off, in place */
-    for (size_t i = 0; data && dtype == NIB_BF16 && i < n; i++) {
+    for (size_t i = 0; dtype == NIB_BF16 && i < n; i++) {
         uint32_t bits;
         memcpy(&bits, &data[i], sizeof bits);
         const uint16_t half = (uint16_t)(bits >> 16);
         memcpy(&upper[i], &half, sizeof half);
     }
-    return nib_tensor_wrap(ctx, dtype, (nib_shape){2, {rows, cols}}, data, data ? free : NULL,
-                           data);
+    return nib_tensor_wrap(ctx, dtype, (nib_shape){2, {rows, cols}}, data, free, data);
 }
 
 static void add_bytes(void *user, const char *op, int64_t calls, double ms, double bytes) {
@@ -113,7 +125,7 @@ static double time_calls(run *r, const product *row, int64_t calls) {
 
 /* Its inputs, what it moves, and how many calls make a sample. */
 static bool start_row(run *r, product *row) {
-    row->x = floats(row->ctx, NIB_F32, row->M, r->o->K, 1);
+    row->x = floats(r, row->ctx, NIB_F32, row->M, r->o->K, 1);
     if (!row->x || nib_profile_begin(row->ctx) < NIB_OK) return false;
     const double first = time_calls(r, row, 1);
     if (nib_profile_end(row->ctx, add_bytes, &row->bytes) < NIB_OK || isnan(first)) return false;
@@ -127,10 +139,11 @@ static bool add_weight(run *r, const nib_tensor *dense, const nib_config *config
     char name[24];
     snprintf(name, sizeof name, "%zu", r->copies);
     nib_module **grown = realloc(r->linear, (r->copies + 1) * sizeof *grown);
+    r->no_memory = !grown;
     if (!grown) return false;
     r->linear = grown;
     nib_tensor *w = config ? nib_quantize_tensor(dense, config)
-                           : floats(r->ctx[0], NIB_BF16, r->o->N, r->o->K, 0.02f);
+                           : floats(r, r->ctx[0], NIB_BF16, r->o->N, r->o->K, 0.02f);
     nib_module *linear = nib_linear_new(r->ctx[0], w, NIB_NONE);
     if (nib_module_add(r->root, name, linear) < NIB_OK) return false;
     r->linear[r->copies++] = linear;
@@ -142,15 +155,16 @@ static bool make_weights(run *r) {
     static const nib_module_kind weights = {.name = "Weights"};
     const bench_kernel *o = r->o;
     nib_config *config = o->scheme ? nib_config_parse(o->scheme) : NULL;
-    nib_tensor *dense = floats(r->ctx[0], NIB_BF16, o->N, o->K, 0.02f);
+    nib_tensor *dense = floats(r, r->ctx[0], NIB_BF16, o->N, o->K, 0.02f);
     r->root = nib_module_new(r->ctx[0], &weights, NULL);
     bool ok = r->root && dense && (config || !o->scheme) && add_weight(r, dense, config);
     product probe = {.M = 1, .ctx = r->ctx[0]};
     ok = ok && start_row(r, &probe);
     nib_tensor_free(probe.x);
     const double bytes = probe.bytes - 4.0 * (double)(o->N + o->K); /* of the weight */
-    while (ok && r->rows[0] <= ROTATED && r->copies < MOST_COPIES &&
-           (double)r->copies * bytes < rotated_bytes)
+    bool few = false;
+    for (size_t m = 0; m < r->nrows; m++) few |= r->rows[m] <= ROTATED;
+    while (ok && few && r->copies < MOST_COPIES && (double)r->copies * bytes < rotated_bytes)
         ok = add_weight(r, dense, config);
     ok = ok && nib_prepare(r->root) == NIB_OK;
     if (ok && o->activations) ok = nib_quantize_inputs(r->root, o->activations) == NIB_OK;
@@ -342,6 +356,15 @@ static int print(run *r) {
     return print_rows(r);
 }
 
+/* Why nothing could be started. What does not fit are sizes and options that were asked for. */
+static int fail(const run *r) {
+    const nib_error *e = nib_last_error();
+    if (r->no_memory)
+        return cli_error(r->c, CLI_FULL, "no memory for weights of %lld x %lld and their inputs",
+                         (long long)r->o->N, (long long)r->o->K);
+    return e->status == NIB_E_SHAPE ? cli_usage_error(r->c, "%s", e->what) : cli_fail(r->c);
+}
+
 int bench_kernel_run(cli *c, const bench_kernel *o) {
     if (o->kernel && strcmp(o->kernel, "linear") != 0)
         return cli_usage_error(c, "--kernel is linear, not \"%s\"", o->kernel);
@@ -350,13 +373,16 @@ int bench_kernel_run(cli *c, const bench_kernel *o) {
     r->c = c;
     r->o = o;
     int code = CLI_OK;
-    r->nrows = read_list(o->rows, r->rows);
+    r->nrows = read_list(o->rows, MOST_ROWS, r->rows);
     r->nthreads = 1; /* 0: one for each core */
-    if (o->threads) r->nthreads = read_list(o->threads, r->threads);
-    if (!r->nrows) code = cli_usage_error(c, "-m is a list like 1,4,512, not \"%s\"", o->rows);
+    if (o->threads) r->nthreads = read_list(o->threads, MOST_THREADS, r->threads);
+    if (!r->nrows)
+        code = cli_usage_error(c, "-m is a list like 1,4,512, of 1 to %d, not \"%s\"", MOST_ROWS,
+                               o->rows);
     if (!r->nthreads)
-        code = cli_usage_error(c, "-t is a list like 1,2 here, not \"%s\"", o->threads);
-    if (code == CLI_OK && !start(r)) code = cli_fail(c);
+        code = cli_usage_error(c, "-t is a list like 1,2 here, of 1 to %d, not \"%s\"",
+                               MOST_THREADS, o->threads);
+    if (code == CLI_OK && !start(r)) code = fail(r);
     for (int64_t i = 0; code == CLI_OK && i < o->runs; i++) {
         if (!one_round(r)) code = cli_fail(c);
         if (cli_interrupted()) code = CLI_INTERRUPTED;

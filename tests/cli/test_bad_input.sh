@@ -262,6 +262,8 @@ refused 2 "int3" "float, int8, int4, fp8" -- generate m --ids 5 -n 1 --kv int3
 refused 2 "--compile and --no-compile" -- generate m --ids 5 -n 1 --compile --no-compile
 refused 2 "--compile and --no-compile" -- bench m -p 4 -n 2 -r 1 --compile --no-compile
 refused 2 "-m is a list" -- bench --kernel linear -m 0
+refused 2 "-t is a list" "1 to 1024" -- bench --kernel linear -t 1,1025
+refused 2 "33 columns" "group_size 32" -- bench --kernel linear -m 1 -n 16 -k 33 -s int4_weight_only:group_size=32
 refused 1 "no such folder" nowhere -- report nowhere -c a=b.c
 refused 2 "nothing" -- $quantize --include 'nothing*'
 refused 2 "GLOB=SCHEME" -- $quantize --rule nonsense
