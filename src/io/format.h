@@ -19,6 +19,7 @@ typedef struct nib_format {
 
     /* The layout in which this format holds such codes of such a scheme, or NULL. */
     const nib_layout *(*layout)(const nib_config *config, const nib_qdesc *desc);
+    const char *wants; /* optional: what it holds, in words, for those who asked for more */
 
     /* Name in the file of a part of the weight `name`; nib_mem_strfree gives it back. */
     char *(*part_name)(nib_mem *mem, const char *name, const nib_part *part);

@@ -245,6 +245,7 @@ const nib_format nib_format_awq = {
     .name = "awq",
     .doc = "AutoAWQ's, version gemm: 4 bits with zero points in float16, for GPUs",
     .layout = layout,
+    .wants = "float16 weights in 4-bit codes with zero points, activations float",
     .part_name = part_name,
     .metadata = metadata,
     .config = config,

@@ -120,10 +120,11 @@ static nib_status refuse_format(const nib_format *format, const nib_draft *d) {
             nib_text_format(&able, "%s%s", able.length ? ", " : "", nib_format_at(i)->name);
     if (d->config) nib_config_print(d->config, &scheme);
     char shape[96];
-    NIB_RAISE(NIB_E_ARGUMENT, "format %s cannot hold %s of shape %s%s; formats that can: %s",
+    NIB_RAISE(NIB_E_ARGUMENT, "format %s cannot hold %s of %s %s%s%s%s; formats that can: %s",
               format->name, scheme.data ? scheme.data : "codes of an unknown scheme",
-              nib_shape_text(&d->shape, shape, sizeof shape),
+              nib_dtype_torch_name(d->dtype), nib_shape_text(&d->shape, shape, sizeof shape),
               d->across ? ", a Conv1D, which its library leaves float" : "",
+              format->wants ? "; it holds " : "", format->wants ? format->wants : "",
               able.data ? able.data : "none");
     nib_text_free(&able);
     nib_text_free(&scheme);

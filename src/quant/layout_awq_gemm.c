@@ -1,9 +1,9 @@
 /* awq_gemm: 4-bit weights in AutoAWQ's checkpoints, version "gemm". Columns come first: a word
  * holds the codes that one column has in eight rows.
  *
- *   qweight  i32 [cols, rows / 8]      rows 8 r .. 8 r + 7 from bit 31 down: | 7 | 5 | 3 | 1 | 6 |
- * 4 | 2 | 0 | qzeros   i32 [cols / G, rows / 8]  zero points, in the same order scales   f16 [cols
- * / G, rows]
+ *   qweight  i32 [cols, rows / 8]      rows 8 r .. 8 r + 7, bit 31 .. 0: | 7 5 3 1 6 4 2 0 |
+ *   qzeros   i32 [cols / G, rows / 8]  zero points, in the same order
+ *   scales   f16 [cols / G, rows]
  *
  * w = s (q - z), q and z in 0..15; signed codes and their points lie 8 higher here. */
 #include <string.h>

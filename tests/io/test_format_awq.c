@@ -130,7 +130,7 @@ TEST(what_no_reader_would_take_is_refused_before_work) {
                                   &(nib_select){.head = true}, &options),
                 NIB_E_ARGUMENT, "keeps the output head float");
     CHECK_FAILS(nib_quantize_file(ctx, GOLDEN "source-bf16", IN(room, "q"), one, 1, NULL, &options),
-                NIB_E_ARGUMENT, "format awq cannot hold");
+                NIB_E_ARGUMENT, "of bfloat16 [32, 32]; it holds float16 weights");
     if (test_has_scheme("8da4w")) {
         nib_config *both = nib_config_parse("8da4w:group_size=8,mapping=asymmetric");
         const nib_rule rule = {"*", both};

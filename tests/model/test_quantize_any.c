@@ -142,7 +142,7 @@ TEST(a_format_that_was_asked_for_and_has_no_stacks_is_refused_before_work) {
     CHECK_FAILS(nib_quantize_file(ctx, IN(folder, "in"), IN(folder, "out"),
                                   &(nib_rule){"*", config}, 1, NULL,
                                   &(nib_file_options){.format = "torchao"}),
-                NIB_E_ARGUMENT, "of shape [4, 64, 64]; formats that can: native");
+                NIB_E_ARGUMENT, "of bfloat16 [4, 64, 64]; formats that can: native");
     CHECK_TEXT(nib_last_error()->tensor, "model.layers.0.mlp.experts.down_proj");
     CHECK_INT(size_of(IN(folder, "out")) + size_of(IN(folder, "out.partial")), 0);
     nib_config_free(config);
