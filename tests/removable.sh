@@ -1,6 +1,7 @@
 #!/bin/sh
 # A scheme is one file and one line of a list: without both, the project builds and its tests pass.
-# Shows it for each scheme in src/quant/scheme_list.h, or for those named. Takes minutes each.
+# Shows it for each scheme in src/quant/scheme_list.h, or for those named. Takes minutes each; with
+# CMAKE_C_COMPILER_LAUNCHER=ccache in the environment fewer.
 #   tests/removable.sh [NAME...]
 set -eu
 cd "$(dirname "$0")/.."
@@ -20,11 +21,13 @@ for name; do
     [ -f "$file" ] || { echo "$name: there is no $file"; exit 1; }
     mv "$file" kept.c
     cp "$list" kept.h
+    printf '%s: ' "$name" # one sees which it is at
+    began=$(date +%s)
     grep -v "^X($name)\$" kept.h >"$list"
     if ninja -C build >build.log 2>&1 && ctest --test-dir build -j2 --timeout 300 --output-on-failure >test.log 2>&1; then
-        echo "$name: builds and passes without it ($(grep -c ' Passed ' test.log) tests)"
+        echo "builds and passes without it ($(grep -c ' Passed ' test.log) tests, $(($(date +%s) - began)) s)"
     else
-        echo "$name: does not build or pass without it"
+        echo "does not build or pass without it"
         tail -n 40 build.log
         [ ! -f test.log ] || sed -n '/\*\*\*Failed/,$p' test.log | tail -n 60
         failed=1

@@ -1,10 +1,10 @@
 /* sweep_numbers.c: all 2^32 f32 narrowed, against two judges: torch (a hash for each 2^24), and a
  * second way to round that shares nothing with halffloat.h: the format's values are laid out in
  * order from its definition, and the nearest one is found by comparing distances in double.
- * Formats named on the command line, or all of them; a minute or less each. */
+ * Formats named on the command line, or all of them; half a minute of one core each. */
 #include "base/halffloat.h"
 #include "golden/numbers/sweep.h"
-#include "test.h"
+#include "sweep.h"
 
 enum { MOST = 1 << 15 };
 
@@ -54,7 +54,8 @@ static double value_of(const format *f, uint32_t code) {
     return exponent ? ldexp(1 + fraction, exponent - f->bias) : ldexp(fraction, 1 - f->bias);
 }
 
-/* x >= 0 and finite. Calls come with growing x, so `at`, the last value not above x, only grows. */
+/* x >= 0 and finite. `at` starts as 0; x of later calls with it only grows, and so does what it
+ * holds: the last value not above x. */
 static uint32_t nearest(const format *f, const double *value, double x, uint32_t *at) {
     while (*at + 1 <= f->count && value[*at + 1] <= x) ++*at;
     uint32_t code = *at;
@@ -74,62 +75,89 @@ static uint32_t nearest_power(double x) {
     return (uint32_t)(e - 1 + 127 + (half_to_one >= 0.75));
 }
 
-static const char *sweep(const format *f, char *wrong, size_t room) {
-    static double value[MOST + 1];
-    for (uint32_t code = 0; code <= f->count; code++) value[code] = value_of(f, code);
+typedef struct wrong {
+    bool nearest, torch; /* one that is not the nearest; the block's hash is not torch's */
+    float x;
+    uint32_t code, want;
+} wrong;
+
+typedef struct judgement {
+    const format *f;
+    double value[MOST + 1];
+    wrong wrong[SWEEP_BLOCKS];
+} judgement;
+
+static uint32_t wanted(const judgement *j, uint32_t bits, uint32_t code, uint32_t *at) {
+    const format *f = j->f;
     const bool power = f->m == 0;
-    for (uint32_t sign = 0; sign < 2; sign++) {
-        uint32_t at = 0;
-        const uint32_t sign_bit = f->one_zero && power ? 0 : sign << (f->bits - 1);
-        for (uint32_t block = 0; block < 128; block++) {
-            uint64_t sum = 0;
-            for (uint32_t low = 0; low < 1 << 24; low++) {
-                const uint32_t magnitude = block << 24 | low;
-                const float x = nib_bits_f32(sign << 31 | magnitude);
-                const bool nan = magnitude > 0x7f800000u;
-                uint32_t want, code = f->narrow(x);
-                if (nan)
-                    want = f->nan < 0 ? code : (uint32_t)f->nan;
-                else if (magnitude == 0x7f800000u)
-                    want = f->infinity;
-                else
-                    want = power ? nearest_power(fabs((double)x))
-                                 : nearest(f, value, fabs((double)x), &at);
-                if (!(f->one_zero && (want == 0 || want == 0x80))) want |= sign_bit;
-                if (nan && f->bits == 16 && f->nan >= 0) want |= magnitude >> 13 & 0x1ff;
-                if (code != want) {
-                    snprintf(wrong, room, "%s: f32 %08x gives %x, the nearest is %x", f->name,
-                             nib_f32_bits(x), code, want);
-                    return wrong;
-                }
-                /* where nobody says what a NaN gives, make_numbers.py hashes the code of 0 */
-                if (nan && f->nan < 0) code = f->narrow(0.0f);
-                uint64_t z = (uint64_t)low << 32 | code;
-                z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-                z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-                sum += z ^ (z >> 31);
-            }
-            if (sum != f->torch[sign * 128 + block]) {
-                snprintf(wrong, room, "%s: f32 %02xxxxxxx differ from torch", f->name,
-                         sign * 128 + block);
-                return wrong;
-            }
-        }
+    const uint32_t magnitude = bits & 0x7fffffffu;
+    const double x = fabs((double)nib_bits_f32(bits));
+    uint32_t want;
+    if (magnitude > 0x7f800000u)
+        want = f->nan < 0 ? code : (uint32_t)f->nan;
+    else if (magnitude == 0x7f800000u)
+        want = f->infinity;
+    else
+        want = power ? nearest_power(x) : nearest(f, j->value, x, at);
+    const bool no_sign = f->one_zero && (power || want == 0 || want == 0x80);
+    if (!no_sign) want |= bits >> 31 << (f->bits - 1);
+    if (magnitude > 0x7f800000u && f->bits == 16 && f->nan >= 0) want |= magnitude >> 13 & 0x1ff;
+    return want;
+}
+
+static void judge(void *user, uint32_t top) {
+    judgement *j = user;
+    const format *f = j->f;
+    wrong *w = &j->wrong[top];
+    uint64_t sum = 0;
+    uint32_t at = 0;
+    for (uint32_t low = 0; low < SWEEP_BLOCK; low++) {
+        const uint32_t bits = top << 24 | low;
+        const float x = nib_bits_f32(bits);
+        uint32_t code = f->narrow(x);
+        const uint32_t want = wanted(j, bits, code, &at);
+        if (code != want && !w->nearest) *w = (wrong){true, false, x, code, want};
+        /* where nobody says what a NaN gives, make_numbers.py hashes the code of 0 */
+        if ((bits & 0x7fffffffu) > 0x7f800000u && f->nan < 0) code = f->narrow(0.0f);
+        uint64_t z = (uint64_t)low << 32 | code;
+        z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+        z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+        sum += z ^ (z >> 31);
     }
-    return NULL;
+    w->torch = sum != f->torch[top];
+}
+
+static int sweep_format(nib_pool *pool, const format *f) {
+    static judgement j;
+    memset(&j, 0, sizeof(j));
+    j.f = f;
+    for (uint32_t code = 0; code <= f->count; code++) j.value[code] = value_of(f, code);
+    sweep_all(pool, f->name, (sweep){judge, &j, 0});
+    int rounded = 0, torch = 0, first = 0, first_torch = 0;
+    for (int top = SWEEP_BLOCKS - 1; top >= 0; top--) {
+        if (j.wrong[top].nearest) rounded++, first = top;
+        if (j.wrong[top].torch) torch++, first_torch = top;
+    }
+    const wrong *w = &j.wrong[first];
+    if (rounded)
+        printf("\n  f32 %08x gives %x, the nearest is %x; wrong in %d of %d blocks",
+               nib_f32_bits(w->x), w->code, w->want, rounded, SWEEP_BLOCKS);
+    if (torch)
+        printf("\n  f32 %02xxxxxxx and %d blocks more differ from torch", first_torch, torch - 1);
+    printf("%s\n", rounded || torch ? "" : " all are the nearest, and torch's");
+    fflush(stdout);
+    return rounded || torch;
 }
 
 int main(int argc, char **argv) {
-    int failed = 0;
+    nib_pool *pool = nib_pool_new(NULL, 0);
+    int failed = 0, found = 0;
     for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
-        bool asked = argc < 2;
-        for (int a = 1; a < argc; a++) asked |= strcmp(argv[a], formats[i].name) == 0;
-        if (!asked) continue;
-        char wrong[128];
-        const char *why = sweep(&formats[i], wrong, sizeof(wrong));
-        printf("%s\n", why ? why : formats[i].name);
-        fflush(stdout);
-        failed |= why != NULL;
+        if (!sweep_asked(argc, argv, formats[i].name)) continue;
+        found++;
+        failed |= sweep_format(pool, &formats[i]);
     }
-    return failed;
+    nib_pool_free(pool);
+    if (!found) printf("no format of that name\n");
+    return failed || !found;
 }

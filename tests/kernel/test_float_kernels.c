@@ -47,9 +47,9 @@ static worst worst_of(void (*kernel)(float *, const float *, size_t), double (*f
     return w;
 }
 
-/* exp and tanh keep 2 ulp. sigmoid below 0 is e / (1 + e): the ulp of e, the half of the sum and
- * the half of the quotient make 2 of the larger ulp, and up to 4 where the quotient's is smaller.
- */
+/* What docs/numerics.md says of all f32, which ./x sweep goes through. sigmoid below 0 is e / (1 +
+ * e): the ulp of e, the half of the sum and the half of the quotient make 2 of the larger ulp, and
+ * up to 4 where the quotient's is smaller. */
 TEST(exp_tanh_and_sigmoid_keep_their_distance_from_the_formula) {
     const struct {
         double ulps;
@@ -57,8 +57,8 @@ TEST(exp_tanh_and_sigmoid_keep_their_distance_from_the_formula) {
         void (*kernel)(float *, const float *, size_t);
         double (*formula)(double);
         float most;
-    } all[] = {{2, "exp", k.exp_f32, exp, 105},
-               {2, "tanh", k.tanh_f32, tanh, 12},
+    } all[] = {{1.009, "exp", k.exp_f32, exp, 105},
+               {1.333, "tanh", k.tanh_f32, tanh, 12},
                {4, "sigmoid", k.sigmoid_f32, sigmoid, 105}};
     for (int i = 0; i < 3; i++) {
         const worst w = worst_of(all[i].kernel, all[i].formula, all[i].most);
