@@ -113,6 +113,12 @@ json_t *nib_format_noted(const nib_checkpoint *checkpoint, nib_status *status) {
         *status = NIB_RAISE(NIB_E_UNSUPPORTED, "a note of version %lld, this reads %d",
                             (long long)version, NOTE_VERSION);
     if (*status >= NIB_OK) *status = nib_json_object(note, "schemes", true, &schemes);
+    const char *name;
+    json_t *scheme;
+    json_object_foreach(schemes, name, scheme) {
+        if (*status >= NIB_OK && !json_is_string(scheme))
+            *status = NIB_RAISE(NIB_E_FORMAT, "the scheme of %.160s in the note is no text", name);
+    }
     if (*status >= NIB_OK)
         json_incref(schemes);
     else

@@ -164,11 +164,14 @@ static nib_status matrix(const nib_checkpoint *checkpoint, const char *weight, c
     if (!t) return NIB_RAISE(NIB_E_FORMAT, "%.160s has no part %s", weight, suffix);
     const nib_tensor_entry *e = t->entry;
     char text[96];
-    if (e->dtype != dtype || e->shape.ndim != 2 || e->shape.dim[0] < 1 || e->shape.dim[1] < 1)
-        return NIB_RAISE(e->dtype == NIB_BF16 ? NIB_E_UNSUPPORTED : NIB_E_FORMAT,
-                         "%s of %.120s is %s %s, not a matrix of %s", suffix, weight,
-                         nib_dtype_name(e->dtype), nib_shape_text(&e->shape, text, sizeof text),
-                         nib_dtype_name(dtype));
+    if (e->dtype != dtype || e->shape.ndim != 2 || e->shape.dim[0] < 1 || e->shape.dim[1] < 1) {
+        NIB_RAISE(e->dtype == NIB_BF16 ? NIB_E_UNSUPPORTED : NIB_E_FORMAT,
+                  "%s of %.120s is %s %s, but awq has a matrix of %s there", suffix, weight,
+                  nib_dtype_name(e->dtype), nib_shape_text(&e->shape, text, sizeof text),
+                  nib_dtype_name(dtype));
+        return nib_error_at(nib_checkpoint_file(checkpoint, t->shard), e->name,
+                            (int64_t)e->header_offset);
+    }
     memcpy(dim, e->shape.dim, 2 * sizeof *dim);
     *shard = t->shard;
     return NIB_OK;

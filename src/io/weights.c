@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/halffloat.h"
 #include "base/mem.h"
+#include "io/format.h"
 #include "io/manifest.h"
 #include "quant/cast.h"
 #include "quant/codes.h"
@@ -27,6 +28,18 @@ struct nib_weights {
     bool no_mmap;
 };
 
+/* A system whose format nobody here reads: what its tensors mean is not known, whatever their
+ * names. */
+static nib_status refuse_unknown(const nib_weights *w, const json_t *config) {
+    const char *method = nib_format_method(config);
+    if (w->manifest.format || !method) return NIB_OK;
+    NIB_RAISE(NIB_E_UNSUPPORTED,
+              "config.json says that \"%.60s\" quantized this checkpoint, whose format is not read "
+              "here; `nibble list formats` shows those that are",
+              method);
+    return nib_error_at(w->checkpoint->path, NULL, -1);
+}
+
 nib_weights *nib_weights_open(nib_ctx *ctx, const char *path, const json_t *config, nib_dtype dtype,
                               bool no_mmap) {
     if (dtype && dtype != NIB_F32 && dtype != NIB_F16 && dtype != NIB_BF16)
@@ -38,7 +51,8 @@ nib_weights *nib_weights_open(nib_ctx *ctx, const char *path, const json_t *conf
     w->manifest.mem = &ctx->mem;
     w->checkpoint = nib_checkpoint_open(&ctx->mem, path);
     if (w->checkpoint &&
-        nib_manifest_read(&ctx->mem, w->checkpoint, config, &w->manifest) >= NIB_OK)
+        nib_manifest_read(&ctx->mem, w->checkpoint, config, &w->manifest) >= NIB_OK &&
+        refuse_unknown(w, config) >= NIB_OK)
         return w;
     nib_weights_close(w);
     return NULL;

@@ -89,6 +89,7 @@ TEST(what_config_says_and_is_not_known_here_is_one_clear_error) {
         const char *key, *value, *message;
         nib_status status;
     } cases[] = {
+        {"quant_method", "\"gptq\"", "\"gptq\" quantized this checkpoint", NIB_E_UNSUPPORTED},
         {"version", "\"gemv\"", "version \"gemv\"", NIB_E_UNSUPPORTED},
         {"bits", "3", "awq of 3 bits", NIB_E_UNSUPPORTED},
         {"bits", "\"4\"", "bits", NIB_E_FORMAT},

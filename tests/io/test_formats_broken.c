@@ -56,6 +56,7 @@ static void retype(json_t *header, const char *what) {
     json_object_set_new(entry, "dtype",
                         json_string(strcmp(was, "F32") == 0    ? "I32"
                                     : strcmp(was, "BF16") == 0 ? "F16"
+                                    : strcmp(was, "I32") == 0  ? "F32"
                                                                : "U8"));
 }
 /* "KEY|TEXT|OTHER": in the metadata's KEY, TEXT becomes OTHER. */
@@ -73,6 +74,13 @@ static void say(json_t *header, const char *what) {
     sprintf(now, "%.*s%s%s", (int)(at - was), was, other, at + strlen(text));
     json_object_set_new(metadata, key, json_string(now));
     free(now);
+}
+
+/* A note on schemes, which this file has none of. */
+static void note(json_t *header, const char *what) {
+    json_t *metadata = json_object_get(header, "__metadata__");
+    if (!metadata) json_object_set_new(header, "__metadata__", metadata = json_object());
+    json_object_set_new(metadata, "nibble", json_string(what));
 }
 
 static void copy_folder(const char *from, const char *to) {
@@ -147,6 +155,12 @@ TEST(parts_that_lack_or_contradict_and_words_that_are_unknown_are_one_clear_erro
         {awq, turn, UP ".scales", "do not agree", UP ".weight", NIB_E_FORMAT},
         {awq, turn, UP ".qzeros", "calls for i32 [2, 4]", UP ".qzeros", NIB_E_FORMAT},
         {awq, turn, UP ".qweight", "do not agree", UP ".weight", NIB_E_FORMAT},
+        {awq, retype, UP ".qweight", "is f32 [32, 4], but awq has", UP ".qweight", NIB_E_FORMAT},
+        {awq, note, "{\"version\": 2, \"schemes\": {}}", "version 2", "", NIB_E_UNSUPPORTED},
+        {awq, note, "{\"version\": 1, \"schemes\": {\"" UP ".weight\": 7}}",
+         UP ".weight in the note", "", NIB_E_FORMAT},
+        {awq, note, "{\"version\": 1, \"schemes\": {\"" UP ".weight\": \"qint8\"}}",
+         "are not those of qint8", UP ".weight", NIB_E_FORMAT},
     };
     TEST_FOLDER_IN_MEMORY(folder);
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
