@@ -152,7 +152,8 @@ nib_status nib_unpack(const char *layout, const nib_qdesc *desc, const void *con
 
 /* The same codes, scales and zeros in another layout, "awq_v2": nothing is rounded, so that it comes
  * back as it was. Owned by the open scope. Raises NIB_E_ARGUMENT for a dense tensor or an unknown
- * name, NIB_E_UNSUPPORTED for codes that the layout cannot hold. */
+ * name, NIB_E_UNSUPPORTED for codes that the layout cannot hold, also where it has too few bits for
+ * one of the values. */
 nib_tensor *nib_repack(const nib_tensor *t, const char *layout);
 
 /* ---- schemes ---- */

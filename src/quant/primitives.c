@@ -1,5 +1,6 @@
 /* primitives.c: the steps of quantizing by themselves, checked for callers outside. */
 #include <math.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "quant/codes.h"
@@ -128,6 +129,32 @@ nib_status nib_unpack(const char *name, const nib_qdesc *desc, const void *const
     return NIB_OK;
 }
 
+static bool same_floats(const float *a, const float *b, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        if (a[i] != b[i] && !(isnan(a[i]) && isnan(b[i]))) return false;
+    return true;
+}
+
+/* A layout may have fewer bits for a value than its dtype: awq_gemm has 4 for a zero point. */
+static nib_status came_back(const nib_tensor *made, const nib_codes *want) {
+    const nib_qdesc *d = &made->desc;
+    nib_codes got;
+    NIB_TRY(nib_unpack_rows(made, 0, d->rows, &got));
+    const int64_t blocks = nib_qdesc_blocks(d);
+    const bool codes =
+                   !memcmp(got.q, want->q, (size_t)(d->rows * d->cols * (int64_t)got.code_bytes)),
+               scales = same_floats(got.scale, want->scale, blocks),
+               zeros = !got.zero || same_floats(got.zero, want->zero, blocks);
+    nib_codes_free(nib_ctx_mem(made->ctx), &got);
+    return codes && scales && zeros
+               ? NIB_OK
+               : NIB_RAISE(NIB_E_UNSUPPORTED, "layout %s has too few bits for some of these %s",
+                           made->layout->name,
+                           !codes    ? "codes"
+                           : !scales ? "scales"
+                                     : "zeros");
+}
+
 nib_tensor *nib_repack(const nib_tensor *t, const char *name) {
     const nib_layout *layout = NULL;
     nib_codes codes;
@@ -140,9 +167,14 @@ nib_tensor *nib_repack(const nib_tensor *t, const char *name) {
     NIB_TRY_NULL(nib_unpack_rows(t, 0, t->desc.rows, &codes));
     codes.desc.shape = t->desc.shape; /* rows are a matrix of their own, these are the weight */
     nib_tensor *made = nib_pack_tensor(t->ctx, layout, &codes);
+    const bool exact = made && came_back(made, &codes) >= NIB_OK;
     nib_codes_free(nib_ctx_mem(t->ctx), &codes);
-    if (made) made->act = t->act;
-    if (made && t->config && !(made->config = nib_config_copy(t->config))) {
+    if (!exact) {
+        nib_tensor_free(made);
+        return NULL;
+    }
+    made->act = t->act;
+    if (t->config && !(made->config = nib_config_copy(t->config))) {
         nib_tensor_free(made);
         return NULL;
     }

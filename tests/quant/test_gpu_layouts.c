@@ -377,6 +377,27 @@ TEST(repacking_refuses_what_has_no_codes_and_what_is_no_layout) {
     nib_scope_end(ctx, mark);
 }
 
+/* awq_gemm has 4 bits for a zero point, other layouts a byte. */
+TEST(repacking_refuses_what_would_not_come_back) {
+    const size_t mark = nib_scope_begin(ctx);
+    uint64_t seed = test_seed();
+    const nib_qdesc d = points_desc((shape){16, 128}, NIB_U4);
+    nib_tensor *t = random_tensor(state_, &d, &seed);
+    CHECK_MADE(nib_repack(t, "awq_gemm"));
+    nib_codes codes;
+    CHECK_OK(nib_unpack_rows(t, 0, d.rows, &codes));
+    codes.zero[5] = 16;
+    nib_tensor *far = nib_pack_tensor(ctx, nib_layout_find("intx"), &codes);
+    CHECK_MADE(far);
+    CHECK_MADE(nib_repack(far, "intx"));
+    CHECK_FAILS(nib_repack(far, "awq_gemm") ? NIB_OK : nib_last_error()->status, NIB_E_UNSUPPORTED,
+                "awq_gemm has too few bits for some of these zeros");
+    nib_codes_free(nib_ctx_mem(ctx), &codes);
+    nib_tensor_free(far);
+    nib_tensor_free(t);
+    nib_scope_end(ctx, mark);
+}
+
 GOLDEN_TESTS(RUNS(awq_and_marlin_int4_are_upstreams_bytes_and_back),
              RUNS(marlin_f8_is_what_upstream_unpacks_to_its_codes),
              RUNS(the_first_packing_of_awq_is_intx_or_awq_gemm),
@@ -384,4 +405,5 @@ GOLDEN_TESTS(RUNS(awq_and_marlin_int4_are_upstreams_bytes_and_back),
              RUNS(every_size_goes_there_and_comes_back),
              RUNS(products_of_packed_weights_are_those_of_their_floats),
              RUNS(what_does_not_fit_is_refused_with_what_would),
-             RUNS(repacking_refuses_what_has_no_codes_and_what_is_no_layout))
+             RUNS(repacking_refuses_what_has_no_codes_and_what_is_no_layout),
+             RUNS(repacking_refuses_what_would_not_come_back))
