@@ -83,6 +83,16 @@ typedef struct judgement {
     wrong wrong[SWEEP_BLOCKS];
 } judgement;
 
+/* Of the last place of x as an f32, the smallest denormal at least. ldexp is slow. */
+static double unit(double x) {
+    uint64_t bits;
+    memcpy(&bits, &x, sizeof(bits));
+    const int exponent = (int)(bits >> 52 & 0x7ff) - 1023 - 23;
+    bits = (uint64_t)((exponent > -149 ? exponent : -149) + 1023) << 52;
+    memcpy(&x, &bits, sizeof(x));
+    return x;
+}
+
 /* A function that gives a number where a NaN belongs, or the other way round, is far off. */
 static double distance(const slot *s, float x, float got, double want) {
     enum { FAR = 1000000000 };
@@ -90,10 +100,9 @@ static double distance(const slot *s, float x, float got, double want) {
     if (fabs(want) > 3.4028235677973366e38) return isinf(got) && (got > 0) == (want > 0) ? 0 : FAR;
     if (isinf(got)) return FAR;
     const double off = fabs((double)got - want);
-    if (s->share) return off / (0x1p-24 * fmax(fabs((double)x), 0x1p-126));
-    int e;
-    frexp(want, &e);
-    return off / ldexp(1.0, e - 24 > -149 ? e - 24 : -149);
+    if (!s->share) return off / unit(want);
+    const double size = fabs((double)x);
+    return off / (0x1p-24 * (size > 0x1p-126 ? size : 0x1p-126));
 }
 
 static uint32_t element(const void *from, size_t size, size_t i) {
