@@ -51,7 +51,7 @@ CALL_QUANTIZE(quantize_e4m3fnuz, NIB_F8_E4M3FNUZ, 240)
 static const slot slots[] = {
     {SLOT(exp_f32), 4, exp, 1.009, false},
     {SLOT(tanh_f32), 4, tanh, 1.333, false},
-    {SLOT(sigmoid_f32), 4, sigmoid, 4, false},
+    {SLOT(sigmoid_f32), 4, sigmoid, 2.402, false},
     {SLOT(silu_f32), 4, silu, 3, true},
     {SLOT(gelu_f32), 4, gelu, 3, true},
     {SLOT(gelu_tanh_f32), 4, gelu_tanh, 3, true},
