@@ -47,8 +47,10 @@ static const cli_verb *find_verb(const cli *c, const char *name) {
 static int check_output(cli *c, int code) {
     errno = 0;
     if (fflush(stdout) == 0 && !ferror(stdout)) return code;
-    const int cause = errno;
+    int cause = errno;
     if (code != CLI_OK) return code;
+    if (!cause && (putchar('\n') == EOF || fflush(stdout) != 0))
+        cause = errno; /* a write before this failed; what is in its way is in the way of another */
     const bool full = cause == ENOSPC || cause == EDQUOT || cause == EFBIG;
     return cli_error(c, full ? CLI_FULL : CLI_FAILED, "writing the result: %s",
                      cause ? strerror(cause) : "failed");

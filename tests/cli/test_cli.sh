@@ -88,6 +88,11 @@ if [ -c /dev/full ]; then
     "$nibble" --help >/dev/full 2>"$tmp/err"
     code=$?
     [ "$code" -eq 5 ] || fail "nibble --help on a full device: exit $code, want 5"
+    # Longer than a buffer: the write that failed is not the last one.
+    "$nibble" info tests/golden/eval/with_bos --json >/dev/full 2>"$tmp/err"
+    code=$?
+    [ "$code" -eq 5 ] || fail "nibble info --json on a full device: exit $code, want 5"
+    stderr_has "No space left"
 fi
 
 # report: missing results are "-", broken ones exit 3 with file and offset, nothing on stdout.
