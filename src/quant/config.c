@@ -253,6 +253,7 @@ static nib_status set_field(const nib_scheme *s, const nib_field *f, const char 
 
 /* "key=value" pieces, ended by commas, written into a scratch copy. */
 static nib_status set_options(const nib_scheme *s, char *text, nib_config *config) {
+    uint64_t set = 0; /* fields, the first 64 */
     while (text && *text) {
         char *end = strchr(text, ','), *equals = strchr(text, '=');
         if (end) *end = '\0';
@@ -260,10 +261,14 @@ static nib_status set_options(const nib_scheme *s, char *text, nib_config *confi
             return NIB_RAISE(NIB_E_ARGUMENT, "%s: \"%.40s\" is not of the form option=value",
                              s->name, text);
         *equals = '\0';
-        const nib_field *f = NULL;
-        for (int i = 0; i < s->nfields && !f; i++)
-            if (strcmp(s->fields[i].name, text) == 0) f = &s->fields[i];
-        if (!f) return field_unknown(s, text);
+        int i = 0;
+        while (i < s->nfields && strcmp(s->fields[i].name, text) != 0) i++;
+        if (i == s->nfields) return field_unknown(s, text);
+        const nib_field *f = &s->fields[i];
+        if (i < 64 && set >> i & 1)
+            return NIB_RAISE(NIB_E_ARGUMENT, "%s: %s is given twice; which one counts?", s->name,
+                             f->name);
+        if (i < 64) set |= UINT64_C(1) << i;
         NIB_TRY(set_field(s, f, equals + 1, config));
         text = end ? end + 1 : NULL;
     }

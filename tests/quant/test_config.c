@@ -96,6 +96,8 @@ TEST(mistakes_are_named_with_the_nearest_name) {
     check_refused(state_, "zzzzzzzzzzzz", "there is no scheme");
     check_refused(state_, "int4_weight_only:group=32", "did you mean group_size?");
     check_refused(state_, "int4_weight_only:group_size", "not of the form option=value");
+    check_refused(state_, "int4_weight_only:group_size=32,algo=hqq,group_size=64",
+                  "group_size is given twice");
     check_refused(state_, "int4_weight_only:group_size=", "whole number");
     check_refused(state_, "int4_weight_only:group_size=3x", "whole number");
     check_refused(state_, "int4_weight_only:group_size=48", "one of 32, 64, 128, 256");
