@@ -1,6 +1,8 @@
 /* cmd_calibrate.c: a float model and data in, a model with static activations out. */
+#include <dirent.h>
 #include <nibble/train.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "cli.h"
 
@@ -95,7 +97,29 @@ static nib_status sense(nib_ctx *ctx, nib_model *model, nib_data *data) {
     return status == NIB_E_UNSUPPORTED ? nib_model_feed(ctx, model, data) : status;
 }
 
+/* What saving would refuse at the end of the work is refused before it. */
+static int check_out(const cli *c) {
+    static const char *const files[] = {".safetensors", ".pt", ".pth", ".bin"};
+    struct stat about;
+    const size_t length = strlen(o.out);
+    for (int i = 0; i < 4; i++) {
+        const size_t end = strlen(files[i]);
+        if (length > end && !strcmp(o.out + length - end, files[i]))
+            return cli_usage_error(c, "-o names a folder, for weights and their map, not \"%s\"",
+                                   o.out);
+    }
+    if (lstat(o.out, &about) != 0) return CLI_OK;
+    DIR *folder = S_ISDIR(about.st_mode) ? opendir(o.out) : NULL;
+    int entries = 0;
+    while (folder && entries < 3 && readdir(folder)) entries++;
+    if (folder) closedir(folder);
+    if (folder && entries < 3) return CLI_OK; /* "." and "..": it makes way */
+    return cli_error(c, CLI_USAGE, "%s is there already: choose another output", o.out);
+}
+
 static int run(cli *c) {
+    const int free_to_write = check_out(c);
+    if (free_to_write != CLI_OK) return free_to_write;
     nib_ctx *ctx = cli_context(c);
     if (!ctx) return cli_fail(c);
     nib_config *config = config_of();

@@ -24,7 +24,7 @@ typedef struct work {
     const nib_selection *selection;
     change *changes;
     size_t count, room;
-    int matched, left, unfit;
+    int matched, left, unfit, already;
     size_t bytes_before, bytes_after;
 } work;
 
@@ -180,6 +180,7 @@ static nib_status visit(void *user, const char *dotted, nib_module *module) {
         return quantize_one(w, dotted, module, weight, config);
     }
     w->left++;
+    w->already += weight->layout != NULL;
     w->bytes_after += nib_tensor_bytes(weight);
     report_row(w, &(nib_report_row){.name = dotted,
                                     .scheme = "",
@@ -213,11 +214,14 @@ nib_status nib_quantize_rules(nib_module *root, const nib_rule *rules, size_t n,
     work w = {.selection = &selection};
     nib_status status = nib_module_walk(root, visit, &w);
     if (status >= NIB_OK && !w.matched && !w.count) /* a norm counts as well */
-        status = NIB_RAISE(NIB_E_ARGUMENT, "no Linear matches%s%s%s%s",
+        status = NIB_RAISE(NIB_E_ARGUMENT, "no Linear matches%s%s%s%s%s",
                            selection.select.include ? " include " : "",
                            selection.select.include ? selection.select.include : "",
                            selection.select.exclude ? " less exclude " : "",
-                           selection.select.exclude ? selection.select.exclude : "");
+                           selection.select.exclude ? selection.select.exclude : "",
+                           w.already ? "; weights that are quantized already stay as they are, "
+                                       "quantize the float model"
+                                     : "");
     if (status >= NIB_OK) status = carry_all(&w);
     for (size_t i = 0; i < w.count; i++) {
         if (!w.changes[i].weight) continue;

@@ -17,6 +17,7 @@ typedef struct nib_checkpoint_output {
     size_t need;                 /* bytes that will be written; 0: not known */
     bool overwrite;              /* replace an OUT, clear away an OUT.partial */
     bool resume;                 /* go on in an OUT.partial */
+    bool only_new;               /* neither can be asked for, so errors do not propose it */
 } nib_checkpoint_output;
 
 typedef struct nib_checkpoint_writer nib_checkpoint_writer;

@@ -12,6 +12,13 @@ static nib_status refuse(const char *path, const char *why) {
     return nib_error_at(path, NULL, -1);
 }
 
+static nib_status refuse_old(const nib_output_place *o) {
+    return refuse(o->path,
+                  o->only_new
+                      ? "is there already: choose another output, or remove it first"
+                      : "is there already: choose another output, or overwrite it (--force)");
+}
+
 static nib_status check_parent(const char *parent) {
     nib_path_kind kind;
     NIB_TRY(nib_path_look(parent, true, &kind));
@@ -43,8 +50,7 @@ static nib_status check_replaceable(nib_output_place *o, bool overwrite) {
     nib_status status = NIB_OK;
     o->replaces = list.count > 0; /* an empty folder just makes way */
     if (list.count && !overwrite) {
-        status =
-            refuse(o->path, "is there already: choose another output, or overwrite it (--force)");
+        status = refuse_old(o);
     } else if (folder) {
         status = NIB_RAISE(NIB_E_ARGUMENT,
                            "not overwritten: it holds the folder \"%.100s\", which no "
@@ -63,11 +69,7 @@ static nib_status check_out(nib_output_place *o, bool overwrite) {
     NIB_TRY(nib_path_look(o->path, false, &kind));
     if (kind == NIB_PATH_NONE) return NIB_OK;
     if (kind == NIB_PATH_LINK) return refuse(o->path, "a symbolic link is not written through");
-    if (o->is_file && kind == NIB_PATH_FILE)
-        return overwrite
-                   ? NIB_OK
-                   : refuse(o->path, "is there already: choose another output, or overwrite it "
-                                     "(--force)");
+    if (o->is_file && kind == NIB_PATH_FILE) return overwrite ? NIB_OK : refuse_old(o);
     if (!o->is_file && kind == NIB_PATH_FOLDER) return check_replaceable(o, overwrite);
     return refuse(o->path, o->is_file ? "there is something else of this name"
                                       : "there is a file of this name, not a folder");
@@ -89,8 +91,10 @@ static nib_status take_partial(nib_output_place *o, bool overwrite) {
     if (kind != NIB_PATH_NONE && kind != NIB_PATH_FOLDER)
         return refuse(o->partial, "in the way: it is no folder of interrupted work");
     if (kind == NIB_PATH_FOLDER && !o->resume && !overwrite)
-        return refuse(o->partial,
-                      "left by interrupted work: go on (--resume), or overwrite it (--force)");
+        return refuse(
+            o->partial,
+            o->only_new ? "left by interrupted work: choose another output, or remove it first"
+                        : "left by interrupted work: go on (--resume), or overwrite it (--force)");
     if (kind == NIB_PATH_NONE) {
         o->resume = false;
         NIB_TRY(nib_dir_make(o->partial));
@@ -131,7 +135,8 @@ static nib_status name_paths(nib_output_place *o, const nib_checkpoint_output *o
 
 nib_status nib_output_place_open(nib_mem *mem, const nib_checkpoint_output *output,
                                  nib_output_place *o) {
-    *o = (nib_output_place){.mem = mem, .lock = -1, .resume = output->resume};
+    *o = (nib_output_place){
+        .mem = mem, .lock = -1, .resume = output->resume, .only_new = output->only_new};
     NIB_TRY(name_paths(o, output));
     NIB_TRY(check_parent(o->parent));
     if (output->input) NIB_TRY(check_input(o->path, output->input));

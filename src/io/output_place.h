@@ -10,6 +10,7 @@ typedef struct nib_output_place {
     char *path, *partial, *spare, *parent;
     bool is_file;
     bool resume;   /* OUT.partial was there, and is gone on with */
+    bool only_new; /* errors do not propose to overwrite or to resume */
     bool replaces; /* there is an OUT that is not empty */
     bool made;     /* OUT.partial was not there */
     int lock;      /* of OUT.partial; -1: not held */

@@ -6,6 +6,7 @@
 #include "base/text_util.h"
 #include "flow/candidate.h"
 #include "io/config_text.h"
+#include "io/tensor_writer.h"
 #include "model/across.h"
 #include "model/file_config.h"
 #include "quant/codes.h"
@@ -141,6 +142,18 @@ static bool is_tied_language_model(const nib_file_plan *p) {
     return nib_file_config_tied(p->config) && kind &&
            (nib_text_ends(kind, "ForCausalLM") || nib_text_ends(kind, "LMHeadModel")) &&
            has_table && !nib_manifest_find(&p->manifest, nib_file_config_head(p->config));
+}
+
+nib_status nib_file_plan_to(nib_file_plan *p, const char *to) {
+    const nib_format *format = p->manifest.format;
+    const bool single = to && nib_tensor_writer_is_name(to);
+    p->to = to;
+    p->manifest.alone = single || !p->config;
+    if (!single || !format || !format->side_file) return NIB_OK;
+    NIB_RAISE(NIB_E_ARGUMENT,
+              "format %s keeps a further file beside the weights; name a folder, or use native",
+              format->name);
+    return nib_error_at(to, NULL, -1);
 }
 
 /* The scales of the module that this weight belongs to. */

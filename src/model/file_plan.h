@@ -60,6 +60,10 @@ typedef struct nib_draft {
 nib_status nib_file_plan_fill(nib_file_plan *plan, const nib_draft *drafts, size_t count,
                               const char *format);
 
+/* What is written will be called `to` (NULL: nothing is). Fails: NIB_E_ARGUMENT for a single file
+ * in a format that needs another beside it. */
+nib_status nib_file_plan_to(nib_file_plan *plan, const char *to);
+
 /* Totals into the report that the caller gave, and a row for each matrix. */
 void nib_file_plan_report(const nib_file_plan *plan, bool dry_run);
 #endif

@@ -263,16 +263,8 @@ nib_status nib_quantize_file(nib_ctx *ctx, const char *from, const char *to, con
     NIB_TRY(nib_file_plan_open(ctx, from, rules, n, select, &o, &w.plan));
     size_t weights = 0, index = 0, config = 0;
     w.single = to && nib_tensor_writer_is_name(to);
-    w.plan.to = to;
-    w.plan.manifest.alone = w.single || !w.plan.config;
     w.total = (double)w.plan.source->payload;
-    nib_status status = NIB_OK;
-    if (w.single && w.plan.manifest.format->side_file) {
-        NIB_RAISE(NIB_E_ARGUMENT,
-                  "format %s keeps a further file beside the weights; name a folder, or use native",
-                  w.plan.manifest.format->name);
-        status = nib_error_at(to, NULL, -1);
-    }
+    nib_status status = nib_file_plan_to(&w.plan, to);
     if (status >= NIB_OK) status = nib_shard_plan_predict(&w.plan, &weights, &index, &config);
     if (status >= NIB_OK && !o.dry_run) status = do_work(&w, to, &o, weights + index + config);
     if (status >= NIB_OK) nib_file_plan_report(&w.plan, o.dry_run);

@@ -207,7 +207,7 @@ static nib_status add_all_stored(save *s) {
     return status;
 }
 
-static nib_status make_plan(save *s, const char *format) {
+static nib_status make_plan(save *s, const char *path, const char *format) {
     nib_mem *mem = s->plan.mem;
     NIB_TRY(nib_config_text_load(mem, s->source, &s->plan.config, &s->plan.config_text));
     NIB_TRY(nib_manifest_read(mem, s->source, s->plan.config, &s->stored));
@@ -223,7 +223,8 @@ static nib_status make_plan(save *s, const char *format) {
     NIB_TRY(add_untied(s));
     NIB_TRY(add_scales(s));
     if (s->plan.config) NIB_TRY(set_config(s));
-    return nib_file_plan_fill(&s->plan, s->drafts, s->count, format);
+    NIB_TRY(nib_file_plan_fill(&s->plan, s->drafts, s->count, format));
+    return nib_file_plan_to(&s->plan, path);
 }
 
 /* ---- writing ---- */
@@ -306,6 +307,7 @@ static nib_status write_all(save *s, const char *path) {
     const nib_checkpoint_output output = {.path = path,
                                           .input = s->source,
                                           .stem = s->source->stem,
+                                          .only_new = true,
                                           .need = weights + index + config};
     s->out = nib_checkpoint_writer_open(s->plan.mem, &output);
     if (!s->out) return nib_last_error()->status;
@@ -329,10 +331,9 @@ nib_status nib_model_save(const nib_model *model, const char *path, const char *
         .model = model, .source = nib_weights_checkpoint(model->weights), .stored = {.mem = mem}};
     s.plan = (nib_file_plan){.ctx = model->ctx,
                              .mem = mem,
-                             .to = path,
                              .manifest = {.mem = mem},
                              .source = (nib_checkpoint *)(uintptr_t)s.source};
-    nib_status status = make_plan(&s, format);
+    nib_status status = make_plan(&s, path, format);
     if (status >= NIB_OK) status = write_all(&s, path);
     nib_mem_free(mem, s.drafts, s.room * sizeof *s.drafts);
     nib_mem_free(mem, s.tensors, s.room * sizeof *s.tensors);

@@ -9,6 +9,7 @@ nibble=$(realpath "${NIB_CLI:-build/nibble}")
 tiny=$PWD/tests/golden/eval/with_bos
 sharded=$PWD/tests/golden/model/llama_sharded
 kjv=$PWD/models/kjv-llama
+quantized=$PWD/tests/golden/formats/torchao-int8-row-bf16
 for scheme in int8_weight_only int4_weight_only quanto; do # a scheme is a file that may be deleted
     "$nibble" list schemes | grep -q "^$scheme" || { echo "skipped: no $scheme in this build"; exit 77; }
 done
@@ -149,6 +150,11 @@ refused 2 "qint8 takes algo" "not hqq" -- quantize m -o out -s qint8:algo=hqq
 refused 2 "qfloat8_e4m3fn takes algo" "not mse" -- quantize m -o out -s qfloat8_e4m3fn:algo=mse
 awk 'BEGIN { for (i = 0; i < 40; i++) print "and it came to pass in the days of", i }' >"$work/text"
 refused 2 "activations has no" -- calibrate m --data text -o out --activations qint4
+mkdir "$work/there" && echo precious >"$work/there/file"
+refused 2 "is there already" -- calibrate m --data text -o there
+refused 2 "is there already" -- calibrate m --data text -o m
+refused 2 "names a folder" -- calibrate m --data text -o there.pt
+refused 2 "quantize the float model" -- calibrate "$quantized" --data text -o out
 refused 2 "not max" -- calibrate m --data text -o out --weights qint8 --algo max
 (cd "$work" && "$nibble" calibrate m --data text --samples 1 --context 16 --activations qint8 -o a -q >/dev/null 2>&1) ||
     fail "calibrate: exit $?"

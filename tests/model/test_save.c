@@ -46,6 +46,23 @@ static void same_folder(void **state_, const char *got, const char *want) {
     free(b);
 }
 
+static void same_file(void **state_, const char *got, const char *want) {
+    size_t a_size = 0, b_size = 0;
+    char *a = test_read(got, &a_size), *b = test_read(want, &b_size);
+    CHECK(a && b);
+    CHECK_BYTES(a, b, a_size < b_size ? a_size : b_size);
+    CHECK_INT(a_size, b_size);
+    free(a);
+    free(b);
+}
+
+static void same_picture(void **state_, const char *folder, char *before) {
+    char *now = test_picture(folder);
+    CHECK_TEXT(now, before);
+    free(now);
+    free(before);
+}
+
 /* Configs that between them have every scheme, layout and way to zero. */
 static const char *const configs[] = {
     "int8_weight_only",
@@ -94,6 +111,40 @@ TEST(a_model_quantized_in_memory_is_saved_as_the_file_to_file_path_writes_it) {
         same_logits(state_, ctx, again, IN(dir, "native"));
         CHECK_OK(nib_verify_file(ctx, IN(dir, "native"), kjv, NULL));
         nib_model_free(again);
+        nib_ctx_free(ctx);
+        nib_config_free(config);
+        test_folder_remove(dir);
+    }
+}
+
+/* One file alone: it says all that config.json would, or is refused before anything is written. */
+TEST(a_model_is_saved_as_one_file_as_the_file_to_file_path_writes_it) {
+    static const char *const cases[] = {"int4_weight_only:group_size=32",
+                                        "int8_weight_only:granularity=group,group_size=32",
+                                        "intx_weight_only:bits=3", "qint8"};
+    for (size_t k = 0; k < sizeof cases / sizeof *cases; k++) {
+        nib_config *config = nib_config_parse(cases[k]);
+        if (!config) continue; /* a build without that scheme */
+        const bool quanto = strcmp(config->scheme->system, "quanto") == 0;
+        TEST_FOLDER(dir);
+        const char *saved = IN(dir, "saved.safetensors"), *filed = IN(dir, "filed.safetensors");
+        nib_ctx *ctx = nib_ctx_new(&(nib_ctx_options){.threads = 2});
+        nib_model *model = nib_model_load(ctx, kjv, NULL);
+        const nib_rule rule = {"*", config};
+        CHECK_MADE(model);
+        CHECK_OK(nib_quantize(nib_model_root(model), config, NULL));
+        if (quanto) {
+            char *before = test_picture(dir);
+            CHECK_FAILS(nib_model_save(model, saved, NULL), NIB_E_ARGUMENT,
+                        "keeps a further file beside the weights");
+            same_picture(state_, dir, before);
+        }
+        const nib_file_options native = {.format = quanto ? "native" : NULL};
+        CHECK_OK(nib_model_save(model, saved, native.format));
+        CHECK_OK(nib_quantize_file(ctx, kjv, filed, &rule, 1, NULL, &native));
+        same_file(state_, saved, filed);
+        CHECK_OK(nib_verify_file(ctx, saved, kjv, NULL));
+        nib_model_free(model);
         nib_ctx_free(ctx);
         nib_config_free(config);
         test_folder_remove(dir);
@@ -253,6 +304,7 @@ TEST(what_cannot_be_saved_is_refused_and_nothing_is_written) {
 }
 
 TESTS(RUNS(a_model_quantized_in_memory_is_saved_as_the_file_to_file_path_writes_it),
+      RUNS(a_model_is_saved_as_one_file_as_the_file_to_file_path_writes_it),
       RUNS(every_family_is_quantized_alike_in_memory_and_in_files),
       RUNS(a_float_model_of_every_kind_is_saved_to_the_byte_as_it_was_loaded),
       RUNS(a_tied_head_that_was_quantized_is_untied_whichever_name_the_file_has),
