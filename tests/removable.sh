@@ -24,12 +24,14 @@ for name; do
     printf '%s: ' "$name" # one sees which it is at
     began=$(date +%s)
     grep -v "^X($name)\$" kept.h >"$list"
-    if ninja -C build >build.log 2>&1 && ctest --test-dir build -j2 --timeout 300 --output-on-failure >test.log 2>&1; then
+    # A machine at which others work may starve a long test: that one gets more tries, no failed one.
+    if ninja -C build >build.log 2>&1 &&
+        ctest --test-dir build -j2 --repeat after-timeout:4 --output-on-failure >test.log 2>&1; then
         echo "builds and passes without it ($(grep -c ' Passed ' test.log) tests, $(($(date +%s) - began)) s)"
     else
         echo "does not build or pass without it"
         tail -n 40 build.log
-        [ ! -f test.log ] || sed -n '/\*\*\*Failed/,$p' test.log | tail -n 60
+        [ ! -f test.log ] || sed -n '/\*\*\*[^S]/,$p' test.log | tail -n 60
         failed=1
     fi
     rm -f test.log
