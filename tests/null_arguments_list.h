@@ -5,6 +5,7 @@
 CALL(nib_last_error, nib_last_error() != NULL)
 TRIED(nib_ctx_new)
 FREES(nib_ctx_free, nib_ctx_free(NULL))
+FREES(nib_ctx_trim, nib_ctx_trim(NULL))
 CALL(nib_ctx_threads, nib_ctx_threads(NULL) == 0)
 CALL(nib_dtype_name, strcmp(nib_dtype_name((nib_dtype)0), "?") == 0)
 CALL(nib_tensor_new, !nib_tensor_new(NULL, NIB_F32, shape))

@@ -73,6 +73,12 @@ nib_ctx   *nib_ctx_new(const nib_ctx_options *options);     /* NULL: all default
 void       nib_ctx_free(nib_ctx *ctx);
 int        nib_ctx_threads(const nib_ctx *ctx);             /* that work at once; 0 for NULL */
 
+/* A context keeps the memory of large results that were freed for the next ones, so that a second forward
+ * waits for none: results and what is kept are at most an eighth more than results were at once lately, and
+ * beside the rest at most that eighth above the most that ever was in use, below memory_limit. Nothing is
+ * kept where `alloc` gives memory. This gives all of it back to the system, as nib_ctx_free does. */
+void       nib_ctx_trim(nib_ctx *ctx);
+
 /* ---- tensors: dense, or quantized when they have a layout; one handle for both ---- */
 typedef enum nib_dtype {               /* an element, nothing else; values are stored in files */
     NIB_F32 = 1, NIB_F16 = 2, NIB_BF16 = 3, NIB_F64 = 4, NIB_C64 = 5,

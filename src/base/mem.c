@@ -11,6 +11,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "base/pages.h"
 #include "base/sys.h"
 
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -34,7 +35,7 @@ static bool injected_failure(void) {
     return at >= 0 && (now == at || (now > at && atomic_load(&fail_forever)));
 }
 
-/* ---- small blocks that are kept ---- */
+/* ---- what is kept ---- */
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 #define WATCHED 1
@@ -48,13 +49,25 @@ static bool injected_failure(void) {
 #define WATCHED 0
 #endif
 
-/* Sizes: multiples of 64 bytes up to 1 KiB, then powers of two up to 16 KiB. */
+/* Sizes of small blocks: multiples of 64 bytes up to 1 KiB, then powers of two up to 16 KiB. */
 enum { FINE = 16, SIZES = FINE + 4, FINE_KEPT = 24, COARSE_KEPT = 4 };
+
+/* Above, results are cut from pages. Up to here the C library has them among others that it holds
+ * on to; beyond it asks the system, as long as nothing tells it better. */
+enum { LARGE = 128 << 10 };
+
+/* How long what results once had is remembered, in allocations: a forward of a large model makes
+ * some thousand, a token of a small one some hundred. */
+enum { SPELL = 1 << 16 };
 
 struct nib_mem_shelf {
     atomic_flag taken; /* by a thread; others do without it meanwhile */
     int count[SIZES];
     void *first[SIZES]; /* each block begins with the address of the next */
+    nib_pages pages;    /* of large results */
+    /* Bytes that large results have now, and had at once in this spell and the one before. */
+    atomic_size_t live, most, before;
+    atomic_uint spell; /* allocations in it; some may be missed */
 };
 
 /* The least size that holds `size` bytes; SIZES: none. */
@@ -98,18 +111,63 @@ void nib_mem_keep(nib_mem *mem) {
     nib_mem_shelf *s = calloc(1, sizeof *s); /* without one all goes on, slower */
     if (!s) return;
     atomic_flag_clear(&s->taken);
+    nib_pages_init(&s->pages);
     mem->shelf = s;
+}
+
+static void clear_shelf(nib_mem_shelf *s) {
+    for (int c = 0; c < SIZES; c++)
+        for (void *ptr; (ptr = from_shelf(s, c));) free(ptr);
+    nib_pages_cut(&s->pages, SIZE_MAX);
 }
 
 void nib_mem_keep_end(nib_mem *mem) {
     nib_mem_shelf *s = mem->shelf;
     mem->shelf = NULL;
-    for (int c = 0; s && c < SIZES; c++)
-        for (void *ptr; (ptr = from_shelf(s, c));) free(ptr);
+    if (s) clear_shelf(s);
     free(s);
 }
 
+static void raise_to(atomic_size_t *most, size_t now) {
+    size_t before = atomic_load_explicit(most, memory_order_relaxed);
+    while (now > before && !atomic_compare_exchange_weak(most, &before, now)) {
+    }
+}
+
+static size_t larger(size_t a, size_t b) { return a > b ? a : b; }
+
+/* Give back what is kept beyond what may be, `used` bytes being in use. Pieces do not always fit
+ * where others were, so results have some more than they need, but not at the cost of what lasts.
+ */
+static void hold_bound(const nib_mem *m, size_t used, bool lasts) {
+    nib_mem_shelf *s = m->shelf;
+    const size_t kept = atomic_load_explicit(&s->pages.kept, memory_order_relaxed);
+    if (!kept) return;
+    const size_t live = atomic_load(&s->live), peak = atomic_load(&m->peak);
+    const size_t most = larger(live, larger(atomic_load(&s->most), atomic_load(&s->before)));
+    const size_t loose = most / 8;
+    size_t whole = larger(peak, used) + (lasts ? 0 : loose), over = 0;
+    if (m->limit && whole > m->limit) whole = m->limit;
+    if (used + kept > whole) over = used + kept - whole;
+    if (live + kept > most + loose + over) over = live + kept - most - loose;
+    if (over) nib_pages_cut(&s->pages, over);
+}
+
+/* What results had long ago is forgotten, also where there are none any more. */
+static void pass_time(const nib_mem *m, size_t used) {
+    nib_mem_shelf *s = m->shelf;
+    if (!atomic_load_explicit(&s->pages.kept, memory_order_relaxed)) return;
+    const unsigned spell = atomic_load_explicit(&s->spell, memory_order_relaxed) + 1;
+    atomic_store_explicit(&s->spell, spell < SPELL ? spell : 0, memory_order_relaxed);
+    if (spell < SPELL) return;
+    atomic_store(&s->before, atomic_load(&s->most));
+    atomic_store(&s->most, atomic_load(&s->live));
+    hold_bound(m, used, false);
+}
+
 /* ---- blocks ---- */
+
+typedef enum block_kind { LASTING, BRIEF, RESULT } block_kind;
 
 static void *plain(size_t size, bool lasting) {
     /* Weights and caches are read from end to end: fewer, larger pages spare address lookups.
@@ -122,7 +180,45 @@ static void *plain(size_t size, bool lasting) {
     return ptr;
 }
 
-static void *alloc(nib_mem *mem, size_t size, bool lasting) {
+static bool in_pages(const nib_mem *m, size_t size, block_kind kind) {
+    return m->shelf && kind == RESULT && size > LARGE;
+}
+
+static void *fresh(const nib_mem *m, size_t size, block_kind kind) {
+    if (in_pages(m, size, kind)) return nib_pages_new(&m->shelf->pages, size);
+    const int c = m->shelf ? size_class(size) : SIZES;
+    return plain(c < SIZES ? class_bytes(c) : size, kind == LASTING);
+}
+
+/* From what is kept; else from the C library or the system, and then what is kept makes room. */
+static void *kept_or_fresh(const nib_mem *m, size_t size, block_kind kind, size_t used) {
+    nib_mem_shelf *s = m->shelf;
+    if (!s) return fresh(m, size, kind);
+    pass_time(m, used);
+    size_t whole = 0;
+    void *ptr;
+    if (in_pages(m, size, kind)) {
+        whole = nib_pages_whole(&s->pages, size);
+        atomic_fetch_add(&s->live, whole);
+        ptr = nib_pages_take(&s->pages, size);
+    } else {
+        const int c = size_class(size);
+        ptr = c < SIZES ? from_shelf(s, c) : NULL;
+    }
+    if (!ptr) {
+        hold_bound(m, used, kind == LASTING && size > LARGE);
+        ptr = fresh(m, size, kind);
+    }
+    if (!ptr) {
+        nib_pages_cut(&s->pages, SIZE_MAX);
+        ptr = fresh(m, size, kind);
+    }
+    if (whole && ptr) raise_to(&s->most, atomic_load(&s->live));
+    if (whole && !ptr) atomic_fetch_sub(&s->live, whole);
+    return ptr;
+}
+
+static void *alloc(nib_mem *mem, size_t size, block_kind kind) {
     nib_mem *m = seam(mem);
     if (injected_failure()) return NIB_RAISE_NULL(NIB_E_MEMORY, "no memory for %zu bytes", size);
     const size_t used = atomic_fetch_add(&m->used, size) + size;
@@ -133,27 +229,23 @@ static void *alloc(nib_mem *mem, size_t size, bool lasting) {
                               size, m->limit, used - size);
     }
     void *ptr = NULL;
-    if (size > SIZE_MAX - NIB_MEM_ALIGN) {
+    if (size > SIZE_MAX - NIB_MEM_ALIGN)
         ptr = NULL;
-    } else if (m->alloc) {
+    else if (m->alloc)
         ptr = m->alloc(m->user, size ? size : 1, NIB_MEM_ALIGN);
-    } else {
-        const int c = m->shelf ? size_class(size) : SIZES;
-        if (c < SIZES) ptr = from_shelf(m->shelf, c);
-        if (!ptr) ptr = plain(c < SIZES ? class_bytes(c) : size, lasting);
-    }
+    else
+        ptr = kept_or_fresh(m, size, kind, used);
     if (!ptr) {
         atomic_fetch_sub(&m->used, size);
         return NIB_RAISE_NULL(NIB_E_MEMORY, "no memory for %zu bytes", size);
     }
-    size_t peak = atomic_load(&m->peak);
-    while (used > peak && !atomic_compare_exchange_weak(&m->peak, &peak, used)) {
-    }
+    raise_to(&m->peak, used);
     return ptr;
 }
 
-void *nib_mem_alloc(nib_mem *mem, size_t size) { return alloc(mem, size, true); }
-void *nib_mem_alloc_brief(nib_mem *mem, size_t size) { return alloc(mem, size, false); }
+void *nib_mem_alloc(nib_mem *mem, size_t size) { return alloc(mem, size, LASTING); }
+void *nib_mem_alloc_brief(nib_mem *mem, size_t size) { return alloc(mem, size, BRIEF); }
+void *nib_mem_alloc_result(nib_mem *mem, size_t size) { return alloc(mem, size, RESULT); }
 
 void *nib_mem_alloc_zero(nib_mem *mem, size_t size) {
     void *ptr = nib_mem_alloc(mem, size);
@@ -187,6 +279,19 @@ void nib_mem_free(nib_mem *mem, void *ptr, size_t size) {
     if (c == SIZES || !to_shelf(m->shelf, c, ptr)) free(ptr);
 }
 
+void nib_mem_free_result(nib_mem *mem, void *ptr, size_t size) {
+    nib_mem *m = seam(mem);
+    if (!ptr || !in_pages(m, size, RESULT)) {
+        nib_mem_free(mem, ptr, size);
+        return;
+    }
+    nib_mem_shelf *s = m->shelf;
+    const size_t used = atomic_fetch_sub(&m->used, size) - size;
+    atomic_fetch_sub(&s->live, nib_pages_whole(&s->pages, size));
+    nib_pages_give(&s->pages, ptr, size);
+    hold_bound(m, used, false);
+}
+
 void nib_mem_hint_pages(void *ptr, size_t size, bool huge) {
 #if defined(MADV_HUGEPAGE) && defined(MADV_NOHUGEPAGE)
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)ptr;
@@ -199,7 +304,9 @@ void nib_mem_hint_pages(void *ptr, size_t size, bool huge) {
 #endif
 }
 
-void nib_mem_trim(void) {
+void nib_mem_trim(nib_mem *mem) {
+    const nib_mem *m = seam(mem);
+    if (m->shelf) clear_shelf(m->shelf);
 #if defined(__GLIBC__)
     (void)malloc_trim(0);
 #endif
@@ -216,4 +323,7 @@ void nib_mem_strfree(nib_mem *mem, char *text) {
 }
 
 size_t nib_mem_used(const nib_mem *mem) { return atomic_load(&(mem ? mem : &process_mem)->used); }
+size_t nib_mem_kept(const nib_mem *mem) {
+    return mem && mem->shelf ? atomic_load(&mem->shelf->pages.kept) : 0;
+}
 size_t nib_mem_peak(const nib_mem *mem) { return atomic_load(&(mem ? mem : &process_mem)->peak); }

@@ -17,17 +17,29 @@ typedef struct nib_mem {
     void (*dealloc)(void *user, void *ptr, size_t size);
     size_t limit; /* bytes; 0: none */
     atomic_size_t used, peak;
-    nib_mem_shelf *shelf; /* small blocks that were given back, for the next; NULL: none are kept */
+    nib_mem_shelf *shelf; /* what was given back, for the next; NULL: nothing is kept */
 } nib_mem;
 
 /* Uninitialised bytes; a size of 0 gives a valid pointer to nothing. NULL raises NIB_E_MEMORY. */
 void *nib_mem_alloc(nib_mem *mem, size_t size);
 void *nib_mem_alloc_zero(nib_mem *mem, size_t size);
 
-/* The same for what soon goes, such as results of operations: in pages that the C library keeps for
- * the next such block. Large pages are given back and had anew each time, touched for the first
- * time each time: a third of the time of a product with 512 rows. */
+/* The same for what soon goes: not in large pages, which are given back and had anew each time,
+ * touched for the first time each time: a third of the time of a product with 512 rows. */
 void *nib_mem_alloc_brief(nib_mem *mem, size_t size);
+
+/* The same for results of operations, which are asked for again and again in the same sizes: after
+ * nib_mem_keep, pages that results above 128 KiB had are kept for the next ones, so that a second
+ * forward of a model touches no page for the first time. A result goes back by its own function,
+ * before nib_mem_keep_end.
+ *
+ * What is kept, together with the large results there are, is at most an eighth more than those had
+ * at once in the latest 65,536 to 131,072 allocations; together with all that is in use, at most
+ * that eighth more than the peak in use, and never more than the limit. Large blocks that last
+ * leave no such eighth: they take from what is kept first. All of it goes back to the system where
+ * that has no memory left. The account counts it as given back. */
+void *nib_mem_alloc_result(nib_mem *mem, size_t size);
+void nib_mem_free_result(nib_mem *mem, void *ptr, size_t size); /* ptr NULL is fine */
 
 /* Room for `count` things of `size` bytes each, zeroed; raises when the product overflows. */
 void *nib_mem_alloc_array(nib_mem *mem, size_t count, size_t size);
@@ -39,8 +51,9 @@ void nib_mem_free(nib_mem *mem, void *ptr, size_t size); /* ptr NULL is fine */
 
 /* From now on a few small blocks of each size that are freed are kept for the next of that size: an
  * op on one row asks for a dozen, and the C library's own way to aligned ones takes as long as a
- * small product. The account counts them as given back. Does nothing where somebody else gives
- * memory, or a sanitizer watches it. end: gives all back and keeps no more. */
+ * small product. So are the pages of large results. The account counts all of it as given back.
+ * Does nothing where somebody else gives memory, or a sanitizer watches it. end: gives all back and
+ * keeps no more. */
 void nib_mem_keep(nib_mem *mem);
 void nib_mem_keep_end(nib_mem *mem);
 
@@ -48,8 +61,12 @@ void nib_mem_keep_end(nib_mem *mem);
  * from its first touch on. A hint: where it is refused, nothing happens. */
 void nib_mem_hint_pages(void *ptr, size_t size, bool huge);
 
-/* Give what was freed, but is kept by the C library for blocks to come, back to the system. */
-void nib_mem_trim(void);
+/* Give what was freed, but is kept here or by the C library for blocks to come, back to the system.
+ */
+void nib_mem_trim(nib_mem *mem);
+
+/* Bytes of large results that are kept now. */
+size_t nib_mem_kept(const nib_mem *mem);
 
 char *nib_mem_strdup(nib_mem *mem, const char *text); /* give back with nib_mem_strfree */
 void nib_mem_strfree(nib_mem *mem, char *text);

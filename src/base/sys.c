@@ -238,12 +238,18 @@ int nib_sys_rmdir(const char *path) {
     return result;
 }
 
-void *nib_sys_map(int fd, size_t size) {
+static void *map(size_t size, int protection, int flags, int fd) {
     void *at;
     do {
-        at = fails() ? MAP_FAILED : table->mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+        at = fails() ? MAP_FAILED : table->mmap(NULL, size, protection, flags, fd, 0);
     } while (at == MAP_FAILED && errno == EINTR);
     return at;
+}
+
+void *nib_sys_map(int fd, size_t size) { return map(size, PROT_READ, MAP_PRIVATE, fd); }
+
+void *nib_sys_map_fresh(size_t size) {
+    return map(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
 }
 
 int nib_sys_unmap(void *at, size_t size) {

@@ -1,5 +1,6 @@
-/* sys.h: the one table of system calls that touch files, so that a test can replace any of them
- * or make the Nth fail. Only base/ calls these; everyone else uses file.h and path.h. */
+/* sys.h: the one table of system calls that touch files or map memory, so that a test can replace
+ * any of them or make the Nth fail. Only base/ calls these; everyone else uses file.h and path.h.
+ */
 #ifndef NIB_BASE_SYS_H
 #define NIB_BASE_SYS_H
 #include <dirent.h>
@@ -71,6 +72,7 @@ int nib_sys_unlink(const char *path);
 int nib_sys_mkdir(const char *path);
 int nib_sys_rmdir(const char *path);
 void *nib_sys_map(int fd, size_t size); /* read-only, private; MAP_FAILED and errno */
+void *nib_sys_map_fresh(size_t size);   /* of memory, zeros, to be written; MAP_FAILED and errno */
 int nib_sys_unmap(void *at, size_t size);
 int nib_sys_advise(void *at, size_t size, int advice);
 DIR *nib_sys_opendir(const char *path);

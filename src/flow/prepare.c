@@ -89,7 +89,7 @@ static nib_storage *room_for(preparing *p, nib_mem *mem, size_t size, size_t *of
         shelf_plan plan = {0};
         NIB_TRY_NULL(nib_module_walk(p->root, plan_shelf, &plan));
         nib_storage_release(p->shelf);
-        nib_mem_trim(); /* what the weights on the last shelf were made from */
+        nib_mem_trim(mem); /* what the weights on the last shelf were made from */
         p->shelf = nib_storage_new(mem, plan.bytes > size ? plan.bytes : size);
         p->used = 0;
         if (!p->shelf) return NULL;
@@ -262,7 +262,7 @@ nib_status nib_prepare_with(nib_ctx *ctx, nib_module *root) {
     if (!ctx || !root) return nib_last_error()->status;
     preparing p = {.ctx = ctx, .root = root};
     const nib_status status = nib_module_walk(root, visit, &p);
-    if (p.shelf) nib_mem_trim();
+    if (p.shelf) nib_mem_trim(nib_ctx_mem(ctx));
     nib_storage_release(p.shelf);
     return status;
 }

@@ -92,7 +92,7 @@ nib_status nib_call_outputs(nib_call_args *args) {
     args->nout = count_outputs(args->op, dtype);
     for (int i = 0; i < args->nout; i++) {
         nib_tensor *made = args->op->output ? args->op->output(args, i, dtype[i], shape[i])
-                                            : nib_tensor_new(args->ctx, dtype[i], shape[i]);
+                                            : nib_tensor_result(args->ctx, dtype[i], shape[i]);
         args->out[i] = nib_scope_own(args->ctx, made);
         if (!args->out[i]) return nib_last_error()->status;
     }

@@ -99,7 +99,7 @@ static nib_status codes_shape(const nib_call_args *args, nib_shape *out, nib_dty
 static nib_tensor *codes_output(const nib_call_args *args, int index, nib_dtype dtype,
                                 nib_shape shape) {
     (void)index;
-    if (!integer_codes(args)) return nib_tensor_new(args->ctx, dtype, shape);
+    if (!integer_codes(args)) return nib_tensor_result(args->ctx, dtype, shape);
     return nib_act8_new(args->ctx, args->in[0]->desc.code, dtype, shape,
                         nib_act8_scale(args->in[0]));
 }

@@ -36,7 +36,7 @@ static nib_status shape(const nib_call_args *args, nib_shape *out, nib_dtype *dt
 
 static nib_tensor *output(const nib_call_args *args, int index, nib_dtype dtype, nib_shape shape) {
     (void)index;
-    if (args->in[SCALE] == NIB_NONE) return nib_tensor_new(args->ctx, dtype, shape);
+    if (args->in[SCALE] == NIB_NONE) return nib_tensor_result(args->ctx, dtype, shape);
     return nib_act8_new(args->ctx, (nib_dtype)args->attr[CODE].i, dtype, shape,
                         nib_scale_value(args->in[SCALE], dtype));
 }

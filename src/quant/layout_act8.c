@@ -89,7 +89,7 @@ nib_tensor *nib_act8_new(nib_ctx *ctx, nib_dtype code, nib_dtype math, nib_shape
     const nib_qdesc desc = desc_of(code, math, &shape);
     size_t bytes;
     if (nib_dtype_bytes(NIB_I8, desc.rows * desc.cols, &bytes)) return NULL;
-    nib_storage *data = nib_storage_brief(&ctx->mem, bytes);
+    nib_storage *data = nib_storage_result(&ctx->mem, bytes);
     if (!data) return NULL;
     nib_tensor *t = over(ctx, data, 0, &desc, scale);
     nib_storage_release(data);

@@ -49,6 +49,10 @@ void nib_ctx_free(nib_ctx *ctx) {
     nib_mem_free(&mem, ctx, sizeof *ctx);
 }
 
+void nib_ctx_trim(nib_ctx *ctx) {
+    if (ctx) nib_mem_trim(&ctx->mem);
+}
+
 int nib_ctx_threads(const nib_ctx *ctx) { return ctx ? nib_pool_threads(ctx->pool) : 0; }
 
 void *nib_ctx_workspace(nib_ctx *ctx, size_t size) {

@@ -7,14 +7,15 @@ static uint64_t next_id(void) {
     return atomic_fetch_add_explicit(&given, 1, memory_order_relaxed) + 1;
 }
 
-static nib_storage *make(nib_mem *mem, size_t size, bool brief) {
+static nib_storage *make(nib_mem *mem, size_t size, void *(*alloc)(nib_mem *mem, size_t size)) {
     nib_storage *s = nib_mem_alloc_zero(mem, sizeof *s);
     if (!s) return NULL;
-    s->data = brief ? nib_mem_alloc_brief(mem, size) : nib_mem_alloc(mem, size);
+    s->data = alloc(mem, size);
     if (!s->data) {
         nib_mem_free(mem, s, sizeof *s);
         return NULL;
     }
+    s->result = alloc == nib_mem_alloc_result;
     s->mem = mem;
     s->size = size;
     s->id = next_id();
@@ -22,8 +23,13 @@ static nib_storage *make(nib_mem *mem, size_t size, bool brief) {
     return s;
 }
 
-nib_storage *nib_storage_new(nib_mem *mem, size_t size) { return make(mem, size, false); }
-nib_storage *nib_storage_brief(nib_mem *mem, size_t size) { return make(mem, size, true); }
+nib_storage *nib_storage_new(nib_mem *mem, size_t size) { return make(mem, size, nib_mem_alloc); }
+nib_storage *nib_storage_brief(nib_mem *mem, size_t size) {
+    return make(mem, size, nib_mem_alloc_brief);
+}
+nib_storage *nib_storage_result(nib_mem *mem, size_t size) {
+    return make(mem, size, nib_mem_alloc_result);
+}
 
 nib_storage *nib_storage_lend(nib_mem *mem, const void *data, size_t size,
                               void (*release)(void *user), void *user) {
@@ -48,7 +54,7 @@ nib_storage *nib_storage_retain(nib_storage *s) {
 void nib_storage_release(nib_storage *s) {
     if (!s || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1) return;
     if (!s->lent)
-        nib_mem_free(s->mem, s->data, s->size);
+        (s->result ? nib_mem_free_result : nib_mem_free)(s->mem, s->data, s->size);
     else if (s->release)
         s->release(s->user);
     else if (s->mapped)

@@ -59,7 +59,8 @@ nib_tensor *nib_tensor_hollow(nib_ctx *ctx, nib_dtype dtype, nib_shape shape) {
     return header_new(ctx, dtype, shape);
 }
 
-nib_tensor *nib_tensor_new(nib_ctx *ctx, nib_dtype dtype, nib_shape shape) {
+static nib_tensor *dense(nib_ctx *ctx, nib_dtype dtype, nib_shape shape,
+                         nib_storage *(*room)(nib_mem *mem, size_t size)) {
     if (!ctx) return NULL;
     char text[96];
     int64_t count;
@@ -68,11 +69,19 @@ nib_tensor *nib_tensor_new(nib_ctx *ctx, nib_dtype dtype, nib_shape shape) {
     if (!shape_valid(dtype, &shape, &count, &bytes))
         return NIB_RAISE_NULL(NIB_E_SHAPE, "shape %s is not valid",
                               nib_shape_text(&shape, text, sizeof text));
-    nib_storage *storage = nib_storage_brief(&ctx->mem, bytes);
+    nib_storage *storage = room(&ctx->mem, bytes);
     if (!storage) return NULL;
     nib_tensor *t = nib_tensor_over(ctx, dtype, shape, storage, 0);
     nib_storage_release(storage);
     return t;
+}
+
+nib_tensor *nib_tensor_new(nib_ctx *ctx, nib_dtype dtype, nib_shape shape) {
+    return dense(ctx, dtype, shape, nib_storage_brief);
+}
+
+nib_tensor *nib_tensor_result(nib_ctx *ctx, nib_dtype dtype, nib_shape shape) {
+    return dense(ctx, dtype, shape, nib_storage_result);
 }
 
 nib_tensor *nib_tensor_wrap(nib_ctx *ctx, nib_dtype dtype, nib_shape shape, const void *data,

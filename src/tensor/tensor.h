@@ -32,6 +32,10 @@ struct nib_tensor {
 nib_tensor *nib_tensor_over(nib_ctx *ctx, nib_dtype dtype, nib_shape shape, nib_storage *storage,
                             size_t offset);
 
+/* A dense tensor for what an operation gives, contents undefined: like nib_tensor_new, but in
+ * memory that is kept for the next result (base/mem.h). Caller owns. */
+nib_tensor *nib_tensor_result(nib_ctx *ctx, nib_dtype dtype, nib_shape shape);
+
 /* A shape and a dtype, and no values: nothing may look at them. Caller owns. */
 nib_tensor *nib_tensor_hollow(nib_ctx *ctx, nib_dtype dtype, nib_shape shape);
 

@@ -1,8 +1,10 @@
 /* A network of many layers: its tree as text, laws between layers, and memory that runs out. */
 #include <nibble/graph.h>
 #include <nibble/nn.h>
+#include <sys/resource.h>
 
 #include "base/mem.h"
+#include "base/sys.h"
 #include "op/calls.h"
 #include "tensor/context.h"
 #include "test.h"
@@ -206,7 +208,46 @@ TEST(every_failed_allocation_of_a_network_leaves_nothing_behind) {
     nib_ctx_free(ctx);
 }
 
-TESTS(RUNS(a_network_prints_as_a_tree), RUNS(a_row_of_a_batch_does_not_depend_on_the_others),
+/* A sanitizer has nothing kept, so as to see each block come and go. */
+TEST(a_second_forward_has_the_memory_of_the_first) {
+    enum { ROWS = 512, WIDTH = 640, RESULT = ROWS * WIDTH * 4 };
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    uint64_t seed = 5;
+    nib_module *parts[] = {
+        nib_linear_new(ctx, random_new(ctx, &seed, SHAPE2(WIDTH, WIDTH)), NIB_NONE),
+        nib_gelu_new(ctx, false),
+        nib_linear_new(ctx, random_new(ctx, &seed, SHAPE2(WIDTH, WIDTH)), NIB_NONE),
+    };
+    nib_module *m = nib_sequential_of(ctx, parts, sizeof parts / sizeof *parts);
+    nib_tensor *x = random_new(ctx, &seed, SHAPE2(ROWS, WIDTH));
+    CHECK_MADE(m);
+    CHECK_MADE(x);
+    static unsigned char first[RESULT], now[RESULT];
+    for (int i = 0; i < 4; i++) {
+        struct rusage before, after;
+        const size_t mark = nib_scope_begin(ctx);
+        nib_sys_fail_after(-1, 0);
+        getrusage(RUSAGE_SELF, &before);
+        const nib_tensor *y = nib_module_forward(m, x);
+        getrusage(RUSAGE_SELF, &after);
+        const long calls = nib_sys_fail_after(-1, 0), faults = after.ru_minflt - before.ru_minflt;
+        CHECK_MADE(y);
+        CHECK_OK(nib_tensor_read(y, i ? now : first, RESULT));
+        if (i) CHECK_BYTES(now, first, RESULT);
+        if (i == 2 && !TEST_SANITIZED) CHECK(calls == 0 && faults < RESULT / 4096 / 4);
+        nib_scope_end(ctx, mark);
+        CHECK(TEST_SANITIZED || nib_mem_kept(&ctx->mem) >= 3 * RESULT);
+        if (i < 2) continue;
+        nib_ctx_trim(ctx);
+        CHECK_INT(nib_mem_kept(&ctx->mem), 0);
+    }
+    nib_tensor_free(x);
+    nib_module_free(m);
+    nib_ctx_free(ctx);
+}
+
+TESTS(RUNS(a_second_forward_has_the_memory_of_the_first), RUNS(a_network_prints_as_a_tree),
+      RUNS(a_row_of_a_batch_does_not_depend_on_the_others),
       RUNS(a_network_of_narrow_weights_runs_and_stays_near),
       RUNS(a_compiled_network_gives_the_bits_of_its_forward),
       RUNS(a_convolution_by_one_point_is_a_linear_of_every_position),
