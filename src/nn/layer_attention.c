@@ -33,7 +33,7 @@ static nib_tensor *project(nib_module *m, const nib_tensor *x, int i, int64_t E)
 }
 
 static nib_tensor *zeros(nib_ctx *ctx, nib_shape shape) {
-    nib_tensor *t = nib_scope_own(ctx, nib_tensor_new(ctx, NIB_F32, shape));
+    nib_tensor *t = nib_scope_own(ctx, nib_tensor_result(ctx, NIB_F32, shape));
     if (t) memset(nib_tensor_data_mut(t), 0, nib_tensor_bytes(t));
     return t;
 }

@@ -108,7 +108,7 @@ static nib_status add_weight(const nib_tensor *g, const nib_tensor *columns, flo
 static nib_tensor *sum_planes(const job *j, const nib_tensor *g) {
     const int64_t channels = j->groups * j->M;
     nib_tensor *db =
-        nib_scope_own(g->ctx, nib_tensor_new(g->ctx, NIB_F32, (nib_shape){1, {channels}}));
+        nib_scope_own(g->ctx, nib_tensor_result(g->ctx, NIB_F32, (nib_shape){1, {channels}}));
     if (!db) return NULL;
     float *sum = nib_tensor_data_mut(db);
     const float *from = nib_tensor_data(g);
@@ -167,7 +167,7 @@ nib_status nib_conv_backward(nib_backward_args *args, const nib_conv *conv) {
     if (args->wants[2]) NIB_TRY(nib_gradient_made(args->in[2] = sum_planes(&j, args->out[0])));
     if (args->wants[0]) NIB_TRY(nib_gradient_made(wt = transposed_groups(&j, weight)));
     nib_tensor *columns =
-        nib_scope_own(ctx, nib_tensor_new(ctx, NIB_F32, (nib_shape){2, {j.K, j.P}}));
+        nib_scope_own(ctx, nib_tensor_result(ctx, NIB_F32, (nib_shape){2, {j.K, j.P}}));
     if (!columns) return nib_last_error()->status;
     for (int64_t i = 0; i < j.N * j.groups && j.P > 0; i++) {
         const size_t mark = nib_scope_begin(ctx);

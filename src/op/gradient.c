@@ -9,7 +9,7 @@
 #include "tensor/context.h"
 
 nib_tensor *nib_gradient_like(const nib_tensor *t) {
-    return t ? nib_scope_own(t->ctx, nib_tensor_new(t->ctx, NIB_F32, t->shape)) : NULL;
+    return t ? nib_scope_own(t->ctx, nib_tensor_result(t->ctx, NIB_F32, t->shape)) : NULL;
 }
 
 nib_tensor *nib_gradient_view(const nib_tensor *t, nib_shape shape) {
@@ -36,9 +36,9 @@ const nib_tensor *nib_gradient_floats(const nib_tensor *t) {
 
 nib_tensor *nib_gradient_product(const nib_tensor *x, const nib_tensor *w) {
     if (!x || !w) return NULL;
-    nib_tensor *y =
-        nib_scope_own(x->ctx, nib_tensor_new(x->ctx, NIB_F32,
-                                             (nib_shape){2, {x->shape.dim[0], w->shape.dim[0]}}));
+    nib_tensor *y = nib_scope_own(
+        x->ctx,
+        nib_tensor_result(x->ctx, NIB_F32, (nib_shape){2, {x->shape.dim[0], w->shape.dim[0]}}));
     if (!y) return NULL;
     const nib_product product = {.weight = w,
                                  .bias = NIB_NONE,
@@ -69,7 +69,7 @@ static void sum_columns(void *user, int64_t begin, int64_t end) {
 nib_tensor *nib_gradient_sum_rows(const nib_tensor *x) {
     if (!x) return NULL;
     const int64_t N = x->shape.dim[1];
-    nib_tensor *y = nib_scope_own(x->ctx, nib_tensor_new(x->ctx, NIB_F32, (nib_shape){1, {N}}));
+    nib_tensor *y = nib_scope_own(x->ctx, nib_tensor_result(x->ctx, NIB_F32, (nib_shape){1, {N}}));
     if (!y) return NULL;
     summing s = {nib_tensor_data(x), nib_tensor_data_mut(y), x->shape.dim[0], N};
     nib_parallel_for(x->ctx->pool, N, 64, sum_columns, &s);
@@ -102,7 +102,7 @@ static nib_tensor *reduce(const nib_tensor *g, int dim) {
     reducing r = {.x = nib_tensor_data(g), .length = shape.dim[dim], .after = 1};
     for (int i = dim + 1; i < shape.ndim; i++) r.after *= shape.dim[i];
     shape.dim[dim] = 1;
-    nib_tensor *y = nib_scope_own(g->ctx, nib_tensor_new(g->ctx, NIB_F32, shape));
+    nib_tensor *y = nib_scope_own(g->ctx, nib_tensor_result(g->ctx, NIB_F32, shape));
     if (!y) return NULL;
     r.y = nib_tensor_data_mut(y);
     const int64_t count = nib_tensor_count(y);

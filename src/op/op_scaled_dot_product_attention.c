@@ -377,7 +377,7 @@ static nib_status backward(nib_backward_args *args) {
     if (args->wants[MASK]) {
         nib_shape scores = args->call->in[QUERY]->shape;
         scores.dim[scores.ndim - 1] = j.S;
-        args->in[MASK] = nib_scope_own(ctx, nib_tensor_new(ctx, NIB_F32, scores));
+        args->in[MASK] = nib_scope_own(ctx, nib_tensor_result(ctx, NIB_F32, scores));
         NIB_TRY(nib_gradient_made(args->in[MASK]));
         dmask = nib_tensor_data_mut(args->in[MASK]);
         memset(dmask, 0, nib_tensor_bytes(args->in[MASK]));

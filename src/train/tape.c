@@ -280,7 +280,7 @@ static nib_tensor *take_sum(tape *t, const record *r, int i) {
         nib_tensor_free(*sum);
         *sum = NULL;
     } else {
-        g = nib_tensor_new(t->ctx, NIB_F32, r->call.out[i]->shape);
+        g = nib_tensor_result(t->ctx, NIB_F32, r->call.out[i]->shape);
         if (g) memset(nib_tensor_data_mut(g), 0, nib_tensor_bytes(g));
     }
     return nib_scope_own(t->ctx, g);
