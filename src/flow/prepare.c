@@ -121,8 +121,8 @@ static void meet(const packing *p, int64_t row, int64_t rows) {
         const nib_part_runs runs = nib_part_place(&parts[i], &from->desc, p->bands, row, rows);
         for (int64_t r = 0; r < runs.count && runs.size >= FEW; r++)
             nib_map_advise(&(nib_map){s->data, s->size},
-                           from->part_offset[i] + runs.offset + (size_t)r * runs.step, runs.size,
-                           NIB_MAP_NOW);
+                           nib_tensor_offset(from, i) + runs.offset + (size_t)r * runs.step,
+                           runs.size, NIB_MAP_NOW);
     }
 }
 
@@ -159,7 +159,7 @@ static void ask_for(const nib_tensor *from) {
     for (int i = 0; i < count; i++) {
         const nib_storage *s = from->part[i];
         if (s->mapped)
-            nib_map_advise(&(nib_map){s->data, s->size}, from->part_offset[i],
+            nib_map_advise(&(nib_map){s->data, s->size}, nib_tensor_offset(from, i),
                            nib_part_bytes(&parts[i]), NIB_MAP_WILL_NEED);
     }
 }

@@ -170,7 +170,7 @@ static nib_tensor *assemble(const work *w, const named_config *m, const char *na
                 nib_dtype_name(t->dtype), nib_shape_text(&t->shape, got, sizeof got),
                 nib_dtype_name(parts[i].dtype), nib_shape_text(&parts[i].shape, want, sizeof want));
         storage[i] = t->part[0];
-        offset[i] = t->part_offset[0];
+        offset[i] = nib_tensor_offset(t, 0);
     }
     nib_tensor *t = nib_tensor_quantized(w->ctx, layout, &desc, storage, offset);
     if (t && nib_scheme_note(t, m->config) < NIB_OK) {

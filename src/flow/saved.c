@@ -57,7 +57,7 @@ static nib_status give_parts(const walk *w, const char *dotted, nib_module *owne
         char part[MAX_NAME];
         snprintf(part, sizeof part, "%s.%s", dotted, parts[i].suffix);
         nib_tensor *dense = nib_tensor_over(packed->ctx, parts[i].dtype, parts[i].shape,
-                                            packed->part[i], packed->part_offset[i]);
+                                            packed->part[i], nib_tensor_offset(packed, i));
         status = dense ? w->visit(w->user, part, owner, name, dense) : nib_last_error()->status;
         nib_tensor_free(dense);
     }

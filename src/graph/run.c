@@ -11,7 +11,7 @@
 
 /* A header over part of an input. The first one is made, later ones only look elsewhere. */
 static nib_status view_input(nib_graph *g, nib_value *v, const nib_tensor *input) {
-    const size_t offset = input->part_offset[0] + v->offset;
+    const size_t offset = nib_tensor_offset(input, 0) + v->offset;
     if (!v->tensor) {
         v->tensor = nib_tensor_over(g->ctx, v->dtype, v->shape, input->part[0], offset);
         if (!v->tensor) return nib_last_error()->status;
@@ -22,7 +22,7 @@ static nib_status view_input(nib_graph *g, nib_value *v, const nib_tensor *input
         nib_storage_release(v->tensor->part[0]);
         v->tensor->part[0] = nib_storage_retain(input->part[0]);
     }
-    v->tensor->part_offset[0] = offset;
+    v->tensor->data[0] = input->part[0]->data + offset;
     return NIB_OK;
 }
 

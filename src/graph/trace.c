@@ -25,7 +25,7 @@ static bool same_memory(const nib_value *a, const nib_value *b) {
 
 static nib_value describe(const nib_graph *g, const nib_tensor *t) {
     nib_value v = {.kind = NIB_VALUE_CONSTANT,
-                   .offset = t->part_offset[0],
+                   .offset = nib_tensor_offset(t, 0),
                    .dtype = t->dtype,
                    .shape = t->shape};
     memcpy(v.stride, t->stride, sizeof v.stride);
@@ -47,7 +47,7 @@ static nib_value describe(const nib_graph *g, const nib_tensor *t) {
         v.of = i;
         v.whole = in->layout == t->layout && nib_shape_equal(&in->shape, &t->shape) &&
                   (t->layout || nib_tensor_contiguous(t));
-        v.offset -= in->bound->part_offset[0];
+        v.offset -= nib_tensor_offset(in->bound, 0);
         return v;
     }
     return v;

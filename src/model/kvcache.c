@@ -105,7 +105,7 @@ static nib_tensor *moved(const nib_kvcache *cache, const char *layout, const nib
     for (int i = 0; i < t->nparts; i++) {
         const size_t step = nib_kv_part_step(t, i); /* bytes of a block; rooms are whole blocks */
         const char *from = nib_tensor_part(old, i);
-        char *to = (char *)t->part[i]->data + t->part_offset[i];
+        char *to = (char *)t->data[i];
         for (int64_t h = 0; h < cache->heads; h++)
             memcpy(to + (size_t)(h * (room / STEP)) * step,
                    from + (size_t)(h * (old_room / STEP)) * step,

@@ -106,7 +106,7 @@ static int64_t count_nonfinite(const void *data, nib_dtype dtype, int64_t count)
 static int64_t settle_nonfinite(const nib_stream *s, nib_tensor *rows) {
     const int64_t count = nib_tensor_count(rows);
     const size_t element = (size_t)nib_dtype_bits(rows->dtype) / 8;
-    unsigned char *data = rows->part[0]->data + rows->part_offset[0];
+    unsigned char *data = rows->data[0];
     const int64_t found = count_nonfinite(data, rows->dtype, count);
     for (int64_t i = 0; found && s->nonfinite == NIB_NONFINITE_ZERO && i < count; i++)
         if (is_nonfinite(data, rows->dtype, i)) memset(data + (size_t)i * element, 0, element);
@@ -131,7 +131,7 @@ static nib_status refuse_nonfinite(const nib_stream *s, const nib_tensor *weight
 static nib_status read_rows(const nib_stream *s, nib_tensor *weight, const place *at) {
     const int64_t band = s->desc.rows / at->bands;
     const size_t row_bytes = (size_t)s->desc.cols * ((size_t)nib_dtype_bits(s->desc.math) / 8);
-    unsigned char *to = weight->part[0]->data + weight->part_offset[0];
+    unsigned char *to = weight->data[0];
     for (int b = 0; b < at->bands; b++, to += (size_t)at->rows * row_bytes)
         NIB_TRY(s->read(s->user, to, (size_t)at->rows * row_bytes,
                         (size_t)(b * band + at->row) * row_bytes));

@@ -88,8 +88,9 @@ static void put_back(void *user, int64_t begin, int64_t end) {
 /* Rows [first, first + rows) of a tensor seen as [.., columns]. */
 static nib_tensor *rows_of(const nib_tensor *t, int64_t first, int64_t rows, int64_t columns) {
     return nib_scope_own(
-        t->ctx, nib_tensor_over(t->ctx, NIB_F32, (nib_shape){2, {rows, columns}}, t->part[0],
-                                t->part_offset[0] + (size_t)(first * columns) * sizeof(float)));
+        t->ctx,
+        nib_tensor_over(t->ctx, NIB_F32, (nib_shape){2, {rows, columns}}, t->part[0],
+                        nib_tensor_offset(t, 0) + (size_t)(first * columns) * sizeof(float)));
 }
 
 /* dW of a group, continued from the images before. */

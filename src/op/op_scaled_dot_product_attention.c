@@ -334,7 +334,7 @@ static nib_tensor *head_of(const nib_tensor *t, int64_t head, int64_t rows, int6
     return nib_scope_own(
         t->ctx,
         nib_tensor_over(t->ctx, NIB_F32, (nib_shape){2, {rows, columns}}, t->part[0],
-                        t->part_offset[0] + (size_t)(head * rows * columns) * sizeof(float)));
+                        nib_tensor_offset(t, 0) + (size_t)(head * rows * columns) * sizeof(float)));
 }
 
 static nib_status put_head(nib_tensor *to, int64_t head, const nib_tensor *made) {

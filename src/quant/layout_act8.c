@@ -98,12 +98,12 @@ nib_tensor *nib_act8_new(nib_ctx *ctx, nib_dtype code, nib_dtype math, nib_shape
 
 nib_tensor *nib_act8_over(const nib_tensor *codes, nib_dtype code, nib_dtype math, float scale) {
     const nib_qdesc desc = desc_of(code, math, &codes->shape);
-    return over(codes->ctx, codes->part[0], codes->part_offset[0], &desc, scale);
+    return over(codes->ctx, codes->part[0], nib_tensor_offset(codes, 0), &desc, scale);
 }
 
 nib_tensor *nib_act8_codes(const nib_tensor *t) {
     return nib_tensor_over(t->ctx, nib_act8_stored(t->desc.code), t->shape, t->part[0],
-                           t->part_offset[0]);
+                           nib_tensor_offset(t, 0));
 }
 
 float nib_act8_scale(const nib_tensor *t) {
@@ -112,7 +112,7 @@ float nib_act8_scale(const nib_tensor *t) {
     return scale;
 }
 
-void *nib_act8_data_mut(nib_tensor *t) { return t->part[0]->data + t->part_offset[0]; }
+void *nib_act8_data_mut(nib_tensor *t) { return t->data[0]; }
 
 static float f8_value(nib_dtype code, uint8_t q) {
     return code == NIB_F8_E4M3FN ? nib_f8_e4m3fn_to_f32(q)

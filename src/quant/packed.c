@@ -45,8 +45,7 @@ typedef struct job {
 static nib_tensor view_of(const nib_tensor *rows, int64_t row, int64_t n) {
     nib_tensor view = *rows;
     view.shape.dim[0] = n;
-    view.part_offset[0] +=
-        (size_t)(row * rows->stride[0]) * (size_t)(nib_dtype_bits(rows->dtype) / 8);
+    view.data[0] += (size_t)(row * rows->stride[0]) * (size_t)(nib_dtype_bits(rows->dtype) / 8);
     return view;
 }
 

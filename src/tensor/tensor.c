@@ -51,7 +51,7 @@ nib_tensor *nib_tensor_over(nib_ctx *ctx, nib_dtype dtype, nib_shape shape, nib_
     if (!t) return NULL;
     t->nparts = 1;
     t->part[0] = nib_storage_retain(storage);
-    t->part_offset[0] = offset;
+    t->data[0] = storage->data + offset;
     return t;
 }
 
@@ -123,7 +123,7 @@ nib_tensor *nib_tensor_quantized(nib_ctx *ctx, const nib_layout *layout, const n
                                   parts[i].suffix, layout->name, part[i]->size);
         }
         t->part[i] = nib_storage_retain(part[i]);
-        t->part_offset[i] = part_offset[i];
+        t->data[i] = part[i]->data + part_offset[i];
         t->nparts = i + 1;
     }
     return t;
@@ -151,17 +151,13 @@ const char *nib_tensor_layout(const nib_tensor *t) {
     return !t ? NULL : t->layout ? t->layout->name : "dense";
 }
 
-const void *nib_tensor_part(const nib_tensor *t, int i) {
-    return t->part[i]->data + t->part_offset[i];
-}
-
 void *nib_tensor_data_mut(nib_tensor *t) {
     if (!t) return NULL;
     if (t->part[0]->constant)
         return NIB_RAISE_NULL(NIB_E_ARGUMENT,
                               "this tensor wraps data that must not change; copy it first");
     t->part[0]->version++;
-    return t->part[0]->data + t->part_offset[0];
+    return t->data[0];
 }
 
 int64_t nib_tensor_count(const nib_tensor *t) {

@@ -24,7 +24,7 @@ struct nib_tensor {
     nib_act act;                  /* how a linear quantizes its input before it meets this weight */
     int nparts;
     nib_storage *part[NIB_MAX_PARTS];
-    size_t part_offset[NIB_MAX_PARTS]; /* bytes into the storage */
+    unsigned char *data[NIB_MAX_PARTS]; /* where each begins, in the bytes of its storage */
     nib_storage *kept; /* what an op made of it to use again (op/conv_filters.h); NULL: nothing */
 };
 
@@ -47,8 +47,12 @@ nib_tensor *nib_tensor_retain(const nib_tensor *t); /* counting is bookkeeping, 
 
 /* The first byte of part `i` (0 for a dense tensor). The pointer may be unaligned to the element
  * only for 1-byte elements: loading copies what a file misaligns. */
-const void *nib_tensor_part(const nib_tensor *t, int i);
+static inline const void *nib_tensor_part(const nib_tensor *t, int i) { return t->data[i]; }
 static inline const void *nib_tensor_data(const nib_tensor *t) { return nib_tensor_part(t, 0); }
+/* Where that is in the bytes of its storage. */
+static inline size_t nib_tensor_offset(const nib_tensor *t, int i) {
+    return (size_t)(t->data[i] - t->part[i]->data);
+}
 void *nib_tensor_data_mut(nib_tensor *t); /* NULL raised for wrapped const data */
 
 int64_t nib_tensor_count(const nib_tensor *t); /* elements; cannot overflow once made */

@@ -11,7 +11,7 @@ static nib_tensor *view_of(const nib_tensor *t, const char *what) {
         return NIB_RAISE_NULL(NIB_E_UNSUPPORTED,
                               "%s of a quantized tensor (%s); dequantize it first", what,
                               t->layout->name);
-    return nib_tensor_over(t->ctx, t->dtype, t->shape, t->part[0], t->part_offset[0]);
+    return nib_tensor_over(t->ctx, t->dtype, t->shape, t->part[0], nib_tensor_offset(t, 0));
 }
 
 /* Codes of an activation under another shape, from byte `skip` of them on. */
@@ -24,7 +24,7 @@ static nib_tensor *view_of_codes(const nib_tensor *t, const nib_shape *shape, si
     desc.block_rows = desc.rows > 0 ? desc.rows : 1;
     desc.block_cols = desc.cols > 0 ? desc.cols : 1;
     size_t offset[NIB_MAX_PARTS];
-    for (int i = 0; i < t->nparts; i++) offset[i] = t->part_offset[i] + (i == 0 ? skip : 0);
+    for (int i = 0; i < t->nparts; i++) offset[i] = nib_tensor_offset(t, i) + (i == 0 ? skip : 0);
     return nib_tensor_quantized(t->ctx, t->layout, &desc, t->part, offset);
 }
 
@@ -40,7 +40,7 @@ nib_tensor *nib_tensor_reshape(const nib_tensor *t, nib_shape shape) {
                               nib_shape_text(&t->shape, from, sizeof from),
                               nib_shape_text(&shape, to, sizeof to));
     if (codes) return view_of_codes(t, &shape, 0);
-    return nib_tensor_over(t->ctx, t->dtype, shape, t->part[0], t->part_offset[0]);
+    return nib_tensor_over(t->ctx, t->dtype, shape, t->part[0], nib_tensor_offset(t, 0));
 }
 
 nib_tensor *nib_tensor_slice(const nib_tensor *t, int dim, int64_t start, int64_t count) {
@@ -63,7 +63,7 @@ nib_tensor *nib_tensor_slice(const nib_tensor *t, int dim, int64_t start, int64_
     (void)nib_dtype_bytes(t->dtype, start * t->stride[dim], &skip);
     for (int i = 0; i < t->shape.ndim; i++) v->stride[i] = t->stride[i];
     v->shape.dim[dim] = count;
-    v->part_offset[0] += skip;
+    v->data[0] += skip;
     return v;
 }
 

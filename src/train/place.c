@@ -14,7 +14,7 @@ static bool is_float(nib_dtype dtype) {
 
 bool nib_place_of(const nib_tensor *t, nib_place *place) {
     if (!t || t == NIB_NONE || t->nparts == 0) return false;
-    *place = (nib_place){.storage = t->part[0]->id, .begin = t->part_offset[0]};
+    *place = (nib_place){.storage = t->part[0]->id, .begin = nib_tensor_offset(t, 0)};
     if (t->layout && !nib_act8_is(t)) return true;
     if (!t->layout && !is_float(t->dtype)) return false;
     int64_t reach = 1; /* elements from the first to the last one */
