@@ -26,9 +26,8 @@ static nib_tensor *batch_norm(nib_module *m, nib_tensor *x) {
                *variance = nib_module_buffer(m, "running_var");
     const bool running = mean && variance, training = m->training || !running;
     const double momentum = m->training && running ? next_momentum(m, n) : n->momentum;
-    return nib_batch_norm(x, nib_layer_parameter(m, "weight"), nib_layer_parameter(m, "bias"),
-                          running ? mean : NIB_NONE, running ? variance : NIB_NONE, training,
-                          momentum, n->eps);
+    return nib_batch_norm(x, nib_layer_weight(m), nib_layer_bias(m), running ? mean : NIB_NONE,
+                          running ? variance : NIB_NONE, training, momentum, n->eps);
 }
 
 static nib_tensor *batch_norm1d(nib_module *m, nib_tensor *x) {
@@ -47,8 +46,7 @@ static nib_tensor *batch_norm2d(nib_module *m, nib_tensor *x) {
 }
 static nib_tensor *group_norm(nib_module *m, nib_tensor *x) {
     const norm *n = nib_module_self(m);
-    return nib_group_norm(x, n->groups, nib_layer_parameter(m, "weight"),
-                          nib_layer_parameter(m, "bias"), n->eps);
+    return nib_group_norm(x, n->groups, nib_layer_weight(m), nib_layer_bias(m), n->eps);
 }
 
 static void describe(const nib_module *m, char *text, size_t room) {

@@ -30,7 +30,7 @@ bool nib_conv_module_quantizes(const nib_module *m, const nib_tensor *x) {
 
 static nib_tensor *convolve(nib_module *m, nib_tensor *x, bool floor) {
     const conv *c = nib_module_self(m);
-    const nib_tensor *weight = nib_module_weight(m), *bias = nib_layer_parameter(m, "bias");
+    const nib_tensor *weight = nib_module_weight(m), *bias = nib_layer_bias(m);
     if (c->padded) x = nib_pad(x, c->pad, c->mode, 0.0);
     if (nib_quantized_makes_codes(m, x)) {
         const nib_quantized *q = nib_module_quantized(m);

@@ -6,10 +6,10 @@
 
 static nib_tensor *forward(nib_module *m, nib_tensor *x) {
     if (nib_quantized_makes_codes(m, x))
-        return nib_linear_codes(x, nib_module_weight(m), nib_layer_parameter(m, "bias"),
+        return nib_linear_codes(x, nib_module_weight(m), nib_layer_bias(m),
                                 nib_module_buffer(m, "output_scale"),
                                 nib_module_quantized(m)->output);
-    return nib_linear(x, nib_module_weight(m), nib_layer_parameter(m, "bias"));
+    return nib_linear(x, nib_module_weight(m), nib_layer_bias(m));
 }
 
 const nib_module_kind nib_kind_linear = {.name = "Linear", .forward = forward};

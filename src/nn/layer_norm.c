@@ -12,17 +12,16 @@ static void release(nib_module *m) { nib_layer_free(m, sizeof(norm)); }
 
 static nib_tensor *rms_norm_forward(nib_module *m, nib_tensor *x) {
     const norm *self = nib_module_self(m);
-    return nib_rms_norm(x, nib_module_parameter(m, "weight"), self->eps);
+    return nib_rms_norm(x, m->weight, self->eps);
 }
 
 static nib_tensor *layer_norm_forward(nib_module *m, nib_tensor *x) {
     const norm *self = nib_module_self(m);
     if (nib_quantized_makes_codes(m, x))
-        return nib_layer_norm_codes(
-            x, nib_layer_parameter(m, "weight"), nib_layer_parameter(m, "bias"), self->dims,
-            self->eps, nib_module_buffer(m, "output_scale"), nib_module_quantized(m)->output);
-    return nib_layer_norm(x, nib_layer_parameter(m, "weight"), nib_layer_parameter(m, "bias"),
-                          self->dims, self->eps);
+        return nib_layer_norm_codes(x, nib_layer_weight(m), nib_layer_bias(m), self->dims,
+                                    self->eps, nib_module_buffer(m, "output_scale"),
+                                    nib_module_quantized(m)->output);
+    return nib_layer_norm(x, nib_layer_weight(m), nib_layer_bias(m), self->dims, self->eps);
 }
 
 const nib_module_kind nib_kind_rms_norm = {

@@ -151,6 +151,18 @@ static nib_named_state *find_state(const nib_module *m, const char *name) {
     return NULL;
 }
 
+static nib_tensor *get(const nib_module *m, const char *name, bool buffer) {
+    const nib_named_state *found = m && name ? find_state(m, name) : NULL;
+    return found && found->buffer == buffer ? found->tensor : NULL;
+}
+
+/* Most layers ask for these two at each forward, when the entries and names of a module that ran
+ * long ago have left the caches: they stand beside what else a forward reads of it. */
+static void note_parameters(nib_module *m) {
+    m->weight = get(m, "weight", false);
+    m->bias = get(m, "bias", false);
+}
+
 static nib_status set(nib_module *m, const char *name, nib_tensor *tensor, bool buffer) {
     if (!m || !tensor) {
         nib_tensor_free(tensor);
@@ -166,6 +178,7 @@ static nib_status set(nib_module *m, const char *name, nib_tensor *tensor, bool 
         nib_tensor_free(found->tensor);
         found->tensor = tensor;
         found->buffer = buffer;
+        note_parameters(m);
         return NIB_OK;
     }
     nib_named_state *grown = grow(&m->ctx->mem, m->state, m->nstate, &m->state_room, sizeof *grown);
@@ -174,6 +187,7 @@ static nib_status set(nib_module *m, const char *name, nib_tensor *tensor, bool 
     char *copy = nib_mem_strdup(&m->ctx->mem, name);
     if (!copy) goto fail;
     m->state[m->nstate++] = (nib_named_state){copy, tensor, buffer};
+    note_parameters(m);
     return NIB_OK;
 fail:
     nib_tensor_free(tensor);
@@ -187,10 +201,6 @@ nib_status nib_module_set_buffer(nib_module *m, const char *name, nib_tensor *bu
     return set(m, name, buffer, true);
 }
 
-static nib_tensor *get(const nib_module *m, const char *name, bool buffer) {
-    const nib_named_state *found = m && name ? find_state(m, name) : NULL;
-    return found && found->buffer == buffer ? found->tensor : NULL;
-}
 nib_tensor *nib_module_parameter(const nib_module *m, const char *name) {
     return get(m, name, false);
 }
@@ -208,6 +218,7 @@ void nib_module_drop(nib_module *m, const char *name) {
     nib_tensor_free(found->tensor);
     m->nstate--;
     memmove(found, found + 1, (size_t)(m->state + m->nstate - found) * sizeof *found);
+    note_parameters(m);
 }
 
 /* ---- running ---- */

@@ -23,10 +23,11 @@ struct nib_module {
     nib_ctx *ctx;
     const nib_module_kind *kind;
     void *self;
-    int refs; /* places that hold it: one tree may name a module twice */
-    bool head, training;
     struct nib_quantized
-        *quantized; /* nn/quantized.h; NULL: float, or its weight is all there is */
+        *quantized;            /* nn/quantized.h; NULL: float, or its weight is all there is */
+    nib_tensor *weight, *bias; /* the parameters of these names, which are in `state` too */
+    int refs;                  /* places that hold it: one tree may name a module twice */
+    bool head, training;
     nib_named_child *children;
     nib_named_state *state; /* in the order in which they were set */
     size_t nchildren, nstate, children_room, state_room;
@@ -39,7 +40,14 @@ nib_module *nib_layer_new(nib_ctx *ctx, const nib_module_kind *kind, size_t size
                           int required, const char *const names[], nib_tensor *const tensors[]);
 void nib_layer_free(nib_module *m, size_t size);
 
-nib_tensor *nib_layer_parameter(const nib_module *m, const char *name); /* NIB_NONE: not there */
+/* A parameter, by its name or one of the two that most layers have; NIB_NONE: not there. */
+nib_tensor *nib_layer_parameter(const nib_module *m, const char *name);
+static inline nib_tensor *nib_layer_weight(const nib_module *m) {
+    return m->weight ? m->weight : NIB_NONE;
+}
+static inline nib_tensor *nib_layer_bias(const nib_module *m) {
+    return m->bias ? m->bias : NIB_NONE;
+}
 
 /* Copy options given by a caller over zeros: as much as both have. `to` begins with its size. */
 void nib_layer_options(void *to, size_t room, const void *given);

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "nn/module.h"
 #include "op/calls.h"
 #include "quant/act8.h"
 #include "quant/codes.h"
@@ -216,8 +217,8 @@ nib_tensor *nib_module_fed_weight(nib_module *m, const float *more) {
 }
 
 nib_tensor *nib_module_weight(nib_module *m) {
-    nib_tensor *weight = nib_module_parameter(m, "weight");
-    const nib_quantized *q = nib_module_quantized(m);
+    nib_tensor *weight = m->weight;
+    const nib_quantized *q = m->quantized;
     if (!weight || !q || !q->weight || weight->layout) return weight;
     if (nib_quantized_feeds(q)) return weight; /* float until what its codes depend on is known */
     return nib_quantize_weight(weight, q->config);

@@ -1,6 +1,7 @@
 #include <nibble/nn.h>
 
 #include "base/mem.h"
+#include "nn/quantized.h"
 #include "op/mode.h"
 #include "tensor/context.h"
 #include "tensor/tensor.h"
@@ -108,6 +109,46 @@ TEST(names_with_dots_are_refused) {
     nib_ctx_free(ctx);
 }
 
+/* What a linear makes of ones: sums of the rows of its weight, and the bias. */
+static bool gives(nib_module *linear, float first, float second) {
+    const float ones[3] = {1, 1, 1};
+    float y[2] = {0};
+    nib_ctx *ctx = nib_module_ctx(linear);
+    const size_t mark = nib_scope_begin(ctx);
+    nib_tensor *x = nib_tensor_wrap(ctx, NIB_F32, (nib_shape){2, {1, 3}}, ones, NULL, NULL);
+    const bool ran = nib_tensor_read(nib_module_forward(linear, x), y, sizeof y) >= NIB_OK;
+    nib_tensor_free(x);
+    nib_scope_end(ctx, mark);
+    return ran && y[0] == first && y[1] == second;
+}
+
+static nib_tensor *all(nib_ctx *ctx, nib_shape shape, float value) {
+    nib_tensor *t = nib_tensor_new(ctx, NIB_F32, shape);
+    float *data = nib_tensor_data_mut(t);
+    for (int64_t i = 0; data && i < nib_tensor_count(t); i++) data[i] = value;
+    return t;
+}
+
+TEST(a_forward_meets_the_parameters_that_were_set_last) {
+    nib_ctx *ctx = nib_ctx_new(NULL);
+    const nib_shape matrix = {2, {2, 3}}, row = {1, {2}};
+    nib_module *linear = nib_linear_new(ctx, all(ctx, matrix, 1), NIB_NONE);
+    CHECK(gives(linear, 3, 3));
+    CHECK_OK(nib_module_set(linear, "bias", all(ctx, row, 10)));
+    CHECK(gives(linear, 13, 13));
+    CHECK_OK(nib_module_set(linear, "weight", all(ctx, matrix, 2)));
+    CHECK_OK(nib_module_set(linear, "bias", all(ctx, row, 20)));
+    CHECK(gives(linear, 26, 26));
+    CHECK_OK(nib_module_set_buffer(linear, "bias", all(ctx, row, 30))); /* no parameter any more */
+    CHECK(gives(linear, 6, 6));
+    CHECK_OK(nib_module_set(linear, "bias", all(ctx, row, 30)));
+    CHECK(gives(linear, 36, 36));
+    nib_module_drop(linear, "bias");
+    CHECK(gives(linear, 6, 6));
+    nib_module_free(linear);
+    nib_ctx_free(ctx);
+}
+
 TEST(a_child_is_replaced_in_its_place) {
     nib_ctx *ctx = nib_ctx_new(NULL);
     nib_module *root = small_tree(ctx);
@@ -183,7 +224,8 @@ TEST(a_module_of_ones_own_may_take_several_inputs) {
     nib_ctx_free(ctx);
 }
 
-TESTS(RUNS(a_child_is_replaced_in_its_place),
+TESTS(RUNS(a_forward_meets_the_parameters_that_were_set_last),
+      RUNS(a_child_is_replaced_in_its_place),
       RUNS(a_shared_module_stands_in_two_places_and_goes_with_the_last),
       RUNS(a_tree_trains_or_does_not), RUNS(a_module_of_ones_own_may_take_several_inputs),
       RUNS(a_tree_is_walked_by_dotted_names_and_found_by_them),
