@@ -153,3 +153,12 @@ void nib_cpu_name(char *name, size_t room) {
     if (!length && room > 1) name[length++] = '?';
     if (room) name[length] = '\0';
 }
+
+void nib_cpu_fetch(const void *bytes, size_t size) {
+#if defined(__GNUC__)
+    enum { LINE = 64 };
+    for (size_t i = 0; i < size; i += LINE) __builtin_prefetch((const char *)bytes + i);
+#else
+    (void)bytes, (void)size;
+#endif
+}

@@ -33,6 +33,8 @@ int nib_cpu_cores(void);
 int nib_cpu_here(void);
 /* Move this thread off processor `cpu`, to any other that it may run on; it may come back later. */
 void nib_cpu_leave(int cpu);
+/* Ask for the lines of these bytes: they are on their way while something else is done. A hint. */
+void nib_cpu_fetch(const void *bytes, size_t size);
 /* What the maker calls this processor, without tabs or ends of lines; "?" where it does not say. */
 void nib_cpu_name(char *name, size_t room);
 #endif

@@ -70,6 +70,7 @@ const nib_impl nib_impl_linear_any = {.op = &nib_op_linear,
 
 nib_tensor *nib_linear(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias) {
     if (!x || !weight || !bias) return NULL;
+    nib_tensor_fetch(weight);
     return nib_call_one(x->ctx, &nib_op_linear, 3, (const nib_tensor *[]){x, weight, bias}, 0,
                         NULL);
 }

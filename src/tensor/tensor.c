@@ -4,9 +4,12 @@
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/cpu.h"
 #include "base/error.h"
 #include "tensor/context.h"
 #include "tensor/dtype.h"
+
+enum { FETCHED = 128 }; /* bytes of a part that are asked for ahead */
 
 static nib_tensor none = {.scope_index = -1};
 nib_tensor *const NIB_NONE = &none;
@@ -149,6 +152,11 @@ nib_dtype nib_tensor_dtype(const nib_tensor *t) { return t ? t->dtype : (nib_dty
 nib_shape nib_tensor_shape(const nib_tensor *t) { return t ? t->shape : (nib_shape){0}; }
 const char *nib_tensor_layout(const nib_tensor *t) {
     return !t ? NULL : t->layout ? t->layout->name : "dense";
+}
+
+void nib_tensor_fetch(const nib_tensor *t) {
+    nib_cpu_fetch(t, sizeof *t);
+    for (int i = 0; i < t->nparts; i++) nib_cpu_fetch(t->data[i], FETCHED);
 }
 
 void *nib_tensor_data_mut(nib_tensor *t) {

@@ -55,6 +55,11 @@ static inline size_t nib_tensor_offset(const nib_tensor *t, int i) {
 }
 void *nib_tensor_data_mut(nib_tensor *t); /* NULL raised for wrapped const data */
 
+/* Ask for the header of a tensor, and for where its parts begin, ahead of the op that reads them: a
+ * weight that was met long ago has left the caches, and one line after the other takes longer to
+ * come than an op takes to begin. A hint. */
+void nib_tensor_fetch(const nib_tensor *t);
+
 int64_t nib_tensor_count(const nib_tensor *t); /* elements; cannot overflow once made */
 size_t nib_tensor_bytes(const nib_tensor *t);  /* of all parts, as stored */
 bool nib_tensor_contiguous(const nib_tensor *t);

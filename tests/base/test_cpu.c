@@ -69,9 +69,18 @@ TEST(a_thread_leaves_a_processor_and_may_still_run_on_all_it_could) {
     if (b < CPU_SETSIZE) CHECK(left > 0);
 }
 
+TEST(what_is_asked_for_ahead_may_be_anywhere) {
+    const char text[] = "as it was";
+    nib_cpu_fetch(text, sizeof text);
+    nib_cpu_fetch(text + 1, 0);
+    nib_cpu_fetch(text + 5, 10000); /* a hint reads nothing, not even what is not there */
+    nib_cpu_fetch(NULL, 64);
+    CHECK_TEXT(text, "as it was");
+}
+
 TEST(there_is_a_core) { CHECK(nib_cpu_cores() >= 1); }
 
-TESTS(RUNS(a_level_keeps_itself_and_those_before_it),
+TESTS(RUNS(what_is_asked_for_ahead_may_be_anywhere), RUNS(a_level_keeps_itself_and_those_before_it),
       RUNS(an_unknown_level_is_named_with_the_known_ones),
       RUNS(the_name_of_a_level_parses_to_its_features),
       RUNS(a_thread_leaves_a_processor_and_may_still_run_on_all_it_could), RUNS(there_is_a_core))
