@@ -99,11 +99,11 @@ static int64_t rows_beside(const job *j, const target *t) {
     return some ? BESIDE_ROWS : j->in.M;
 }
 
-/* The inputs from row m on, for an operand of which only they are wanted. */
-static nib_operand operand_from(const nib_operand *o, int64_t m) {
-    nib_operand from = *o;
-    if (m && o->kind.group)
-        from.rows = nib_rows_from(&o->rows, nib_rows_count(&o->kind, m), o->kind.K / o->kind.group);
+/* An operand whose inputs are those from row m on: itself, or `from`. */
+static const nib_operand *operand_from(const nib_operand *o, int64_t m, nib_operand *from) {
+    if (!m || !o->kind.group) return o;
+    *from = *o;
+    from->rows = nib_rows_from(&o->rows, nib_rows_count(&o->kind, m), o->kind.K / o->kind.group);
     return from;
 }
 
@@ -146,16 +146,17 @@ static void run_part(const job *j, const target *t, int64_t m, int64_t rows, int
     nib_inputs in = j->in;
     in.M = rows;
     const nib_piece s = piece_at(&in, t, index, count, scratch);
-    const nib_operand w = operand_from(&t->w, m), up = operand_from(&t->up, m);
+    nib_operand w_from, up_from;
+    const nib_operand *w = operand_from(&t->w, m, &w_from), *up = operand_from(&t->up, m, &up_from);
     const bool beside = nib_product_beside(t->p);
     float *gate = (float *)(void *)(scratch + j->at_up);
     float *y = beside ? gate + rows_beside(j, t) * j->span : (float *)t->p->y + m * t->N + s.n;
     const int64_t ld = beside ? j->span : t->N;
-    if (!multiplied) nib_piece_multiply(&s, &w, y - s.n, ld);
-    if (up.t) nib_piece_multiply(&s, &up, gate - s.n, j->span);
+    if (!multiplied) nib_piece_multiply(&s, w, y - s.n, ld);
+    if (up->t) nib_piece_multiply(&s, up, gate - s.n, j->span);
     const nib_product_part part = {
         .N = t->N, .m = m, .n = s.n, .rows = rows, .channels = s.channels};
-    nib_product_finish(in.k, t->p, &part, y, ld, up.t ? gate : NULL, j->span);
+    nib_product_finish(in.k, t->p, &part, y, ld, up->t ? gate : NULL, j->span);
 }
 
 static void run_rows(const job *j, const target *t, int64_t m, int64_t rows, int64_t index,

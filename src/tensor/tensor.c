@@ -73,9 +73,14 @@ static nib_tensor *dense(nib_ctx *ctx, nib_dtype dtype, nib_shape shape,
         return NIB_RAISE_NULL(NIB_E_SHAPE, "shape %s is not valid",
                               nib_shape_text(&shape, text, sizeof text));
     nib_storage *storage = room(&ctx->mem, bytes);
-    if (!storage) return NULL;
-    nib_tensor *t = nib_tensor_over(ctx, dtype, shape, storage, 0);
-    nib_storage_release(storage);
+    nib_tensor *t = storage ? header_new(ctx, dtype, shape) : NULL;
+    if (!t) {
+        nib_storage_release(storage);
+        return NULL;
+    }
+    t->nparts = 1;
+    t->part[0] = storage; /* its only reference */
+    t->data[0] = storage->data;
     return t;
 }
 
