@@ -24,7 +24,8 @@ void nib_scratch_over(const nib_pool *pool, int64_t pieces, size_t size, void *m
     out->blocks = blocks_for(pool, pieces);
     out->size = (size + NIB_MEM_ALIGN - 1) & ~(size_t)(NIB_MEM_ALIGN - 1);
     out->whole = out->size * (size_t)out->blocks;
-    for (int i = 0; i < out->blocks; i++) atomic_flag_clear(&out->taken[i]);
+    for (int i = 0; i < out->blocks; i++) /* threads see it with the job that they are given */
+        atomic_flag_clear_explicit(&out->taken[i], memory_order_relaxed);
 }
 
 nib_status nib_scratch_open(nib_mem *mem, const nib_pool *pool, int64_t pieces, size_t size,
