@@ -160,6 +160,11 @@ TEST(what_may_not_be_written_is_refused_and_left_alone) {
     const bool yes = true;
     REFUSED(NIB_E_ARGUMENT, "this is the input", .path = IN(dir, "in"), .input = in,
             .overwrite = yes);
+    nib_checkpoint *file = nib_checkpoint_open(NULL, IN(dir, "in/model.safetensors"));
+    CHECK_MADE(file);
+    REFUSED(NIB_E_ARGUMENT, "this is the input", .path = IN(dir, "in"), .input = file,
+            .overwrite = yes); /* the folder around it */
+    nib_checkpoint_close(file);
     REFUSED(NIB_E_ARGUMENT, "this is the input", .path = IN(dir, "./link"), .input = in,
             .overwrite = yes);
     REFUSED(NIB_E_ARGUMENT, "this is the input", .path = IN(dir, "hard.safetensors"), .input = in,

@@ -141,6 +141,17 @@ TEST(what_no_reader_would_take_is_refused_before_work) {
         nib_config_free(both);
     }
     CHECK_OK(nib_quantize_file(ctx, GOLDEN "source-f16", IN(room, "q"), one, 1, NULL, &options));
+    nib_config *by_rows =
+        nib_config_parse("intx_weight_only:bits=4,granularity=row,mapping=asymmetric");
+    const nib_rule rows = {"*", by_rows};
+    CHECK_OK(nib_quantize_file(ctx, GOLDEN "source-f16", IN(room, "r"), &rows, 1, NULL, &options));
+    json_t *whole = config_of(state_, IN(room, "r"));
+    CHECK_INT(json_integer_value(
+                  json_object_get(json_object_get(whole, "quantization_config"), "group_size")),
+              -1);
+    CHECK_OK(nib_verify_file(ctx, IN(room, "r"), GOLDEN "source-f16", NULL));
+    json_decref(whole);
+    nib_config_free(by_rows);
     json_t *root = config_of(state_, IN(room, "q"));
     const json_t *about = json_object_get(root, "quantization_config");
     CHECK_TEXT(json_string_value(json_object_get(about, "quant_method")), "awq");
