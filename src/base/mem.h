@@ -37,7 +37,8 @@ void *nib_mem_alloc_brief(nib_mem *mem, size_t size);
  * at once in the latest 65,536 to 131,072 allocations; together with all that is in use, at most
  * that eighth more than the peak in use, and never more than the limit. Large blocks that last
  * leave no such eighth: they take from what is kept first. All of it goes back to the system where
- * that has no memory left. The account counts it as given back. */
+ * that has no memory left. The account counts it as given back. Pages of mapped files are in no
+ * account: who reads many of them for the first time after large results are gone trims first. */
 void *nib_mem_alloc_result(nib_mem *mem, size_t size);
 void nib_mem_free_result(nib_mem *mem, void *ptr, size_t size); /* ptr NULL is fine */
 

@@ -62,6 +62,7 @@ static nib_status hear(listener *l, int64_t seek) {
     nib_tensor *encoded = m->arch->encode(&m->hparams, m->root, window_at(l, seek));
     const nib_status status = m->arch->hear(&m->hparams, m->root, encoded, &l->heard);
     nib_scope_end(l->ctx, mark);
+    nib_ctx_trim(l->ctx); /* what follows is small, and the decoder's weights come from the file */
     return status;
 }
 
