@@ -477,7 +477,7 @@ int main(int argc, char **argv) {
     if (argc == 3 && strcmp(argv[1], "--bench") == 0) return bench_sets(argv[2]);
     guarded *all[] = {&in1, &in2, &in3, &in4, &in5, &in6, &in7, &out1, &out2, &out3};
     enum { ALL = sizeof all / sizeof *all };
-    for (int i = 0; i < ALL; i++) *all[i] = guarded_new(1 << 19);
+    for (int i = 0; i < ALL; i++) *all[i] = guarded_new(5 << 18);
     const struct CMUnitTest tests[] = {
         RUNS(every_slot_has_a_judge),
         RUNS(every_set_of_this_machine_equals_the_judges_bit_for_bit),

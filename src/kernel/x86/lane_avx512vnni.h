@@ -41,11 +41,14 @@ typedef int32_t __attribute__((may_alias)) four_codes;
 #define ADD_HERE(y, v, t)     ((y) = _mm512_fmadd_ps(_mm512_load_ps(v), t, y))
 #endif
 
-/* Pointers between which the compiler is not to see any relation. */
+/* Pointers between which the compiler is not to see any relation, and what it is to load once: it
+ * would load a vector at each use, and loads are what opening codes waits for. */
 #if defined(__AVX512VNNI__)
 #define UNRELATED(a, b, c) __asm__("" : "+r"(a), "+r"(b), "+r"(c))
+#define IN_REGISTER(v)     __asm__("" : "+v"(v))
 #else
 #define UNRELATED(a, b, c) ((void)0)
+#define IN_REGISTER(v)     ((void)0)
 #endif
 
 /* Asks for a line that will be written. */
@@ -82,12 +85,17 @@ INLINE __m512i shifted(__m512i v, const int right) {
     return right < 0 ? (__m512i)((halves)v << -right) : (__m512i)((halves)v >> right);
 }
 
-/* A cell of 8, 4 or 2 bits as its 8 / bits vectors of codes, four columns each. */
-INLINE void cell_codes(const int bits, const uint8_t *cell, __m512i *u) {
-    const __m512i all = _mm512_loadu_si512(cell), mask = _mm512_set1_epi8((char)((1 << bits) - 1));
-    u[0] = bits == 8 ? all : _mm512_and_si512(all, mask);
+/* A cell of 8, 4 or 2 bits as its 8 / bits vectors of codes, four columns each; `placed`: the i-th
+ * is 2^(i * bits) times its codes. */
+INLINE void cell_codes(const int bits, const bool placed, const uint8_t *cell, __m512i *u) {
+    __m512i all = _mm512_loadu_si512(cell);
+    IN_REGISTER(all);
     UNROLL
-    for (int i = 1; i < 8 / bits; i++) u[i] = _mm512_and_si512(shifted(all, i * bits), mask);
+    for (int i = 0; i < 8 / bits; i++) {
+        const int mask = ((1 << bits) - 1) << (placed ? i * bits : 0);
+        u[i] = i && !placed ? shifted(all, i * bits) : all;
+        if (bits < 8) u[i] = _mm512_and_si512(u[i], _mm512_set1_epi8((char)mask));
+    }
 }
 
 /* Thirty-two columns of planes of 4, 2 and 1 bits, eight vectors. */

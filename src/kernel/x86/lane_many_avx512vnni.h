@@ -19,7 +19,7 @@ INLINE void unpack(const int bits, uint8_t *out, const uint8_t *panel, int64_t K
         if (planes)
             unit_codes(bits, panel, Kp, k + i, u);
         else
-            cell_codes(bits, panel + (k + i) * NIB_PANEL * bits / 8, u);
+            cell_codes(bits, false, panel + (k + i) * NIB_PANEL * bits / 8, u);
         UNROLL
         for (int j = 0; j < columns / 4; j++)
             _mm512_store_si512(out + (i + 4 * j) * NIB_PANEL, u[j]);
@@ -117,8 +117,9 @@ static void tiles(const tile_job *t, const tile_block *b, int64_t panel, int pan
                                                               : 3];
     const bool one_group = t->w->groups == 1;
     const int64_t count = (t->rows + t->height - 1) / t->height;
+    const int64_t low = t->rows / count, taller = t->rows % count;
     for (int64_t i = 0, row = 0; i < count; i++) {
-        const int64_t height = t->rows / count + (i < t->rows % count);
+        const int64_t height = low + (i < taller);
         if (first && t->k && one_group) begin_rows(t, panel, panels, row, height);
         const bool more = i + 1 < count;
         t->s->results = more ? results_at(t, panel, row + height)

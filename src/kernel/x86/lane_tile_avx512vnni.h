@@ -20,8 +20,8 @@ enum {
     SPAN = 4096,
     SPAN_GROUPS = SPAN / 32,
     BYTES_DEPTH = 512, /* columns that are unpacked at a time */
-    ASK_CELLS = 8,     /* of bytes, after which a tile asks for lines: */
-    MOST_ASKED = 8,    /* at most so many of a panel */
+    ASK_CELLS = 16,    /* of bytes, after which a tile asks for lines: */
+    MOST_ASKED = 16,   /* at most so many of a panel */
 };
 
 /* What the rows of a block bring to a group, and what two panels do. */
@@ -358,8 +358,9 @@ INLINE void tall(const int rows, const tile_block *b, tile_scratch *s, int64_t r
         const __m512 first = _mm512_load_ps(s->panels[0].scale[0]);
         const __m512 second = _mm512_load_ps(s->panels[0].scale[1]), none = _mm512_setzero_ps();
         float *y = results_at(t, b->panel, row);
+        const int64_t ldy = t->ldy;
         UNROLL
-        for (int r = 0; r < rows; r++, y += t->ldy) {
+        for (int r = 0; r < rows; r++, y += ldy) {
             const __m512 v = _mm512_fmadd_ps(first, _mm512_cvtepi32_ps(acc[r][0]), none);
             const __m512 u = _mm512_fmadd_ps(second, _mm512_cvtepi32_ps(acc[r][1]), none);
             const __m512 of_row = _mm512_set1_ps(of_rows[r]);
