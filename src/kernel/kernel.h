@@ -257,17 +257,17 @@ typedef struct nib_kernels {
     void (*quantize_f8)(uint8_t *q, const float *x, int64_t groups, int64_t G, const float *scale,
                         float limit, nib_dtype format, nib_dtype math);
 
-    /* ---- inputs to 8-bit codes, a row of n floats at a time: docs/numerics.md "Inputs" ----
-     * Codes of `bits` 8 or 7, signed; x = scale * (q - zero). The range is widened to hold 0, so
-     * that 0 has a code. zero NULL: symmetric, no zero point.
-     *     symmetric  scale = max(largest |x| / ((qmax - qmin) / 2), eps)
-     *     else       scale = max((high - low) / (qmax - qmin), eps)
-     *                zero = clamp(qmin - rne(low / scale), qmin, qmax)
-     *     q = clamp(rne(x * (1 / scale)) + zero, qmin, qmax)
-     * A row with a NaN gets scale NaN, zero 0 and codes 0. eps > 0. */
-    void (*quantize_row_i8)(int8_t *q, float *scale, int32_t *zero, const float *x, int64_t n,
-                            int bits, float eps);
-    /* The same of a row that rms_norm_f32 makes, which `normed` [n] receives; to the bit what the
+    /* ---- inputs to 8-bit codes: docs/numerics.md "Inputs" ----
+     * Rows of n floats, one after another; their codes are ldq apart, and each has its scale and
+     * zero. Codes of `bits` 8 or 7, signed; x = scale * (q - zero). The range is widened to hold 0,
+     * so that 0 has a code. zero NULL: symmetric, no zero point. symmetric  scale = max(largest |x|
+     * / ((qmax - qmin) / 2), eps) else       scale = max((high - low) / (qmax - qmin), eps) zero =
+     * clamp(qmin - rne(low / scale), qmin, qmax) q = clamp(rne(x * (1 / scale)) + zero, qmin, qmax)
+     * A row with a NaN gets scale NaN, zero 0 and codes 0. eps > 0. sums NULL, or of each row's
+     * codes, n <= 2^24. */
+    void (*quantize_rows_i8)(int8_t *q, int64_t ldq, float *scale, int32_t *zero, int32_t *sums,
+                             const float *x, int64_t rows, int64_t n, int bits, float eps);
+    /* The same of one row that rms_norm_f32 makes, which `normed` [n] receives; to the bit what the
      * two give one after the other. */
     void (*rms_norm_quantize_i8)(int8_t *q, float *scale, int32_t *zero, float *normed,
                                  const float *x, const float *weight, int64_t n, float epsilon,

@@ -106,13 +106,13 @@ static void digits_of_some(void *user, int64_t begin, int64_t end) {
 
 static void quantize_some(void *user, int64_t begin, int64_t end) {
     const rows_job *j = user;
-    for (int64_t m = begin; m < end; m++) {
-        int8_t *q = j->to.q + m * j->to.ld;
-        j->k->quantize_row_i8(q, &j->to.scale[m], j->to.zero ? &j->to.zero[m] : NULL,
-                              j->x + m * j->kind.K, j->kind.K, j->kind.bits, j->kind.eps);
-        end_row(j, q);
-    }
-    sum_rows(j, begin, end);
+    const bool one_sum = groups_of(&j->kind) == 1;
+    j->k->quantize_rows_i8(
+        j->to.q + begin * j->to.ld, j->to.ld, j->to.scale + begin,
+        j->to.zero ? j->to.zero + begin : NULL, j->to.sums && one_sum ? j->to.sums + begin : NULL,
+        j->x + begin * j->kind.K, end - begin, j->kind.K, j->kind.bits, j->kind.eps);
+    for (int64_t m = begin; m < end; m++) end_row(j, j->to.q + m * j->to.ld);
+    if (!one_sum) sum_rows(j, begin, end);
 }
 
 /* One scale for all rows: that of a row which holds just the ends of their range. */
@@ -120,7 +120,8 @@ static void choose_for_all(const rows_job *j, int64_t M) {
     float ends[2] = {0, 0};
     int8_t unused[2];
     if (j->kind.K > 0) j->k->minmax_f32(&ends[0], &ends[1], j->x, 1, M * j->kind.K);
-    j->k->quantize_row_i8(unused, j->to.scale, j->to.zero, ends, 2, j->kind.bits, j->kind.eps);
+    j->k->quantize_rows_i8(unused, 2, j->to.scale, j->to.zero, NULL, ends, 1, 2, j->kind.bits,
+                           j->kind.eps);
     for (int64_t m = 1; m < M; m++) {
         j->to.scale[m] = j->to.scale[0];
         if (j->to.zero) j->to.zero[m] = j->to.zero[0];

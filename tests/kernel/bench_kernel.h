@@ -295,13 +295,18 @@ static inline void bench_slots(const bench *b, const nib_kernels *ref) {
     IF(silu_mul_f32)
     BENCH("silu_mul_f32, 1 Mi", 12 * n, 0, k->silu_mul_f32(b->y, b->x, b->w, BENCH_N));
     IF(softmax_f32) BENCH("softmax_f32, 4096", 8 * K, 0, k->softmax_f32(b->y, BENCH_K));
-    IF(quantize_row_i8) {
-        float s;
-        int32_t z;
-        BENCH("quantize_row_i8, 4096", 5 * K, 0,
-              k->quantize_row_i8((int8_t *)b->q, &s, NULL, b->x, BENCH_K, 8, 0x1p-23f));
-        BENCH("quantize_row_i8 with a zero, 4096", 5 * K, 0,
-              k->quantize_row_i8((int8_t *)b->q, &s, &z, b->x, BENCH_K, 8, 0x1p-23f));
+    IF(quantize_rows_i8) {
+        float s, scales[4];
+        int32_t zeros[4], sums[4];
+        BENCH("quantize_rows_i8, 1 x 4096", 5 * K, 0,
+              k->quantize_rows_i8((int8_t *)b->q, BENCH_K, &s, NULL, NULL, b->x, 1, BENCH_K, 8,
+                                  0x1p-23f));
+        BENCH("quantize_rows_i8, 4 x 1024", 5 * K, 0,
+              k->quantize_rows_i8((int8_t *)b->q, BENCH_K / 4, scales, NULL, sums, b->x, 4,
+                                  BENCH_K / 4, 8, 0x1p-23f));
+        BENCH("quantize_rows_i8 with a zero, 4 x 1024", 5 * K, 0,
+              k->quantize_rows_i8((int8_t *)b->q, BENCH_K / 4, scales, zeros, sums, b->x, 4,
+                                  BENCH_K / 4, 8, 0x1p-23f));
         BENCH("rms_norm_quantize_i8, 4096", 9 * K, 0,
               k->rms_norm_quantize_i8((int8_t *)b->q, &s, NULL, b->y, b->x, b->w, BENCH_K, 1e-5f, 8,
                                       0x1p-23f));

@@ -134,8 +134,8 @@ static void exact(void **state_, const nib_tensor *w, const float *x, int64_t M,
         float scale;
         int32_t zero = 0;
         const bool all = act->block.dim[0] == 0;
-        k.quantize_row_i8(q, &scale, act->symmetric ? NULL : &zero, all ? x : x + m * K,
-                          all ? M * K : K, act->dtype == NIB_I7 ? 7 : 8, act->eps);
+        k.quantize_rows_i8(q, 0, &scale, act->symmetric ? NULL : &zero, NULL, all ? x : x + m * K,
+                           1, all ? M * K : K, act->dtype == NIB_I7 ? 7 : 8, act->eps);
         const int8_t *q_m = all ? q + m * K : q;
         for (int64_t n = 0; n < N; n++) {
             double sum = 0, most = 0;

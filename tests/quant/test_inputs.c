@@ -47,7 +47,8 @@ TEST(inputs_get_the_codes_scales_and_zeros_of_torchao) {
                 int8_t q[MOST];
                 float s = 0;
                 int32_t z = 0;
-                k.quantize_row_i8(q, &s, symmetric ? NULL : &z, x + r * n, n, bits, (float)eps);
+                k.quantize_rows_i8(q, n, &s, symmetric ? NULL : &z, NULL, x + r * n, 1, n, bits,
+                                   (float)eps);
                 if (memcmp(&s, &scale[r], 4) != 0 && !(isnan(s) && isnan(scale[r])))
                     FAIL_AT("case %s (%s), row %d: scale %a, want %a", tag, kind, r, (double)s,
                             (double)scale[r]);

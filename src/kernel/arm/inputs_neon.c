@@ -50,8 +50,8 @@ static void codes_by(int8_t *q, float *scale, int32_t *zero, const float *x, int
     }
 }
 
-static void quantize_row_i8(int8_t *q, float *scale, int32_t *zero, const float *x, int64_t n,
-                            int bits, float eps) {
+static void quantize_row(int8_t *q, float *scale, int32_t *zero, const float *x, int64_t n,
+                         int bits, float eps) {
     range r = range_none();
     for (int64_t i = 0; i < n; i += 4) range_add(&r, neon_load_first(x + i, (size_t)(n - i)));
     codes_by(q, scale, zero, x, n, &r, bits, eps);
@@ -113,8 +113,16 @@ static void sums_i8(int32_t *sums, const int8_t *q, int64_t groups, int64_t G) {
     }
 }
 
+static void quantize_rows_i8(int8_t *q, int64_t ldq, float *scale, int32_t *zero, int32_t *sums,
+                             const float *x, int64_t rows, int64_t n, int bits, float eps) {
+    for (int64_t m = 0; m < rows; m++, q += ldq) {
+        quantize_row(q, scale + m, zero ? zero + m : NULL, x + m * n, n, bits, eps);
+        if (sums) sums_i8(sums + m, q, 1, n);
+    }
+}
+
 static void install(nib_kernels *k) {
-    k->quantize_row_i8 = quantize_row_i8;
+    k->quantize_rows_i8 = quantize_rows_i8;
     k->rms_norm_quantize_i8 = rms_norm_quantize_i8;
     k->digits_row_i8 = digits_row_i8;
     k->add_digits = add_digits;

@@ -10,8 +10,8 @@ static int8_t code_of(float steps, int32_t zero, int qmin, int qmax) {
     return (int8_t)((int)(r < low ? low : r > high ? high : r) + zero);
 }
 
-static void quantize_row_i8(int8_t *q, float *scale, int32_t *zero, const float *x, int64_t n,
-                            int bits, float eps) {
+static void quantize_row(int8_t *q, float *scale, int32_t *zero, const float *x, int64_t n,
+                         int bits, float eps) {
     const int qmax = (1 << (bits - 1)) - 1, qmin = -qmax - 1;
     const float steps = (float)(qmax - qmin);
     float low = 0, high = 0;
@@ -40,7 +40,7 @@ static void rms_norm_quantize_i8(int8_t *q, float *scale, int32_t *zero, float *
                                  int bits, float eps) {
     const float factor = 1.0f / sqrtf(ref_dot(x, x, (size_t)n) / (float)n + epsilon);
     for (int64_t i = 0; i < n; i++) normed[i] = weight ? x[i] * factor * weight[i] : x[i] * factor;
-    quantize_row_i8(q, scale, zero, normed, n, bits, eps);
+    quantize_row(q, scale, zero, normed, n, bits, eps);
 }
 
 static void digits_row_i8(int8_t *q, int64_t ld, float scale[NIB_DIGITS], const float *x,
@@ -74,8 +74,16 @@ static void sums_i8(int32_t *sums, const int8_t *q, int64_t groups, int64_t G) {
     }
 }
 
+static void quantize_rows_i8(int8_t *q, int64_t ldq, float *scale, int32_t *zero, int32_t *sums,
+                             const float *x, int64_t rows, int64_t n, int bits, float eps) {
+    for (int64_t m = 0; m < rows; m++, q += ldq) {
+        quantize_row(q, scale + m, zero ? zero + m : NULL, x + m * n, n, bits, eps);
+        if (sums) sums_i8(sums + m, q, 1, n);
+    }
+}
+
 static void install(nib_kernels *k) {
-    k->quantize_row_i8 = quantize_row_i8;
+    k->quantize_rows_i8 = quantize_rows_i8;
     k->rms_norm_quantize_i8 = rms_norm_quantize_i8;
     k->digits_row_i8 = digits_row_i8;
     k->add_digits = add_digits;

@@ -150,8 +150,8 @@ INLINE range range_of(const float *x, int64_t n, const bool both) {
     return range_join(a, b);
 }
 
-static void quantize_row_i8(int8_t *q, float *scale, int32_t *zero, const float *x, int64_t n,
-                            int bits, float eps) {
+static void quantize_row(int8_t *q, float *scale, int32_t *zero, const float *x, int64_t n,
+                         int bits, float eps) {
     const range r = zero ? range_of(x, n, true) : range_of(x, n, false);
     const rule u = rule_of(&r, !zero, bits, eps);
     codes_by(q, scale, zero, x, n, &u);
@@ -249,8 +249,16 @@ static void sums_i8(int32_t *sums, const int8_t *q, int64_t groups, int64_t G) {
     }
 }
 
+static void quantize_rows_i8(int8_t *q, int64_t ldq, float *scale, int32_t *zero, int32_t *sums,
+                             const float *x, int64_t rows, int64_t n, int bits, float eps) {
+    for (int64_t m = 0; m < rows; m++, q += ldq) {
+        quantize_row(q, scale + m, zero ? zero + m : NULL, x + m * n, n, bits, eps);
+        if (sums) sums_i8(sums + m, q, 1, n);
+    }
+}
+
 static void install(nib_kernels *k) {
-    k->quantize_row_i8 = quantize_row_i8;
+    k->quantize_rows_i8 = quantize_rows_i8;
     k->rms_norm_quantize_i8 = rms_norm_quantize_i8;
     k->digits_row_i8 = digits_row_i8;
     k->add_digits = add_digits;

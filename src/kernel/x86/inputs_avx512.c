@@ -1,5 +1,6 @@
-/* inputs_avx512.c: a row is read twice: once for its range, once to make codes of it, when it lies
- * in the first-level cache. Conversions to 8 bits saturate, so only a reduced range is left to be
+/* inputs_avx512.c: a row is read twice: once for its range, beside the codes of another, so that
+ * neither waits for the other's scale or lines, and once to make codes of it, when it lies in
+ * the first-level cache. Conversions to 8 bits saturate, so only a reduced range is left to be
  * cut. */
 #include "kernel/fixed_point.h"
 #include "kernel/kernel.h"
@@ -81,14 +82,16 @@ INLINE __m128i codes_of(__m512 x, const rule *u, const bool plain, const bool re
 
 /* 64 codes: halves and bytes saturate as one conversion to bytes would, in steps that two units
  * take, and what a line of the cache holds is written at once. */
-INLINE __m512i line_of_codes(const float *x, const rule *u, const bool reduced) {
+INLINE __m512i line_of_codes(const float *x, const rule *u, const bool symmetric,
+                             const bool reduced) {
     const __m512 inverse = _mm512_set1_ps(u->inverse);
     const __m512i zero = _mm512_set1_epi32(u->zero);
     __m512i c[4];
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-        c[i] = _mm512_add_epi32(
-            _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * i), inverse)), zero);
+    for (int i = 0; i < 4; i++) {
+        c[i] = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16 * i), inverse));
+        if (!symmetric) c[i] = _mm512_add_epi32(c[i], zero);
+    }
     const __m512i mixed =
         _mm512_packs_epi16(_mm512_packs_epi32(c[0], c[1]), _mm512_packs_epi32(c[2], c[3]));
     const __m512i bytes = _mm512_permutexvar_epi32(
@@ -101,7 +104,7 @@ INLINE void write_codes(int8_t *q, const float *x, int64_t n, const rule *u, con
                         const bool reduced) {
     int64_t i = 0;
     for (; plain && i + 64 <= n; i += 64)
-        _mm512_storeu_si512(q + i, line_of_codes(x + i, u, reduced));
+        _mm512_storeu_si512(q + i, line_of_codes(x + i, u, false, reduced));
     for (; i + 16 <= n; i += 16)
         _mm_storeu_si128((void *)(q + i), codes_of(_mm512_loadu_ps(x + i), u, plain, reduced));
     if (i < n) {
@@ -134,11 +137,91 @@ INLINE range range_of(const float *x, int64_t n, const bool both) {
     return range_join(a, b);
 }
 
-static void quantize_row_i8(int8_t *q, float *scale, int32_t *zero, const float *x, int64_t n,
-                            int bits, float eps) {
-    const range r = zero ? range_of(x, n, true) : range_of(x, n, false);
-    const rule u = rule_of(&r, !zero, bits, eps);
-    codes_by(q, scale, zero, x, n, &u);
+/* Of codes counted from -128, so that bytes are unsigned: what is too much is taken off at last. */
+INLINE void sum_line(__m512i *sum, __m512i codes) {
+    const __m512i bytes = _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
+    *sum = _mm512_add_epi64(*sum, _mm512_sad_epu8(bytes, _mm512_setzero_si512()));
+}
+INLINE __m256i half_of(__m512i v) {
+    return _mm256_add_epi64(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+}
+static int64_t sum_of(__m256i v) {
+    const __m128i two = _mm_add_epi64(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    return _mm_cvtsi128_si64(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two)));
+}
+
+static void sums_i8(int32_t *sums, const int8_t *q, int64_t groups, int64_t G) {
+    const __m256i from_half = _mm256_set1_epi8(-128), no_half = _mm256_setzero_si256();
+    for (int64_t g = 0; g < groups; g++, q += G) {
+        __m512i wide = _mm512_setzero_si512();
+        int64_t i = 0;
+        for (; i + 64 <= G; i += 64) sum_line(&wide, _mm512_loadu_si512(q + i));
+        __m256i half = half_of(wide);
+        if (i + 32 <= G) {
+            const __m256i v = _mm256_loadu_si256((const void *)(q + i));
+            half = _mm256_add_epi64(half, _mm256_sad_epu8(_mm256_xor_si256(v, from_half), no_half));
+            i += 32;
+        }
+        int64_t sum = sum_of(half) - 128 * i;
+        for (; i < G; i++) sum += q[i];
+        sums[g] = (int32_t)sum;
+    }
+}
+
+/* Codes of a row of plain products and their sum, and the range of a later row, `next`. */
+INLINE range codes_and_range(int8_t *q, int32_t *sum, const float *x, const float *next, int64_t n,
+                             const rule *u, const bool symmetric, const bool reduced) {
+    range r[2] = {range_none(), range_none()};
+    __m512i wide = _mm512_setzero_si512();
+    int64_t i = 0;
+    for (; i + 64 <= n; i += 64) {
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++)
+            range_add(&r[k % 2], _mm512_loadu_ps(next + i + 16 * k), !symmetric);
+        const __m512i codes = line_of_codes(x + i, u, symmetric, reduced);
+        _mm512_storeu_si512(q + i, codes);
+        sum_line(&wide, codes);
+    }
+    write_codes(q + i, x + i, n - i, u, true, reduced);
+    sums_i8(sum, q + i, 1, n - i);
+    *sum += (int32_t)(sum_of(half_of(wide)) - 128 * i);
+    const range rest = range_of(next + i, n - i, !symmetric), most = range_join(r[0], r[1]);
+    return range_join(most, rest);
+}
+
+/* The range of a row is read two rows ahead, so that its scale is there when it is wanted. */
+INLINE void quantize_rows(int8_t *q, int64_t ldq, float *scale, int32_t *zero, int32_t *sums,
+                          const float *x, int64_t rows, int64_t n, const bool symmetric, int bits,
+                          float eps) {
+    range r = range_of(x, n, !symmetric);
+    rule next = rule_of(&r, symmetric, bits, eps);
+    if (rows > 1) r = range_of(x + n, n, !symmetric);
+    for (int64_t m = 0; m < rows; m++, q += ldq, x += n) {
+        const rule u = next;
+        if (m + 1 < rows) next = rule_of(&r, symmetric, bits, eps);
+        const bool more = m + 2 < rows;
+        if (!more || !u.plain) {
+            codes_by(q, &scale[m], symmetric ? NULL : &zero[m], x, n, &u);
+            if (sums) sums_i8(&sums[m], q, 1, n);
+            if (more) r = range_of(x + 2 * n, n, !symmetric);
+            continue;
+        }
+        int32_t sum;
+        scale[m] = u.scale;
+        if (!symmetric) zero[m] = u.zero;
+        r = u.qmax == 127 ? codes_and_range(q, &sum, x, x + 2 * n, n, &u, symmetric, false)
+                          : codes_and_range(q, &sum, x, x + 2 * n, n, &u, symmetric, true);
+        if (sums) sums[m] = sum;
+    }
+}
+
+static void quantize_rows_i8(int8_t *q, int64_t ldq, float *scale, int32_t *zero, int32_t *sums,
+                             const float *x, int64_t rows, int64_t n, int bits, float eps) {
+    if (rows <= 0) return;
+    if (zero)
+        quantize_rows(q, ldq, scale, zero, sums, x, rows, n, false, bits, eps);
+    else
+        quantize_rows(q, ldq, scale, NULL, sums, x, rows, n, true, bits, eps);
 }
 
 static void rms_norm_quantize_i8(int8_t *q, float *scale, int32_t *zero, float *normed,
@@ -156,12 +239,6 @@ static void rms_norm_quantize_i8(int8_t *q, float *scale, int32_t *zero, float *
     }
     const rule u = rule_of(&r, !zero, bits, eps);
     codes_by(q, scale, zero, normed, n, &u);
-}
-
-/* Of codes counted from -128, so that bytes are unsigned: what is too much is taken off at last. */
-static int64_t sum_of(__m256i v) {
-    const __m128i two = _mm_add_epi64(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
-    return _mm_cvtsi128_si64(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two)));
 }
 
 /* Adding 128 to a digit before it is cut off carries what the next is to have, and turns its
@@ -202,30 +279,8 @@ static void add_digits(float *y, const float *t, int64_t ld, size_t n) {
     }
 }
 
-static void sums_i8(int32_t *sums, const int8_t *q, int64_t groups, int64_t G) {
-    const __m512i from = _mm512_set1_epi8(-128), none = _mm512_setzero_si512();
-    const __m256i from_half = _mm256_set1_epi8(-128), no_half = _mm256_setzero_si256();
-    for (int64_t g = 0; g < groups; g++, q += G) {
-        __m512i wide = none;
-        int64_t i = 0;
-        for (; i + 64 <= G; i += 64)
-            wide = _mm512_add_epi64(
-                wide, _mm512_sad_epu8(_mm512_xor_si512(_mm512_loadu_si512(q + i), from), none));
-        __m256i half =
-            _mm256_add_epi64(_mm512_castsi512_si256(wide), _mm512_extracti64x4_epi64(wide, 1));
-        if (i + 32 <= G) {
-            const __m256i v = _mm256_loadu_si256((const void *)(q + i));
-            half = _mm256_add_epi64(half, _mm256_sad_epu8(_mm256_xor_si256(v, from_half), no_half));
-            i += 32;
-        }
-        int64_t sum = sum_of(half) - 128 * i;
-        for (; i < G; i++) sum += q[i];
-        sums[g] = (int32_t)sum;
-    }
-}
-
 static void install(nib_kernels *k) {
-    k->quantize_row_i8 = quantize_row_i8;
+    k->quantize_rows_i8 = quantize_rows_i8;
     k->rms_norm_quantize_i8 = rms_norm_quantize_i8;
     k->digits_row_i8 = digits_row_i8;
     k->add_digits = add_digits;
