@@ -114,7 +114,7 @@ int64_t nib_pictures_batch(const nib_model *model) {
 static nib_tensor *batch_of(nib_ctx *ctx, const nib_picture *p, const nib_pictures *all,
                             int64_t first, int64_t count) {
     const int64_t plane = (int64_t)p->rows * p->columns, each = p->num_channels * plane;
-    nib_tensor *x = nib_scope_own(ctx, nib_tensor_new(ctx, NIB_F32, shape_of(p, count)));
+    nib_tensor *x = nib_scope_own(ctx, nib_tensor_result(ctx, NIB_F32, shape_of(p, count)));
     if (!x) return NULL;
     float *to = nib_tensor_data_mut(x);
     if (all->array->dtype == NIB_F32) {

@@ -45,7 +45,7 @@ static nib_tensor *window_at(const listener *l, int64_t seek) {
     const int64_t bands = l->mel->shape.dim[0], W = l->window;
     const int64_t have = l->frames - seek < W ? l->frames - seek : W;
     nib_tensor *t =
-        nib_scope_own(l->ctx, nib_tensor_new(l->ctx, NIB_F32, (nib_shape){2, {bands, W}}));
+        nib_scope_own(l->ctx, nib_tensor_result(l->ctx, NIB_F32, (nib_shape){2, {bands, W}}));
     if (!t) return NULL;
     float *to = nib_tensor_data_mut(t);
     const float *from = nib_tensor_data(l->mel);
