@@ -9,7 +9,8 @@
 #include "tensor/context.h"
 #include "tensor/dtype.h"
 
-enum { FETCHED = 128 }; /* bytes of a part that are asked for ahead */
+/* Bytes of each part that are asked for ahead: about what comes from memory while a call begins. */
+enum { FETCHED = 1024 };
 
 static nib_tensor none = {.scope_index = -1};
 nib_tensor *const NIB_NONE = &none;
