@@ -25,72 +25,82 @@ typedef struct few_rows {
  * a sum waits for itself more seldom. 32 bits hold PLACED steps of 32 columns. */
 enum { PLACES = 4, PLACED_ROWS = 3, PLACED = 1 << 12 };
 
-/* Rows [0, rows) by one panel, 32 columns a step; `bits` and `rows` are constant. */
-INLINE void few(const int bits, const int rows, float *y, int64_t ldy, const nib_rows_i8 *x,
-                const few_rows *f, const nib_lane_weight *w, int64_t panel) {
-    const bool planes = bits != 8 && bits != 4 && bits != 2;
-    const int in_cell = planes ? 1 : 8 / bits; /* vectors of codes */
-    const int places = rows <= PLACED_ROWS ? in_cell : 1;
-    const int64_t groups = w->groups, steps = groups == 1 ? (w->K + 31) / 32 : w->G / 32;
-    const int64_t Kp = (w->K + 31) / 32 * 32, whole = w->K / 32;
-    const int64_t tail = w->panel_bytes - whole * bits * 64;
-    const uint8_t *codes = w->codes + panel * w->panel_bytes;
-    const int64_t ahead = w->offset_kind == NIB_OFFSET_NONE ? AHEAD : 2 * AHEAD;
-    uint8_t last[512] __attribute__((aligned(64))); /* the step of a ragged end */
-    if (!planes && tail) memcpy(last, codes + whole * bits * 64, (size_t)tail);
+typedef __m512i few_sums[FEW][PLACES];
+
+INLINE bool in_planes(const int bits) { return bits != 8 && bits != 4 && bits != 2; }
+
+/* 32 columns, from column k of the panel on, which lie at `at` unless in planes. */
+INLINE void few_step(const int bits, const int rows, const int places, const uint8_t *panel,
+                     int64_t Kp, int64_t k, const uint8_t *at, const int8_t *q, few_sums acc) {
+    __m512i u[8];
+    if (in_planes(bits)) unit_codes(bits, panel, Kp, k, u);
+    UNROLL
+    for (int j = 0; j < 8; j++) {
+        if (!in_planes(bits) && j % (8 / bits) == 0)
+            cell_codes(bits, places > 1, at + j * bits * 8, u + j);
+        UNROLL
+        for (int r = 0; r < rows; r++) {
+            const four_codes *four = (const four_codes *)(q + r * 64 + j * 4);
+            DOT_ALL(acc[r][j % places], u[j], *four);
+        }
+    }
+}
+
+/* Rows [0, rows) by one panel; `bits`, `rows` and `places` are constant. The loop over the steps of
+ * a group is short: all that goes on from group to group is pointers that move. */
+INLINE void few(const int bits, const int rows, const int places, float *y, int64_t ldy,
+                const nib_rows_i8 *x, const few_rows *f, const nib_lane_weight *w, int64_t panel) {
+    const int64_t groups = w->groups, K = groups == 1 ? w->K : w->G;
+    const int64_t steps = in_planes(bits) ? (K + 31) / 32 : K / 32, Kp = (w->K + 31) / 32 * 32;
+    const int64_t tail = in_planes(bits) ? 0 : w->panel_bytes - groups * steps * bits * 64;
+    const uint8_t *const codes = w->codes + panel * w->panel_bytes, *at = codes;
+    const int8_t *q = f->q;
+    const int32_t *start = f->start, *sums = f->sums;
+    const char *ask_for =
+        (const char *)at + (w->offset_kind == NIB_OFFSET_NONE ? AHEAD : 2 * AHEAD);
+    const int64_t width = w->scale_dtype == NIB_F32 ? 4 : 2, first = panel * groups * NIB_PANEL;
+    const char *scales = (const char *)w->scale + first * width;
     __m512 v[FEW];
     UNROLL
     for (int r = 0; r < rows; r++) v[r] = _mm512_setzero_ps();
-    int64_t i = 0;
-    for (int64_t g = 0; g < groups; g++) {
-        __m512i acc[FEW][PLACES];
+    int64_t k = 0;
+    for (int64_t g = 0; g < groups; g++, start += rows, sums += rows) {
+        few_sums acc;
         UNROLL
-        for (int r = 0; r < rows; r++) acc[r][0] = _mm512_set1_epi32(f->start[g * rows + r]);
-        for (const int64_t end_of_group = i + steps; i < end_of_group;) {
-            const int64_t end = places > 1 ? least(end_of_group, i + PLACED) : end_of_group;
-            UNROLL
-            for (int r = 0; r < rows; r++)
-                for (int p = 1; p < places; p++) acc[r][p] = _mm512_setzero_si512();
-            for (; i < end; i++) {
-                const int8_t *q = f->q + i / 2 * rows * 64 + i % 2 * 32;
-                const uint8_t *at = planes || i < whole ? codes + i * bits * 64 : last;
-                __m512i u[8];
-                if (planes) unit_codes(bits, codes, Kp, i * 32, u);
-                UNROLL
-                for (int j = 0; j < 8; j++) {
-                    if (!planes && j % in_cell == 0)
-                        cell_codes(bits, places > 1, at + j * bits * 8, u + j);
-                    if (j < bits)
-                        _mm_prefetch((const char *)codes + (i * bits + j) * 64 + ahead,
-                                     _MM_HINT_T0);
-                    UNROLL
-                    for (int r = 0; r < rows; r++) {
-                        const four_codes *four = (const four_codes *)(q + r * 64 + j * 4);
-                        DOT_ALL(acc[r][j % places], u[j], *four);
-                    }
-                }
-            }
-            UNROLL
-            for (int r = 0; r < rows; r++)
-                for (int p = 1; p < places; p++)
-                    acc[r][0] = _mm512_add_epi32(
-                        acc[r][0], _mm512_srai_epi32(acc[r][p], (unsigned)(p * bits)));
+        for (int r = 0; r < rows; r++) {
+            acc[r][0] = _mm512_set1_epi32(start[r]);
+            for (int p = 1; p < places; p++) acc[r][p] = _mm512_setzero_si512();
         }
-        const int64_t at = (panel * groups + g) * NIB_PANEL;
-        const __m512 scale = values_at(w->scale_dtype, w->scale, at);
+        for (const uint8_t *end = at + steps * bits * 64; at < end; at += bits * 64, k += 32) {
+            UNROLL
+            for (int j = 0; j < bits; j++) _mm_prefetch(ask_for + j * 64, _MM_HINT_T0);
+            ask_for += bits * 64;
+            few_step(bits, rows, places, codes, Kp, k, at, q, acc);
+            q += rows == 1 || k % 64 == 0 ? 32 : rows * 64 - 32;
+        }
+        if (tail) { /* the step of a ragged end */
+            uint8_t last[512] __attribute__((aligned(64)));
+            memcpy(last, at, (size_t)tail);
+            few_step(bits, rows, places, codes, Kp, k, last, q, acc);
+        }
+        UNROLL
+        for (int r = 0; r < rows; r++)
+            for (int p = 1; p < places; p++)
+                acc[r][0] =
+                    _mm512_add_epi32(acc[r][0], _mm512_srai_epi32(acc[r][p], (unsigned)(p * bits)));
+        const __m512 scale = values_at(w->scale_dtype, scales, 0);
         UNROLL
         for (int r = 0; r < rows; r++)
             v[r] = _mm512_fmadd_ps(scale, _mm512_cvtepi32_ps(acc[r][0]), v[r]);
+        scales += NIB_PANEL * width;
         if (w->offset_kind == NIB_OFFSET_NONE) continue;
-        const __m512 offset = offset_at(w, at, scale);
-        const size_t far = (size_t)at * (w->scale_dtype == NIB_F32 ? 4 : 2) + AHEAD_OF_VALUES;
-        _mm_prefetch((const char *)((uintptr_t)w->scale + far), _MM_HINT_T0);
-        _mm_prefetch((const char *)((uintptr_t)w->offset + far), _MM_HINT_T0);
+        const int64_t of_group = first + g * NIB_PANEL;
+        const __m512 offset = offset_at(w, of_group, scale);
+        _mm_prefetch(scales + AHEAD_OF_VALUES, _MM_HINT_T0);
+        _mm_prefetch((const char *)w->offset + of_group * width + AHEAD_OF_VALUES, _MM_HINT_T0);
         UNROLL
-        for (int r = 0; r < rows; r++) {
-            const __m512i sum = _mm512_set1_epi32(f->sums[g * rows + r]);
-            v[r] = _mm512_fmadd_ps(offset, _mm512_cvtepi32_ps(sum), v[r]);
-        }
+        for (int r = 0; r < rows; r++)
+            v[r] = _mm512_fmadd_ps(offset, _mm512_cvtepi32_ps(_mm512_set1_epi32(sums[r])), v[r]);
     }
     UNROLL
     for (int r = 0; r < rows; r++) finish_row(y + r * ldy, v[r], x, r, w, panel);
@@ -136,7 +146,13 @@ static void rows_of(few_function *const of[], float *y, int64_t ldy, const nib_r
     static void few_##name##_##rows(float *y, int64_t ldy, const nib_rows_i8 *x,                   \
                                     const few_rows *f, const nib_lane_weight *w, int64_t panel,    \
                                     int64_t panels) {                                              \
-        for (int64_t p = panel; p < panel + panels; p++) few(bits, rows, y, ldy, x, f, w, p);      \
+        const int places = bits == 4 || bits == 2 ? 8 / bits : 1;                                  \
+        if (rows <= PLACED_ROWS && places > 1 && (w->groups == 1 ? w->K : w->G) <= PLACED * 32)    \
+            for (int64_t p = panel; p < panel + panels; p++)                                       \
+                few(bits, rows, places, y, ldy, x, f, w, p);                                       \
+        else                                                                                       \
+            for (int64_t p = panel; p < panel + panels; p++)                                       \
+                few(bits, rows, 1, y, ldy, x, f, w, p);                                            \
     }
 #define FEW_OF_LANE(name, bits)                                                                    \
     FEW_OF(name, bits, 1)                                                                          \
