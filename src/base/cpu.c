@@ -157,7 +157,8 @@ void nib_cpu_name(char *name, size_t room) {
 void nib_cpu_fetch(const void *bytes, size_t size) {
 #if defined(__GNUC__)
     enum { LINE = 64 };
-    for (size_t i = 0; i < size; i += LINE) __builtin_prefetch((const char *)bytes + i);
+    for (size_t i = 0; i < size; i += LINE) /* not a pointer's own sum: bytes may be nowhere */
+        __builtin_prefetch((const void *)((uintptr_t)bytes + i));
 #else
     (void)bytes, (void)size;
 #endif
