@@ -20,7 +20,7 @@ static inline float fill_number(uint64_t *state) {
 
 /* Codes at random, and scales by which they come to about one. */
 static inline void fill_part(nib_tensor *t, int i, uint64_t *state) {
-    unsigned char *to = t->part[i]->data + t->part_offset[i];
+    unsigned char *to = t->data[i];
     const size_t size = nib_kv_part_step(t, i) * (size_t)(t->shape.dim[0] * t->shape.dim[1] / 64);
     const bool f8 = t->layout && t->desc.code == NIB_F8_E4M3FN;
     if (!t->layout) {
