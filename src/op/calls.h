@@ -153,8 +153,6 @@ nib_tensor *nib_linear_silu_mul(const nib_tensor *x, const nib_tensor *gate, con
                                 const nib_tensor *gate_bias, const nib_tensor *up_bias);
 nib_tensor *nib_linear_add(const nib_tensor *x, const nib_tensor *weight, const nib_tensor *bias,
                            const nib_tensor *residual);
-nib_tensor *nib_rms_norm_quantize(const nib_tensor *x, const nib_tensor *weight, double eps,
-                                  const nib_rows_kind *kind);
 int nib_rms_norm_quantize_attrs(double eps, const nib_rows_kind *kind, nib_attr attr[]); /* count */
 
 /* Codes of one scale straight out of a linear or a norm, to the bit those that

@@ -104,15 +104,6 @@ const nib_impl nib_impl_rms_norm_quantize_i8 = {.op = &nib_op_rms_norm_quantize,
                                                 .accepts = nib_rms_norm_accepts,
                                                 .run = run};
 
-nib_tensor *nib_rms_norm_quantize(const nib_tensor *x, const nib_tensor *weight, double eps,
-                                  const nib_rows_kind *kind) {
-    if (!x || !weight) return NULL;
-    nib_attr attr[ATTRS];
-    nib_rms_norm_quantize_attrs(eps, kind, attr);
-    return nib_call_one(x->ctx, &nib_op_rms_norm_quantize, 2, (const nib_tensor *[]){x, weight},
-                        ATTRS, attr);
-}
-
 int nib_rms_norm_quantize_attrs(double eps, const nib_rows_kind *kind, nib_attr attr[]) {
     attr[EPSILON].d = eps;
     attr[BITS].i = kind->bits;
