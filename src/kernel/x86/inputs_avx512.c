@@ -184,7 +184,8 @@ INLINE range codes_and_range(int8_t *q, int32_t *sum, const float *x, const floa
     }
     write_codes(q + i, x + i, n - i, u, true, reduced);
     sums_i8(sum, q + i, 1, n - i);
-    *sum += (int32_t)(sum_of(half_of(wide)) - 128 * i);
+    *sum =
+        (int32_t)(*sum + sum_of(half_of(wide)) - 128 * i); /* of rows too long to have one, too */
     const range rest = range_of(next + i, n - i, !symmetric), most = range_join(r[0], r[1]);
     return range_join(most, rest);
 }
