@@ -37,4 +37,20 @@ static inline bool sweep_asked(int argc, char **argv, const char *name) {
     for (int a = 1; a < argc; a++) asked |= strcmp(argv[a], name) == 0;
     return asked;
 }
+
+/* Sweeps those of `count` things that are asked for, `one` at a time; the exit status. */
+static inline int sweep_asked_ones(int argc, char **argv, size_t count,
+                                   const char *(*name)(size_t i),
+                                   int (*one)(nib_pool *pool, size_t i)) {
+    nib_pool *pool = nib_pool_new(NULL, 0);
+    int failed = 0, found = 0;
+    for (size_t i = 0; i < count; i++) {
+        if (!sweep_asked(argc, argv, name(i))) continue;
+        found++;
+        failed |= one(pool, i);
+    }
+    nib_pool_free(pool);
+    if (!found) printf("nothing here has that name\n");
+    return failed || !found;
+}
 #endif

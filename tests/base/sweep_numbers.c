@@ -127,7 +127,10 @@ static void judge(void *user, uint32_t top) {
     w->torch = sum != f->torch[top];
 }
 
-static int sweep_format(nib_pool *pool, const format *f) {
+static const char *name_of(size_t i) { return formats[i].name; }
+
+static int sweep_format(nib_pool *pool, size_t i) {
+    const format *f = &formats[i];
     static judgement j;
     memset(&j, 0, sizeof(j));
     j.f = f;
@@ -150,14 +153,6 @@ static int sweep_format(nib_pool *pool, const format *f) {
 }
 
 int main(int argc, char **argv) {
-    nib_pool *pool = nib_pool_new(NULL, 0);
-    int failed = 0, found = 0;
-    for (size_t i = 0; i < sizeof(formats) / sizeof(formats[0]); i++) {
-        if (!sweep_asked(argc, argv, formats[i].name)) continue;
-        found++;
-        failed |= sweep_format(pool, &formats[i]);
-    }
-    nib_pool_free(pool);
-    if (!found) printf("no format of that name\n");
-    return failed || !found;
+    return sweep_asked_ones(argc, argv, sizeof(formats) / sizeof(formats[0]), name_of,
+                            sweep_format);
 }

@@ -161,7 +161,10 @@ static void find_sets(judgement *j) {
     }
 }
 
-static int sweep_slot(nib_pool *pool, const slot *s) {
+static const char *name_of(size_t i) { return slots[i].name; }
+
+static int sweep_slot(nib_pool *pool, size_t i) {
+    const slot *s = &slots[i];
     static judgement j;
     memset(&j, 0, sizeof(j));
     j.s = s;
@@ -190,14 +193,5 @@ static int sweep_slot(nib_pool *pool, const slot *s) {
 }
 
 int main(int argc, char **argv) {
-    nib_pool *pool = nib_pool_new(NULL, 0);
-    int failed = 0, found = 0;
-    for (size_t i = 0; i < sizeof(slots) / sizeof(slots[0]); i++) {
-        if (!sweep_asked(argc, argv, slots[i].name)) continue;
-        found++;
-        failed |= sweep_slot(pool, &slots[i]);
-    }
-    nib_pool_free(pool);
-    if (!found) printf("no slot of that name\n");
-    return failed || !found;
+    return sweep_asked_ones(argc, argv, sizeof(slots) / sizeof(slots[0]), name_of, sweep_slot);
 }
