@@ -2,6 +2,7 @@
 # Prints docs/map.md: the tree as it is, each file with the first sentence of its own comment.
 # Run from anywhere: docs/make_map.sh >docs/map.md
 set -eu
+export LC_ALL=C # one order everywhere
 cd "$(dirname -- "$0")/.."
 
 cat <<'END'
